@@ -1,0 +1,36 @@
+"""Show an experiment: its resolved configuration and its cells, as YAML. Nothing runs.
+
+examples:
+  python -m zoo_exp show exp=ablation_fusion
+  python -m zoo_exp show exp=ablation_fusion model=llava_next_7b budget=[320,160]
+"""
+
+import argparse
+
+from zoo_exp._cli.run import add_config_dir
+from zoo_exp.core.errors import InvalidValueError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Overrides and flags of `show`."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of `run`; exp=NAME first of all")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_config_dir(parser)
+    parser.set_defaults(handler=show)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print the configuration that `run` would run with, and one line for each cell."""
+    import yaml
+
+    from zoo_exp.config.compose import compose
+
+    if not args.overrides:
+        raise InvalidValueError("show what? exp=NAME (python -m zoo_exp list exps) or any overrides of `run`")
+    experiment = compose(args.overrides, args.config_dir)
+    print(f"# python -m zoo_exp run {' '.join(args.overrides)}")
+    print(experiment.to_yaml(), end="")
+    cells = [{"id": cell.id, "task": cell.task, "arms": len(cell.arms)} for cell in experiment.cells()]
+    for line in yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200).splitlines():
+        print(line)
+    return 0

@@ -1,0 +1,18 @@
+"""From what a user typed to an `Experiment`: schema, composition, sweeps, identity. Imports no torch by itself."""
+
+from zoo_exp.config.compose import compose
+from zoo_exp.config.experiment import Arm, Cell, Experiment
+from zoo_exp.config.schema import ArmConfig, DataConfig, LoggerConfig, ModelConfig, RunConfig, TrainerConfig
+
+__all__ = [
+    "Arm",
+    "ArmConfig",
+    "Cell",
+    "DataConfig",
+    "Experiment",
+    "LoggerConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainerConfig",
+    "compose",
+]

@@ -1,0 +1,113 @@
+"""From the `arms` of a configuration to arms: one per selector, budget and repetition, each tried before any runs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo_exp.config.experiment import Arm
+from zoo_exp.config.identity import arm_id
+from zoo_exp.config.schema import ArmConfig
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError, ZooExpError
+
+WITHOUT_BUDGET = ("full", "blind")
+"""Selectors whose count is fixed by what they are: every token, and none."""
+
+
+def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int | None) -> tuple[Arm, ...]:
+    """Every arm, in the order of the configuration: budgets inside an entry, repetitions inside a budget.
+
+    Args:
+        configs: entries of `arms`.
+        budgets: budgets of the entries that name none.
+        n_visual: N of the model, or None where it depends on the image; a count above it is refused.
+
+    Raises:
+        UnknownNameError: an unknown selector or option.
+        InvalidValueError: a bad option value or budget, two arms with one name, or no arm at all.
+    """
+    arms = [arm for config in configs for arm in _expand_one(config, budgets, n_visual)]
+    if not arms:
+        raise InvalidValueError("there is no arm to run: add +exp=NAME (python -m zoo_exp list exps) or selector=NAME")
+    for key, kind in (("id", "is listed twice"), ("label", "is the name of two different arms: give one a label")):
+        seen: set[str] = set()
+        for arm in arms:
+            if getattr(arm, key) in seen:
+                raise InvalidValueError(f"arm '{arm.label}' {kind}")
+            seen.add(getattr(arm, key))
+    return tuple(arms)
+
+
+def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None) -> list[Arm]:
+    """The arms of one entry."""
+    from zoo_exp import selectors
+
+    selector = selectors.get(config.selector, **config.options)
+    draws = getattr(selector, "stochastic", True) or getattr(selector, "stochastic_scores", False)
+    if config.seeds > 1 and not draws:
+        raise InvalidValueError(
+            f"arm '{config.selector}': seeds={config.seeds}, but this selector draws nothing: leave seeds out"
+        )
+    settings = dataclasses.asdict(selector) if dataclasses.is_dataclass(selector) else config.options
+    if config.selector in WITHOUT_BUDGET:
+        if config.budgets:
+            raise InvalidValueError(f"arm '{config.selector}' takes no budget: leave budgets out")
+        resolved: list[Budget | None] = [None]
+    else:
+        resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
+    return [
+        _arm(config, settings, budget, seed_index) for budget in resolved for seed_index in range(config.seeds)
+    ]
+
+
+def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
+    """The budgets that an entry expands over."""
+    chosen = budgets if config.budgets is None else config.budgets
+    if not chosen:
+        raise InvalidValueError(f"arm '{config.selector}' has no budget: add budget=64, or budgets to the experiment")
+    return chosen
+
+
+def parse_budget(value: Any, n_visual: int | None) -> Budget:
+    """A budget as the user wrote it, refused where it is above N.
+
+    Raises:
+        InvalidValueError: not a budget, or a count above `n_visual`.
+    """
+    budget = Budget.parse(value)
+    if n_visual is not None:
+        budget.resolve(n_visual)
+    return budget
+
+
+def _arm(config: ArmConfig, settings: Mapping[str, Any], budget: Budget | None, seed_index: int) -> Arm:
+    row = config.label or " ".join([config.selector, *map(_option_text, sorted(config.options.items()))])
+    if budget is not None:
+        row += f" @{budget}"
+    label = f"{row} seed {seed_index}" if config.seeds > 1 else row
+    identifier = arm_id(config.selector, settings, budget, seed_index)
+    return Arm(config.selector, dict(config.options), budget, seed_index, row, label, identifier)
+
+
+def _option_text(option: tuple[str, Any]) -> str:
+    """A word stands for itself (`multiply`); any other value needs its name (`n_directions=16`)."""
+    name, value = option
+    return value if isinstance(value, str) else f"{name}={value}"
+
+
+def check_tasks(names: Sequence[str]) -> list[ZooExpError]:
+    """What is wrong with the names of the tasks; an empty list when all is well."""
+    from zoo_exp import tasks
+
+    if not names:
+        return [InvalidValueError("there is no task to run: add task=NAME (python -m zoo_exp list tasks)")]
+    problems: list[ZooExpError] = []
+    for name in names:
+        try:
+            tasks.get(name)
+        except ZooExpError as error:
+            problems.append(error)
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        problems.append(InvalidValueError(f"task '{repeated[0]}' is listed twice"))
+    return problems

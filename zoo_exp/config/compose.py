@@ -1,0 +1,154 @@
+"""One function from overrides to an `Experiment`. Hydra's compose API and its errors stay behind it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zoo_exp.config import folders, overrides
+from zoo_exp.config.arms import check_tasks, expand
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.config.schema import ArmConfig, RunConfig, violations
+from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
+
+
+def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Experiment:
+    """Compose, check and resolve one experiment.
+
+    Args:
+        texts: overrides in Hydra's grammar, such as `+exp=ablation_fusion`, `model=embedded`, `budget=[48,16]`.
+        config_dirs: folders of the user with the same groups as `configs/`.
+
+    Raises:
+        UnknownNameError: a key, group choice, selector, option or task that does not exist.
+        InvalidValueError: a value that its key does not allow; several problems are listed at once.
+        MissingFileError: a folder of `config_dirs` that does not exist.
+    """
+    config = run_config(texts, config_dirs)
+    problems = [InvalidValueError(text) for text in violations(config)]
+    problems += check_tasks(config.tasks)  # type: ignore[arg-type]
+    arms = ()
+    try:
+        arms = expand(config.arms, config.budgets, config.model.n_visual)
+    except ZooExpError as error:
+        problems.append(error)  # type: ignore[arg-type]
+    overrides.raise_all(problems)
+    return Experiment(
+        name=config.name,
+        model=config.model,
+        tasks=tuple(config.tasks),
+        arms=arms,
+        data=config.data,
+        trainer=config.trainer,
+        logger=config.logger,
+        seed=config.seed,
+        limit=config.limit,
+        out=Path(config.out).expanduser(),
+        question=config.question,
+        overrides=tuple(texts),
+    )
+
+
+def run_config(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> RunConfig:
+    """Compose the files and overrides into the schema; names of selectors and tasks are not looked up yet.
+
+    Raises:
+        UnknownNameError, InvalidValueError, MissingFileError: see `compose`.
+    """
+    search_path = folders.search_path(config_dirs)
+    request = overrides.read(texts, search_path)
+    try:
+        composed = _hydra(request, search_path)
+        files = [folders.find("exp", request.exp, search_path)] if request.exp else []
+        _refuse_unknown_keys(composed, [*files, search_path[0] / "config.yaml"])
+        _replace_lists(composed, request, search_path)
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, HydraException) as error:
+        raise InvalidValueError(_translate(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _hydra(request: overrides.Request, search_path: Sequence[Path]) -> DictConfig:
+    """Compose the YAML files."""
+    texts = [f"+exp@_global_={request.exp}"] if request.exp else []
+    if len(search_path) > 1:
+        places = ",".join(f"'file://{folder}'" for folder in search_path[1:])
+        texts.append(f"hydra.searchpath=[{places}]")
+    with initialize_config_dir(str(search_path[0]), version_base="1.3"):
+        config = hydra_compose("config", overrides=[*texts, *request.hydra])
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def _replace_lists(config: DictConfig, request: overrides.Request, search_path: Sequence[Path]) -> None:
+    """Let `selector=`, `task=` and `budget=` take the place of the experiment's arms, tasks and budgets."""
+    if request.selectors is not None:
+        config.arms = [_arm_of(name, request, search_path) for name in request.selectors]
+    if request.tasks is not None:
+        config.tasks = [task for name in request.tasks for task in _tasks_of(name, search_path)]
+    if request.budgets is not None:
+        config.budgets = request.budgets
+        for arm in config.arms:
+            arm.pop("budgets", None)
+
+
+def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) -> dict[str, Any]:
+    """The entry of `arms` that `selector=name` stands for: its file where it has one, else its defaults."""
+    files = folders.choices("selector", search_path)
+    arm: dict[str, Any] = folders.read(files[name]) if name in files else {"selector": name}
+    options = arm.get("options")
+    merged = {**(options if isinstance(options, dict) else {}), **request.selector_options}
+    return {**arm, **request.selector_settings, "options": merged}
+
+
+def _tasks_of(name: str, search_path: Sequence[Path]) -> list[str]:
+    """The tasks that `task=name` stands for: a set with a file in `configs/task/`, or one task."""
+    files = folders.choices("task", search_path)
+    if name not in files:
+        return [name]
+    tasks = folders.read(files[name]).get("tasks")
+    if not isinstance(tasks, list):
+        raise InvalidValueError(f"{files[name]}: a set of tasks is `tasks: [name, ...]`")
+    return [str(task) for task in tasks]
+
+
+def _refuse_unknown_keys(config: DictConfig, files: Sequence[Path]) -> None:
+    """Name every key that the schema does not have, with the file and line that says it."""
+    problems: list[ZooExpError] = []
+    for key, allowed in _unknown(OmegaConf.to_container(config), RunConfig):
+        lines = ((path, folders.line_of(key, path)) for path in files)
+        place = next((f"({path.name}, line {line})" for path, line in lines if line), "")
+        problems.append(UnknownNameError("config key", key, allowed, place))
+    overrides.raise_all(problems)
+
+
+def _unknown(content: Any, schema: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Pairs of (dotted key that `schema` lacks, keys that it has at that level)."""
+    if not isinstance(content, dict):
+        return
+    hints = get_type_hints(schema)
+    for name, value in content.items():
+        if name not in {item.name for item in fields(schema)}:
+            yield f"{above}{name}", [f"{above}{item.name}" for item in fields(schema)]
+        elif is_dataclass(hints[name]):
+            yield from _unknown(value, hints[name], f"{above}{name}.")
+        elif ArmConfig in get_args(hints[name]) and isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield from _unknown(entry, ArmConfig, f"{above}{name}[{number}].")
+
+
+def _translate(error: Exception) -> str:
+    """Hydra's and OmegaConf's message in one line: the key first, then what is wrong with its value."""
+    key = getattr(error, "full_key", None)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    text = " ".join(kept) or type(error).__name__
+    return f"{key}: {text}" if key and key not in text else text

@@ -1,0 +1,135 @@
+"""An experiment, ready to run: cells (model, task) with their arms. Nothing in here is text to be parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from zoo_exp.config import identity
+from zoo_exp.config.schema import DataConfig, LoggerConfig, ModelConfig, TrainerConfig
+from zoo_exp.core.budget import Budget
+
+if TYPE_CHECKING:
+    from zoo_exp.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One selector with its options at one budget, with one set of draws.
+
+    Attributes:
+        selector: name in the registry.
+        options: what the configuration gave; the selector's defaults fill the rest.
+        budget: how many visual tokens stay; None for `full` and `blind`.
+        seed_index: 0, 1, ... for the repetitions of a stochastic selector.
+        row: the label without the repetition: what a table averages over.
+        label: unique in its experiment, e.g. `zoo multiply @16` or `random @16 seed 2`.
+        id: hash of selector, all options, budget and seed_index; the label does not enter.
+    """
+
+    selector: str
+    options: Mapping[str, Any]
+    budget: Budget | None
+    seed_index: int
+    row: str
+    label: str
+    id: str
+
+    def build(self) -> Selector:
+        """The selector itself."""
+        from zoo_exp import selectors
+
+        return selectors.get(self.selector, **self.options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arm in the words of a record: plain values only."""
+        return {
+            "arm": self.label,
+            "arm_id": self.id,
+            "selector": self.selector,
+            "options": dict(self.options),
+            "budget": None if self.budget is None else str(self.budget),
+            "seed_index": self.seed_index,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, task) with all of its arms: what one process, and one SLURM array index, runs.
+
+    Attributes:
+        id: hash of what changes the records of the cell whatever the arm: model, weights, dtype, task, seed.
+    """
+
+    model: ModelConfig
+    task: str
+    arms: tuple[Arm, ...]
+    seed: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Cells and what to report. Made by `zoo_exp.config.compose`.
+
+    Attributes:
+        limit: the first N samples of each task; None takes all.
+        out: the folder that run folders are made in.
+        overrides: what was typed, so that results can say how to repeat them.
+    """
+
+    name: str
+    model: ModelConfig
+    tasks: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 0
+    limit: int | None = None
+    out: Path = Path("runs")
+    question: str = ""
+    overrides: tuple[str, ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """One cell per task, in the order of `tasks`."""
+        return [
+            Cell(self.model, task, self.arms, self.seed, identity.cell_id(self.model, task, self.seed))
+            for task in self.tasks
+        ]
+
+    @property
+    def id(self) -> str:
+        """Hash of the cells and the arms; where and how they run does not enter, so a run can go on elsewhere."""
+        return identity.digest({"cells": [cell.id for cell in self.cells()], "arms": [arm.id for arm in self.arms]})
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of this run: `out/name/id`."""
+        return self.out / self.name / self.id
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "id": self.id,
+            "overrides": list(self.overrides),
+            "seed": self.seed,
+            "limit": self.limit,
+            "out": str(self.out),
+            "model": asdict(self.model),
+            "tasks": list(self.tasks),
+            "arms": [arm.as_dict() for arm in self.arms],
+            "data": asdict(self.data),
+            "trainer": asdict(self.trainer),
+            "logger": asdict(self.logger),
+        }
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML, for people and for the run folder."""
+        return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,90 @@
+"""Hashes of what changes records, and of nothing else.
+
+A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector, options,
+budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order of samples do not
+enter, so a run can be resumed with another limit or on other hardware; a new option value makes a new arm and leaves
+the others alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zoo_exp.config.schema import ModelConfig
+from zoo_exp.core.budget import Budget
+
+LENGTH = 12
+"""Hexadecimal digits of an id: 48 bits, so two of a million ids collide with a chance below 0.2 %."""
+LARGEST_HASHED_FILE = 64 * 2**20
+"""Bytes; files above it are known by their size, since hashing a 7B checkpoint takes a minute."""
+_MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
+
+
+def digest(content: Any) -> str:
+    """A hash that is the same in every process and on every platform.
+
+    >>> digest({"b": 1, "a": [2]}) == digest({"a": [2], "b": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def cell_id(model: ModelConfig, task: str, seed: int) -> str:
+    """The identity of a cell: model, weights, dtype, task, data source and seed."""
+    weights = weights_fingerprint(model)
+    fields = {name: getattr(model, name) for name in _MODEL_FIELDS}
+    return digest({"model": fields, "files": weights, "task": task, "data": data_source(task), "seed": seed})
+
+
+def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int) -> str:
+    """The identity of an arm within any cell; `options` are all of the selector's, defaults included."""
+    kept = None if budget is None else dataclasses.asdict(budget)
+    return digest({"selector": selector, "options": dict(options), "budget": kept, "seed_index": seed_index})
+
+
+def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
+    """Name, size and hash of each file of a local checkpoint; empty for a hub id, which its revision names.
+
+    The embedded model's files are hashed, so that retraining it starts new records.
+    """
+    if model.weights == "random":
+        return []
+    embedded = Path(__file__).resolve().parents[1] / "embedded" / "weights"
+    folder = embedded if model.path == "embedded" else Path(model.path).expanduser()
+    if not folder.is_dir():
+        return []
+    kinds = (".safetensors", ".json", ".txt", ".model")
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
+    return [(path.name, path.stat().st_size, _file_hash(path)) for path in files]
+
+
+def data_source(task: str) -> Any:
+    """Which data set, configuration, split and revision a task reads, as its class says."""
+    from zoo_exp import tasks
+
+    source = getattr(tasks.get(task), "source", None)
+    return dataclasses.asdict(source) if dataclasses.is_dataclass(source) else None  # type: ignore[arg-type]
+
+
+def _file_hash(path: Path) -> str:
+    stat = path.stat()
+    return "" if stat.st_size > LARGEST_HASHED_FILE else _content_hash(path, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _content_hash(path: Path, modified_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON does not know, such as a dtype among a selector's options."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)

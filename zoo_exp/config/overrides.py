@@ -1,0 +1,174 @@
+"""What the command line says: Hydra's grammar, with every key checked against the schema first.
+
+`budget`, `selector`, `selector.*`, `task` and `exp` are words of ours: they replace lists of the experiment
+(budgets, arms, tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and `++key=`
+mean the same, since the schema knows which keys exist.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+
+from zoo_exp.config import folders
+from zoo_exp.config.schema import ArmConfig, RunConfig
+from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
+
+WORDS = ("budget", "exp", "selector", "task")
+_UNSET: Any = object()
+
+
+@dataclass
+class Request:
+    """A command line, taken apart."""
+
+    hydra: list[str] = field(default_factory=list)
+    """Overrides for Hydra."""
+    exp: str | None = None
+    tasks: list[str] | None = None
+    selectors: list[str] | None = None
+    selector_settings: dict[str, Any] = field(default_factory=dict)
+    """What `selector.seeds=` and the like say, by field of `ArmConfig`."""
+    selector_options: dict[str, Any] = field(default_factory=dict)
+    budgets: list[Any] | None = None
+
+
+def parse(texts: Sequence[str]) -> list[Override]:
+    """Read overrides.
+
+    Raises:
+        InvalidValueError: a text that is not `key=value`, or that deletes a key or moves it to another package.
+    """
+    parsed: list[Override] = []
+    for text in texts:
+        if text.startswith("~"):
+            raise InvalidValueError(f"override '{text}': nothing can be deleted here; write key=null to empty it")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidValueError(
+                f"override '{text}' is not key=value: {reason} (example: budget=64, or out='a folder')"
+            ) from None
+        if override.package is not None or not override.key_or_group:
+            raise InvalidValueError(f"override '{text}' is not key=value (example: model=embedded)")
+        parsed.append(override)
+    return parsed
+
+
+def plain(value: Any) -> Any:
+    """A parsed value without Hydra's own classes."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(entry) for key, entry in value.items()}
+    return value
+
+
+def read(texts: Sequence[str], search_path: Sequence[Path]) -> Request:
+    """Take a command line apart and check every key and group choice; no sweeps in here.
+
+    Raises:
+        UnknownNameError: one key or choice that does not exist.
+        InvalidValueError: a malformed override, or several problems at once, all of them listed.
+    """
+    request, problems = Request(), []
+    for override in parse(texts):
+        try:
+            _take(override, request, search_path)
+        except ZooExpError as error:
+            problems.append(error)
+    if (request.selector_settings or request.selector_options) and request.selectors is None and not problems:
+        problems.append(InvalidValueError("selector.* says how to set up a selector: add selector=NAME"))
+    raise_all(problems)
+    return request
+
+
+def raise_all(problems: Sequence[ZooExpError]) -> None:
+    """Raise one problem as it is, several as one error that lists them, none not at all."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise InvalidValueError("\n".join(f"- {problem}" for problem in problems))
+
+
+def _take(override: Override, request: Request, search_path: Sequence[Path]) -> None:
+    """Put one override where it belongs."""
+    key, value = override.key_or_group, plain(override.value())
+    text = str(override.input_line).lstrip("+")
+    if key == "exp":
+        request.exp = _name(text, value)
+        folders.read(folders.find("exp", request.exp, search_path))
+    elif key == "task":
+        request.tasks = _names(text, value)
+    elif key == "selector":
+        request.selectors = _names(text, value)
+    elif key == "budget":
+        request.budgets = value if isinstance(value, list) else [value]
+        if not request.budgets or None in request.budgets:
+            raise InvalidValueError(f"override '{text}': give a count (64), a keep ratio (11.1%), or [64,32]")
+    elif key.startswith("selector.options."):
+        request.selector_options[key.removeprefix("selector.options.")] = value
+    elif key.startswith("selector."):
+        allowed = [item.name for item in fields(ArmConfig) if item.name != "selector"]
+        name = key.removeprefix("selector.")
+        if name not in allowed:
+            raise UnknownNameError(
+                "config key", key, [f"selector.{item}" for item in allowed],
+                f"An option of the selector is selector.options.{name}.",
+            )  # fmt: skip
+        request.selector_settings[name] = value
+    elif key in folders.GROUPS:
+        folders.read(folders.find(key, _name(text, value), search_path))
+        request.hydra.append(text)
+    else:
+        check_key(key)
+        request.hydra.append(f"++{text}")
+
+
+def check_key(key: str) -> None:
+    """Check that the schema has this dotted key.
+
+    Raises:
+        UnknownNameError: it does not; the nearest key of the same level is named.
+    """
+    level: Any = RunConfig
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        names = [item.name for item in fields(level)]
+        above = "".join(f"{parent}." for parent in parts[:depth])
+        if part not in names:
+            words = WORDS if depth == 0 else ()
+            raise UnknownNameError("config key", key, [f"{above}{name}" for name in (*names, *words)])
+        inner = next((node for name, node in _nodes(level) if name == part), _UNSET)
+        if inner is _UNSET:
+            if depth + 1 < len(parts) and not (depth == 0 and part == "sweep"):
+                raise UnknownNameError("config key", key, [f"{above}{part}"], f"{above}{part} is a value.")
+            return
+        level = inner
+
+
+def _nodes(schema: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a schema that are schemas themselves."""
+    for item in fields(schema):
+        if is_dataclass(item.default_factory):
+            yield item.name, item.default_factory
+
+
+def _name(text: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidValueError(f"override '{text}': one name is expected, got {value!r}")
+    return value
+
+
+def _names(text: str, value: Any) -> list[str]:
+    names = value if isinstance(value, list) else [value]
+    if not names:
+        raise InvalidValueError(f"override '{text}': at least one name is expected")
+    return [_name(text, name) for name in names]

@@ -1,0 +1,94 @@
+"""The points of a sweep: one list of overrides per run, every one of them composed before the first runs."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo_exp.config import overrides
+from zoo_exp.config.compose import compose, run_config
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.core.errors import InvalidValueError, ZooExpError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: what to type for it, and what it is."""
+
+    overrides: tuple[str, ...]
+    experiment: Experiment
+
+
+def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: bool = False) -> list[Point]:
+    """One point per combination of the swept values, the last axis fastest.
+
+    Axes are the comma values of the command line (`budget=64,32`) and the `sweep:` node of the experiment file;
+    a key on the command line takes the place of the same key there. Without `sweep` there is one point.
+
+    Raises:
+        InvalidValueError: comma values without `-m`, an empty axis, or a point that is not valid, which is named.
+        UnknownNameError, MissingFileError: see `compose`.
+    """
+    parsed = overrides.parse(texts)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    if not sweep:
+        if swept:
+            text = swept[0].input_line
+            key, _, value = str(text).partition("=")
+            raise InvalidValueError(
+                f"{text} names several values: add -m for one run each, or write {key}=[{value}] for one table"
+            )
+        return [Point(tuple(texts), compose(texts, config_dirs))]
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    axes = {
+        override.get_key_element(): [str(value) for value in override.sweep_string_iterator()] for override in swept
+    }
+    given = {override.get_key_element().lstrip("+") for override in parsed}
+    for key, values in run_config(fixed, config_dirs).sweep.items():
+        if key not in given:
+            axes[key] = _texts(key, values)
+    return [_point([*fixed, *combination], config_dirs) for combination in _combinations(axes)]
+
+
+def _combinations(axes: dict[str, list[str]]) -> list[tuple[str, ...]]:
+    named = [[f"{key}={value}" for value in values] for key, values in axes.items()]
+    return list(itertools.product(*named))
+
+
+def _point(texts: Sequence[str], config_dirs: Sequence[str | Path]) -> Point:
+    try:
+        return Point(tuple(texts), compose(texts, config_dirs))
+    except ZooExpError as error:
+        error.args = (f"{error}\n(at the point: {' '.join(texts)})",)
+        raise
+
+
+def _texts(key: str, values: Any) -> list[str]:
+    """The values of an axis in a `sweep:` node, as they are typed."""
+    if isinstance(values, str):
+        values = [value.strip() for value in values.split(",")]
+    if not isinstance(values, list) or not values:
+        raise InvalidValueError(f"sweep.{key}: a list of values is expected, got {values!r}")
+    return [as_text(value) for value in values]
+
+
+def as_text(value: Any) -> str:
+    """A value in Hydra's grammar.
+
+    >>> as_text([64, "11.1%", None, {"a": True}])
+    '[64,11.1%,null,{a:true}]'
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{as_text(entry)}' for key, entry in value.items())}}}"
+    text = str(value)
+    if isinstance(value, str) and not all(char.isalnum() or char in "_-./%@:+" for char in text):
+        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return text

@@ -1,0 +1,92 @@
+"""How many visual tokens an image keeps: a count or a keep ratio, rounded by a named rule."""
+
+import math
+from dataclasses import dataclass
+
+from zoo_exp.core.errors import InvalidValueError
+
+ROUNDINGS = {
+    "nearest": lambda x: math.floor(x + 0.5),
+    "down": lambda x: math.floor(x + 1e-9),
+    "bankers": lambda x: round(x),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many visual tokens stay, per image unless `per` says otherwise.
+
+    Exactly one of `count` and `keep_ratio` is set. A ratio of a count of N tokens is rounded by `rounding`:
+    `nearest` (halves up), `down` (ZOO-Prune's `int()`), `bankers` (DivPrune's `int(round())`);
+    spec: algorithms 1.2 and 2.
+    """
+
+    count: int | None = None
+    keep_ratio: float | None = None
+    per: str = "image"
+    rounding: str = "nearest"
+
+    def __post_init__(self) -> None:
+        """Refuse what can never be a budget; what depends on N is refused by `resolve`."""
+        if (self.count is None) == (self.keep_ratio is None):
+            raise InvalidValueError("a budget is either a count or a keep ratio: give exactly one of them")
+        if self.count is not None and self.count < 0:
+            raise InvalidValueError(f"budget {self.count}: a count of visual tokens cannot be negative")
+        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
+            raise InvalidValueError(f"budget {self.keep_ratio}: a keep ratio lies above 0 and at most at 1")
+        if self.per not in ("image", "tile"):
+            raise InvalidValueError(f"budget per '{self.per}': allowed are image and tile")
+        if self.rounding not in ROUNDINGS:
+            raise InvalidValueError(f"rounding '{self.rounding}': allowed are {', '.join(ROUNDINGS)}")
+
+    @classmethod
+    def parse(cls, value: "Budget | int | float | str") -> "Budget":
+        """Read what a user wrote: 64, 0.111 or "11.1%" (a bare 1 is one token; 1.0 is every token).
+
+        >>> Budget.parse(64), Budget.parse("11.1%").keep_ratio
+        (Budget(count=64, keep_ratio=None, per='image', rounding='nearest'), 0.111)
+        """
+        if isinstance(value, Budget):
+            return value
+        hint = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
+        if isinstance(value, str):
+            text = value.strip()
+            try:
+                if text.endswith("%"):
+                    value = round(float(text[:-1]) / 100, 12)
+                else:
+                    value = int(text) if text.lstrip("+-").isdigit() else float(text)
+            except ValueError:
+                raise InvalidValueError(f"budget '{text}' is not a number: {hint}") from None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InvalidValueError(f"budget {value!r} is not a number: {hint}")
+        if isinstance(value, int):
+            if value <= 0:
+                raise InvalidValueError(
+                    f"budget {value}: {hint}; for zero visual tokens take the selector 'blind'"
+                )
+            return cls(count=value)
+        if not 0 < value <= 1:
+            raise InvalidValueError(f"budget {value}: {hint}")
+        return cls(keep_ratio=value)
+
+    def resolve(self, n_visual: int) -> int:
+        """K for an image (or a tile) of `n_visual` tokens.
+
+        Raises:
+            InvalidValueError: a count above `n_visual`.
+        """
+        if self.count is not None:
+            if self.count > n_visual:
+                raise InvalidValueError(
+                    f"budget {self.count} is above the {n_visual} visual tokens of the image: "
+                    f"give 1 to {n_visual}, or a keep ratio"
+                )
+            return self.count
+        assert self.keep_ratio is not None  # __post_init__ made sure of it
+        kept = ROUNDINGS[self.rounding](self.keep_ratio * n_visual)
+        return min(n_visual, max(1 if n_visual else 0, kept))
+
+    def __str__(self) -> str:
+        """The budget as a user types it."""
+        return str(self.count) if self.count is not None else f"{self.keep_ratio:g}"

@@ -1,0 +1,96 @@
+"""Smaller projectors that stand in for a loaded one when only its sensitivity is wanted."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.sensitivity import MLP
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankMLP:
+    """An MLP whose two matrices are products of thin factors, with the call of the full one.
+
+    Attributes:
+        down1, up1: first layer as up1 [H, r] @ down1 [r, Dv].
+        b1: its bias [H].
+        down2, up2: second layer as up2 [D, r] @ down2 [r, H].
+        b2: its bias [D].
+        approximate: the GELU's kind, as in `MLP`.
+    """
+
+    down1: Tensor
+    up1: Tensor
+    b1: Tensor
+    down2: Tensor
+    up2: Tensor
+    b2: Tensor
+    approximate: str = "none"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project x [..., Dv] -> [..., D], in the dtype of x."""
+        hidden = F.linear(F.linear(x, self.down1.to(x.dtype)), self.up1.to(x.dtype), self.b1.to(x.dtype))
+        hidden = F.linear(F.gelu(hidden, approximate=self.approximate), self.down2.to(x.dtype))
+        return F.linear(hidden, self.up2.to(x.dtype), self.b2.to(x.dtype))
+
+    @property
+    def width(self) -> int:
+        """Dv, the width of the input."""
+        return self.down1.shape[1]
+
+    @cached_property
+    def reduced(self) -> MLP:
+        """An MLP of output width r whose changes are as long: R down2, where up2 = Q R with Q orthonormal."""
+        r = torch.linalg.qr(self.up2.float(), mode="r").R
+        w2 = r @ self.down2.float()
+        return MLP(
+            self.up1.float() @ self.down1.float(),
+            self.b1.float(),
+            w2,
+            w2.new_zeros(len(w2)),
+            self.approximate,
+        )
+
+
+def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
+    """Factorise both matrices of the *loaded* MLP by truncated SVD (the released code factorises random
+    ones).
+
+    As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias
+    (spec: algorithms 1.4).
+
+    Raises:
+        InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
+    """
+    full = min(*mlp.w1.shape, *mlp.w2.shape)
+    if not 1 <= rank <= full:
+        raise InvalidValueError(f"rank {rank}: allowed are 1 to {full}, the full rank of the smaller layer")
+    (down1, up1), (down2, up2) = _factors(mlp.w1, rank), _factors(mlp.w2, rank)
+    return LowRankMLP(down1, up1, mlp.b1.float(), down2, up2, mlp.b2.float(), mlp.approximate)
+
+
+def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
+    """An MLP whose output is a random Gaussian sketch of the full one's: lengths agree to about 1 / sqrt(2
+    size).
+
+    Raises:
+        InvalidValueError: a sketch size below 1 or not below the output width.
+    """
+    width = mlp.w2.shape[0]
+    if not 1 <= size < width:
+        raise InvalidValueError(f"sketch size {size}: allowed are 1 to {width - 1}, below the output width")
+    sketch = torch.randn(size, width, generator=generator, device=generator.device) / math.sqrt(size)
+    sketch = sketch.to(mlp.w2.device)
+    return MLP(
+        mlp.w1.float(), mlp.b1.float(), sketch @ mlp.w2.float(), sketch @ mlp.b2.float(), mlp.approximate
+    )
+
+
+def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+    return vh[:rank].contiguous(), (u[:, :rank] * s[:rank]).contiguous()

@@ -1,0 +1,146 @@
+"""What a selector may look at (`VisualTokens`) and what it answers (`Selection`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+
+_ROWS = ("features", "tile", "cls_attention", "received_attention", "keys", "clip_image")
+"""Fields with one row per visual token, besides `projected`."""
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """The visual tokens of one image, in the order in which the language model reads them.
+
+    Only `projected` is always there. The other fields are filled when a selector names them in its
+    `needs`; an adapter captures nothing else.
+
+    Attributes:
+        projected: Z, the projector's output [N, D].
+        features: X, the projector's input [N, Dv] (`needs: "features"`).
+        project: the projector itself, [..., Dv] -> [..., D] (`needs: "projector"`).
+        mlp: the projector's weights where it is a two-layer MLP, a `core.sensitivity.MLP` (`needs:
+            "projector"`).
+        grid: rows and columns of the token raster of a single-tile image, or None.
+        tile: tile number of each token [N] (0 is the base tile, -1 a newline), or None for one tile.
+        cls_attention: CLS-to-patch attention of the feature layer, mean over heads [N] (`needs:
+            "cls_attention"`).
+        received_attention: mean attention that each patch receives there [N] (`needs: "received_attention"`).
+        keys: keys of the feature layer, mean over heads [N, Dk] (`needs: "keys"`).
+        cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk].
+        cls_key: key of the CLS token [Dk] (`needs: "cls"`).
+        hidden: output of encoder layer l -> [N, Dv] (`needs: "hidden"`).
+        replay: function (l, hidden[..., N, Dv]) -> [..., N, Dv]: the rest of the tower after layer l (`needs:
+            "replay"`).
+        text: input embeddings of the question's tokens [L, D] (`needs: "text"`).
+        text_words: word number of each row of `text` [L] (sub-tokens of a word share one), or None (`needs:
+            "text"`).
+        clip_image: CLIP embedding of each patch, after its visual projection [N, c] (`needs: "clip"`).
+        clip_text: CLIP embeddings of the question's segments [S, c] (`needs: "clip"`).
+        pixels_encoder: function (scale: tuple[int, int]) -> Z of the image resized to that token grid
+            (`needs: "resize"`).
+    """
+
+    projected: Tensor
+    features: Tensor | None = None
+    project: Callable[[Tensor], Tensor] | None = None
+    mlp: object | None = None
+    grid: tuple[int, int] | None = None
+    tile: Tensor | None = None
+    cls_attention: Tensor | None = None
+    received_attention: Tensor | None = None
+    keys: Tensor | None = None
+    cls: Tensor | None = None
+    cls_key: Tensor | None = None
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    replay: Callable[[int, Tensor], Tensor] | None = None
+    text: Tensor | None = None
+    text_words: Tensor | None = None
+    clip_image: Tensor | None = None
+    clip_text: Tensor | None = None
+    pixels_encoder: Callable[[tuple[int, int]], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shapes that every selector relies on."""
+        if self.projected.ndim != 2:
+            raise InvalidValueError(f"projected must be [N, D], got shape {tuple(self.projected.shape)}")
+        for name in _ROWS:
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.projected):
+                raise InvalidValueError(
+                    f"{name} has {len(value)} rows, but there are {len(self.projected)} visual tokens"
+                )
+
+    @property
+    def count(self) -> int:
+        """N, the number of visual tokens of the image."""
+        return len(self.projected)
+
+    def has(self, need: str) -> bool:
+        """Whether the field behind a selector's need is filled."""
+        if need == "projector":
+            return self.project is not None or self.mlp is not None
+        if need == "resize":
+            return self.pixels_encoder is not None
+        if need == "hidden":
+            return bool(self.hidden)
+        if need == "clip":
+            return self.clip_image is not None and self.clip_text is not None
+        return getattr(self, need) is not None
+
+    def subset(self, index: Tensor) -> "VisualTokens":
+        """The tokens at `index` [n] as an image of their own, without what belongs to the image as a
+        whole."""
+        rows = {
+            name: None if value is None else value[index]
+            for name, value in ((n, getattr(self, n)) for n in _ROWS)
+        }
+        return replace(
+            self,
+            projected=self.projected[index],
+            hidden={layer: value[index] for layer, value in self.hidden.items()},
+            grid=None,
+            replay=None,
+            pixels_encoder=None,
+            **rows,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that all fields live on."""
+        return self.projected.device
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which visual tokens stay.
+
+    Attributes:
+        indices: kept tokens, ascending and unique [K] (int64).
+        scores: the score that every token got [N], for pictures and analysis, or None.
+        merged: features that replace the kept tokens', laid out in the order of `indices` [K, D],
+            or None where the kept tokens keep their own projected features.
+    """
+
+    indices: Tensor
+    scores: Tensor | None = None
+    merged: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes only: order and uniqueness are the contract suite's, since they would synchronise a
+        GPU."""
+        if self.indices.ndim != 1 or self.indices.dtype != torch.int64:
+            raise InvalidValueError(
+                f"indices must be int64 [K], got {self.indices.dtype} {tuple(self.indices.shape)}"
+            )
+        if self.merged is not None and len(self.merged) != len(self.indices):
+            raise InvalidValueError(f"merged has {len(self.merged)} rows for {len(self.indices)} kept tokens")
+
+    @property
+    def kept_tokens(self) -> int:
+        """K, the number of visual tokens that enter the language model."""
+        return len(self.indices)

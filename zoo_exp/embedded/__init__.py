@@ -1,0 +1,1 @@
+"""The model and the nine small benchmarks that ship inside the package."""

@@ -1,0 +1,81 @@
+"""`python -m zoo_exp embedded train` and `samples`: the commands' options and what they do."""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from zoo_exp.core.errors import InvalidValueError
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `embedded train`: one for each field of the recipe, and where and how to run."""
+    from zoo_exp.embedded.recipe import Recipe
+
+    parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder for checkpoints, log, weights")
+    parser.add_argument("--devices", type=int, default=2, help="processes, one thread each on a CPU (default 2)")
+    parser.add_argument("--accelerator", default="cpu", help="cpu, gpu or auto (default cpu)")
+    for field in fields(Recipe):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"default {field.default}")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, or go on with what `--out` holds; then save the weights and report accuracy per family."""
+    import lightning
+    import torch
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from zoo_exp.embedded.model import make_processor
+    from zoo_exp.embedded.recipe import EPOCH, Recipe
+    from zoo_exp.embedded.training import EmbeddedTraining
+
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+    if args.devices < 1 or recipe.images % args.devices or recipe.dense_images % args.devices:
+        raise InvalidValueError(
+            f"--devices {args.devices} does not divide {recipe.images} and {recipe.dense_images} images per step"
+        )
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    _check_recipe(args.out, recipe)
+    module = EmbeddedTraining(recipe, args.out / "log.jsonl")
+    trainer = lightning.Trainer(
+        accelerator=args.accelerator,
+        devices=args.devices,
+        # The stages leave different parts of the model without gradients.
+        strategy=DDPStrategy(find_unused_parameters=True) if args.devices > 1 else "auto",
+        max_epochs=recipe.steps // EPOCH,
+        limit_train_batches=EPOCH,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        callbacks=[ModelCheckpoint(args.out, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)],
+        logger=False,
+        enable_model_summary=False,
+        default_root_dir=args.out,
+    )
+    last = args.out / "last.ckpt"
+    started = time.time()
+    trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if not trainer.is_global_zero:
+        return 0
+    weights = args.out / "weights"
+    module.model.save_pretrained(weights)
+    make_processor().save_pretrained(weights)
+    print(f"trained for {(time.time() - started) / 60:.0f} min in this run; weights: {weights}")
+    return 0
+
+
+def _check_recipe(out: Path, recipe: object) -> None:
+    """Refuse to go on with another recipe's checkpoint."""
+    file = out / "recipe.json"
+    wanted = asdict(recipe)  # type: ignore[call-overload]
+    if file.is_file() and (out / "last.ckpt").is_file():
+        found = json.loads(file.read_text())
+        changed = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
+        if changed:
+            listing = ", ".join(f"{key}: {old} there, {new} asked for" for key, (old, new) in changed.items())
+            raise InvalidValueError(f"{out} holds a run with another recipe ({listing}): give another --out")
+    file.write_text(json.dumps(wanted, indent=1) + "\n")

@@ -1,0 +1,162 @@
+"""Paired cluster bootstrap: one draw of images gives every arm its resampled metric.
+
+Questions about one image are not independent, so images are drawn, not questions. All arms get the same draw, which is
+what makes differences between arms sharp. Draws depend on the seed and on the task's name only: the same records give
+the same intervals, in whatever order they were recorded and whichever other tasks are in the table.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_exp.report.statistics import CONFIDENCE, Interval
+
+Floats = NDArray[np.float64]
+DRAWS = 2000
+MAX_JACKKNIFE_GROUPS = 256
+WEIGHTS_PER_CHUNK = 4_000_000  # 32 MB of float64
+
+
+class Statistic(Protocol):
+    """A task's metric for A arms as a function of how often each of G images was drawn."""
+
+    @property
+    def value(self) -> Floats:
+        """The metric on the images as they are [A]."""
+
+    @property
+    def groups(self) -> int:
+        """G, the number of units that are drawn."""
+
+    def resampled(self, weights: Floats) -> Floats:
+        """The metric under each draw: weights [B, G] -> [B, A]."""
+
+
+@dataclass(frozen=True)
+class MeanStatistic:
+    """A mean of per-question scores: exact under every draw.
+
+    Attributes:
+        totals: sum of scores per image and arm [G, A].
+        sizes: questions per image [G].
+        scale: what the mean is multiplied by (1, or 100 for metrics in percent).
+    """
+
+    totals: Floats
+    sizes: Floats
+    scale: float = 1.0
+
+    @property
+    def value(self) -> Floats:
+        """The mean [A]."""
+        return self.scale * self.totals.sum(0) / self.sizes.sum()
+
+    @property
+    def groups(self) -> int:
+        """G, the number of images."""
+        return len(self.sizes)
+
+    def resampled(self, weights: Floats) -> Floats:
+        """Ratio of drawn totals to drawn questions: [B, G] -> [B, A]."""
+        return self.scale * (weights @ self.totals) / (weights @ self.sizes)[:, None]
+
+
+@dataclass(frozen=True)
+class LinearisedStatistic:
+    """Any smooth metric (F1, MME's accuracy plus paired accuracy), through the influence of each image on it.
+
+    Influences come from leaving out one image (the jackknife), so the metric stays a black box and a draw costs one
+    product. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 11 and 20.
+
+    Attributes:
+        value: the metric on the images as they are [A].
+        influence: what drawing an image once more adds to the metric [G, A]; columns sum to zero.
+    """
+
+    value: Floats
+    influence: Floats
+
+    @property
+    def groups(self) -> int:
+        """G, the number of units that were left out in turn."""
+        return len(self.influence)
+
+    def resampled(self, weights: Floats) -> Floats:
+        """First-order value under each draw: [B, G] -> [B, A]; a metric is never below zero."""
+        return np.maximum(self.value + weights @ self.influence, 0.0)
+
+
+def mean_statistic(scores: Floats, clusters: NDArray[np.int64], scale: float = 1.0) -> MeanStatistic:
+    """Sum scores [n, A] by image; `clusters` numbers the image of each question from 0 [n]."""
+    totals = np.zeros((int(clusters.max()) + 1, scores.shape[1]))
+    np.add.at(totals, clusters, scores)
+    return MeanStatistic(totals, np.bincount(clusters).astype(float), scale)
+
+
+def linearised_statistic(
+    metric: Callable[[int, NDArray[np.int64]], float],
+    n_arms: int,
+    clusters: NDArray[np.int64],
+    seed: int = 0,
+    max_groups: int = MAX_JACKKNIFE_GROUPS,
+) -> LinearisedStatistic:
+    """Leave out each image in turn.
+
+    Args:
+        metric: function (arm, numbers of the questions to use) -> value.
+        n_arms: A.
+        clusters: number of the image of each question, from 0 [n].
+        seed: how images are dealt into groups where there are more than `max_groups` of them.
+        max_groups: bound on the evaluations of `metric` per arm.
+    """
+    everything = np.arange(len(clusters))
+    images = int(clusters.max()) + 1
+    if images > max_groups:
+        dealt = np.random.default_rng(seed).permutation(images) % max_groups
+        clusters = dealt[clusters]
+    groups = int(clusters.max()) + 1
+    value = np.array([metric(arm, everything) for arm in range(n_arms)], float)
+    if groups == 1:
+        return LinearisedStatistic(value, np.zeros((1, n_arms)))
+    without = np.empty((groups, n_arms))
+    for group in range(groups):
+        rest = everything[clusters != group]
+        without[group] = [metric(arm, rest) for arm in range(n_arms)]
+    influence = (groups - 1) / groups * (without.mean(0) - without)
+    return LinearisedStatistic(value, influence)
+
+
+def draw(statistic: Statistic, task: str, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """The metric of every arm under `draws` resamples of the task's images [draws, A], in bounded memory."""
+    groups = statistic.groups
+    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    # The chunk decides only how many rows are made at once: the stream of draws is the same for any size.
+    chunk = max(1, WEIGHTS_PER_CHUNK // groups)
+    share = np.full(groups, 1 / groups)
+    parts = [
+        statistic.resampled(generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float))
+        for start in range(0, draws, chunk)
+    ]
+    return np.concatenate(parts)
+
+
+def retained(resampled: Sequence[Floats], reference: int) -> Floats:
+    """Retained average under each draw, in percent [B, A]: the mean over tasks of metric / metric of `reference`.
+
+    A task whose reference is 0 gives nan: nothing can be retained of nothing.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = [
+            np.where(task[:, [reference]] > 0, 100 * task / task[:, [reference]], np.nan) for task in resampled
+        ]
+    return np.mean(shares, axis=0)
+
+
+def percentile_interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """The middle `confidence` of bootstrap values [B]; nan where a value is not a number."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))

@@ -1,0 +1,88 @@
+"""Paired comparisons between the rows of a table, and which of them deserve bold print."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from zoo_exp.report.arms import ArmRow
+from zoo_exp.report.bootstrap import Floats, percentile_interval
+from zoo_exp.report.samples import TaskSamples
+from zoo_exp.report.statistics import mcnemar, minimum_detectable_difference
+
+COLUMNS = ("arm", "against", "difference", "low", "high", "significant", "detectable")
+SIGN_TEST = ("only_arm_right", "only_against_right", "p_value")
+
+
+def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[int]:
+    """Rows to print bold: better than every other row of the same budget, each by a paired 95 % interval above 0.
+
+    All of the differences must be significant, so no correction for their number is needed.
+
+    Args:
+        rows: the R rows of the table.
+        value: what is compared [R].
+        resampled: the same under each bootstrap draw [B, R].
+    """
+    found = set()
+    for budget in {row.budget for row in rows if row.budget is not None}:
+        group = [i for i, row in enumerate(rows) if row.budget == budget and not np.isnan(value[i])]
+        if len(group) < 2:
+            continue
+        best = max(group, key=lambda i: value[i])
+        differences = [resampled[:, best] - resampled[:, other] for other in group if other != best]
+        if all(percentile_interval(difference).low > 0 for difference in differences):
+            found.add(best)
+    return found
+
+
+def compare(
+    rows: Sequence[ArmRow], samples: Sequence[TaskSamples], shares: Floats | None, value: Floats
+) -> pd.DataFrame:
+    """Each row against the best one of its budget: the difference of the retained averages, in percentage points.
+
+    Args:
+        rows: the R rows of the table.
+        samples: the aligned questions of each task, for the sign test.
+        shares: retained average under each draw [B, R], or None where there is no `full` arm.
+        value: retained average as recorded [R].
+    """
+    lines = []
+    budgets = dict.fromkeys(row.budget for row in rows if row.budget is not None)
+    for budget in budgets if shares is not None else ():
+        assert shares is not None  # the loop is empty otherwise
+        group = [i for i, row in enumerate(rows) if row.budget == budget and not np.isnan(value[i])]
+        if len(group) < 2:
+            continue
+        best = max(group, key=lambda i: value[i])
+        for other in group:
+            if other == best:
+                continue
+            difference = shares[:, best] - shares[:, other]
+            interval = percentile_interval(difference)
+            detectable = minimum_detectable_difference(float(difference.std(ddof=1)))
+            line = (rows[best].label, rows[other].label, value[best] - value[other])
+            numbers = (interval.low, interval.high, interval.excludes(0.0), detectable)
+            test = _sign_test(rows[best], rows[other], samples)
+            lines.append((*line, *numbers, *test))
+    return pd.DataFrame(lines, columns=[*COLUMNS, *SIGN_TEST])
+
+
+def _sign_test(
+    first: ArmRow, second: ArmRow, samples: Sequence[TaskSamples]
+) -> tuple[int | None, int | None, float | None]:
+    """Over all questions scored right or wrong; none for rows that average several seeds."""
+    if len(first.members) > 1 or len(second.members) > 1:
+        return None, None, None
+    pairs = []
+    for task in samples:
+        if first.members[0] not in task.arm_ids or second.members[0] not in task.arm_ids:
+            continue
+        both = task.scores[:, [task.arm_ids.index(row.members[0]) for row in (first, second)]]
+        if np.isin(both, (0.0, 1.0)).all():
+            pairs.append(both)
+    if not pairs:
+        return None, None, None
+    answers = np.concatenate(pairs)
+    test = mcnemar(answers[:, 0], answers[:, 1])
+    return test.first, test.second, test.p_value

@@ -1,0 +1,134 @@
+"""results.md: the compact table, a table per task, and the paired differences."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zoo_exp.report.files import write_text_atomic
+from zoo_exp.report.results import AVERAGE, Results
+from zoo_exp.report.tables import (
+    DASH,
+    count,
+    display_scale,
+    method_lines,
+    number,
+    unique_short_names,
+    with_interval,
+)
+
+
+def escape(text: object) -> str:
+    r"""Text that Markdown and the HTML behind it show as it is, on one line.
+
+    >>> escape("zoo_exp | <b>*x*</b>")
+    'zoo\\_exp \\| \\<b\\>\\*x\\*\\</b\\>'
+    """
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>|~&#$])", r"\\\1", one_line)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table of cells that are escaped already; the first `left` columns are left-aligned."""
+    rule = [":--" if i < left else "--:" for i in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render(results: Results, masks: str | None = None) -> str:
+    """The whole page; `masks` is the gallery's file name."""
+    parts = [f"# {escape(results.experiment)}", _compact(results)]
+    parts.append("\n".join(f"* {escape(line)}" for line in method_lines(results)))
+    if masks:
+        parts.append(f"![Kept visual tokens by arm]({masks})")
+    if len(results.comparisons):
+        parts += ["## Paired differences of Avg., best arm of each budget against the others", _pairs(results)]
+    for task in results.tasks:
+        parts.append(_task(results, task))
+    known = {key: value for key, value in results.provenance.items() if isinstance(value, (str, int, float))}
+    if known:
+        parts.append("## Provenance")
+        parts.append(table(["what", "value"], [[escape(k), escape(v)] for k, v in known.items()], left=2))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_markdown(results: Results, path: Path, masks: str | None = None) -> None:
+    """Write `render` to `path`."""
+    write_text_atomic(path, render(results, masks))
+
+
+def _bold(text: str, yes: object) -> str:
+    return f"**{text}**" if yes else text
+
+
+def _compact(results: Results) -> str:
+    heads = unique_short_names(results.tasks)
+    rows = []
+    for arm, part in results.frame.groupby("arm", sort=False):
+        lines: dict[str, Any] = {str(line["task"]): line for line in part.to_dict("records")}
+        average = lines[AVERAGE]
+        cells = [escape(arm), count(average["kept_tokens"])]
+        for task in results.tasks:
+            line = lines[task]
+            cells.append(_bold(number(line["value"] * display_scale(results, task)), line["best"]))
+        share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
+        cells += [_bold(escape(share), average["best"]), number(average["select_ms"], 2)]
+        rows.append(cells)
+    return table(["Arm", "kept", *(escape(heads[t]) for t in results.tasks), "Avg. retained %", "select ms"], rows)
+
+
+def _task(results: Results, task: str) -> str:
+    part = results.frame[results.frame["task"] == task]
+    first, scale = part.iloc[0], display_scale(results, task)
+    rows = [
+        [
+            escape(line["arm"]),
+            count(line["kept_tokens"]),
+            _bold(
+                escape(with_interval(line["value"] * scale, line["low"] * scale, line["high"] * scale)),
+                line["best"],
+            ),
+            escape(with_interval(line["retained"], line["retained_low"], line["retained_high"])),
+            number(line["seed_sd"] * scale, 2),
+            number(line["select_ms"], 2),
+            number(line["generate_ms"], 2),
+        ]
+        for line in part.to_dict("records")
+    ]
+    unit = "%" if scale == 100 else "as the task gives it"
+    head = f"## {escape(task)}: {escape(first['metric'])} ({unit}), n = {first['n']}, {first['images']} images"
+    heads = ["Arm", "kept", "metric", "retained %", "seed sd", "select ms", "generate ms"]
+    return f"{head}\n\n{table(heads, rows)}"
+
+
+def _pairs(results: Results) -> str:
+    rows = []
+    for line in results.comparisons.to_dict("records"):
+        difference = f"{line['difference']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+        tested = line["p_value"] is not None and not pd.isna(line["p_value"])
+        counts = f"{line['only_arm_right']:.0f} : {line['only_against_right']:.0f}" if tested else DASH
+        rows.append(
+            [
+                escape(line["arm"]),
+                escape(line["against"]),
+                _bold(escape(difference), line["significant"]),
+                number(line["detectable"]),
+                counts,
+                _p_value(line["p_value"]) if tested else DASH,
+            ]
+        )
+    heads = ["best", "against", "difference", "detectable at 80 % power", "only best : only other right", "p"]
+    legend = (
+        "Differences in percentage points. p: exact McNemar test over all questions that are scored right or wrong; "
+        "it takes questions as independent, the interval does not."
+    )
+    return f"{table(heads, rows, left=2)}\n\n{legend}"
+
+
+def _p_value(value: float) -> str:
+    if math.isnan(value):
+        return DASH
+    return "\\< 0.001" if value < 0.001 else f"{value:.3f}"

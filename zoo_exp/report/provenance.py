@@ -1,0 +1,61 @@
+"""Where a result comes from: versions, commit, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("zoo-exp", "torch", "transformers", "lightning", "torchmetrics", "numpy", "scipy", "pandas", "wandb")
+
+
+def manifest(root: Path | None = None) -> dict[str, Any]:
+    """What to write beside results; nothing here names a user, a host or a folder.
+
+    Args:
+        root: folder whose git commit counts; the installed package's by default.
+    """
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+    }
+    facts |= {name: version for name in PACKAGES if (version := _version(name))}
+    # Only a process that computed with torch has a thread count to tell; a report must not import torch for it.
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        facts["torch_threads"] = torch.get_num_threads()
+    commit = git_commit(root or Path(__file__).resolve().parent)
+    return facts | ({"git_commit": commit} if commit else {})
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the work tree that tracks `folder`, with `+changes` where files differ from it; None elsewhere.
+
+    A package installed into a folder inside somebody's own repository is not tracked there, and has no commit.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit or not _git(folder, "ls-files", "."):
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return commit + ("+changes" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,116 @@
+"""Read the records and timings of a run folder into data frames."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zoo_exp.core.errors import InvalidValueError, MissingFileError
+
+RECORDS_FILE = "records.jsonl"
+TIMINGS_FILE = "timings.jsonl"
+REQUIRED = ("task", "arm", "sample_id", "response", "score", "kept_tokens")
+COLUMNS = (
+    *REQUIRED,
+    *("arm_id", "selector", "options", "budget", "seed_index", "image_id", "parts", "n_visual"),
+    *("question", "reference", "flops_tflop"),
+)
+
+
+def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its line number (from 1).
+
+    A last line without a line end that is no whole object is what a killed process leaves behind; it is ignored.
+
+    Raises:
+        MissingFileError: no such file, or a damaged line before the last one.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(f"cannot read {path}: {error.strerror}") from error
+    lines = data.split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise MissingFileError(f"{path}, line {number} is damaged (not JSON: {error})") from error
+        if not isinstance(row, dict):
+            raise MissingFileError(f"{path}, line {number} is damaged (a JSON object is expected)")
+        rows.append((number, row))
+    return rows
+
+
+def read_records(run_dir: Path) -> pd.DataFrame:
+    """All records of a run, one row each, unique by (task, arm_id, sample_id), in file order.
+
+    Columns are `COLUMNS`; `image_id` falls back to the sample's own id, so that every row has a cluster.
+
+    Raises:
+        MissingFileError: no records, a damaged line, or a line without a required key.
+        InvalidValueError: a score outside [0, 1] or a token count that is not a whole number from 0.
+    """
+    path = Path(run_dir) / RECORDS_FILE
+    rows = [_checked(row, path, number) for number, row in read_jsonl(path)]
+    if not rows:
+        raise MissingFileError(f"{path} holds no records yet: start the run again to go on with it")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    # A resumed or distributed run may hold a sample twice; both rows are the same answer.
+    return frame.drop_duplicates(["task", "arm_id", "sample_id"], ignore_index=True)
+
+
+def read_timings(run_dir: Path) -> pd.DataFrame:
+    """Per (task, arm): milliseconds per question, the median over batches (so that warm-up does not count).
+
+    Columns: task, arm, select_ms, generate_ms, vision_ms; empty where the run has no timings.
+    """
+    path = Path(run_dir) / TIMINGS_FILE
+    names = {"select_ms": "select_ms", "prefill_decode_ms": "generate_ms", "vision_ms": "vision_ms"}
+    rows: list[dict[str, Any]] = []
+    for number, row in read_jsonl(path) if path.exists() else []:
+        try:
+            size = float(row["batch_size"])
+            per_question = {new: _number(row.get(old)) / size for old, new in names.items()}
+            rows.append({"task": str(row["task"]), "arm": str(row["arm"]), **per_question})
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise MissingFileError(f"{path}, line {number} is no timing row: {error!r}") from error
+    frame = pd.DataFrame(rows, columns=["task", "arm", *names.values()])
+    return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
+
+
+def _number(value: object) -> float:
+    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+
+
+def _checked(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    missing = [key for key in REQUIRED if key not in row]
+    if missing:
+        raise MissingFileError(f"{path}, line {number} is no record: it lacks {', '.join(missing)}")
+    score, kept = row["score"], row["kept_tokens"]
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise InvalidValueError(f"{path}, line {number}: score is {score!r}, allowed is a number from 0 to 1")
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
+        raise InvalidValueError(
+            f"{path}, line {number}: kept_tokens is {kept!r}, allowed is a whole number from 0"
+        )
+    sample, image = str(row["sample_id"]), row.get("image_id")
+    n_visual = row.get("n_visual")
+    return {
+        **row,
+        "sample_id": sample,
+        "image_id": f"sample {sample}" if image in (None, "") else str(image),
+        "arm_id": str(row.get("arm_id") or f"{row['arm']}#{row.get('seed_index') or 0}"),
+        "seed_index": int(row.get("seed_index") or 0),
+        "selector": str(row.get("selector") or row["arm"]),
+        "options": row.get("options") or {},
+        "parts": row.get("parts") or {},
+        # Without a count, any kept token shows that there was an image.
+        "n_visual": int(kept if n_visual is None else n_visual),
+    }

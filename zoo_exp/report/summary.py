@@ -1,0 +1,92 @@
+"""Records of a run folder -> results.csv, results.json, results.md, the mask galleries, and the printed table."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zoo_exp.report import markdown, tables, terminal
+from zoo_exp.report.arms import ArmRow, group
+from zoo_exp.report.bootstrap import DRAWS
+from zoo_exp.report.mask_items import RULE, choose, read_masks
+from zoo_exp.report.masks import gallery
+from zoo_exp.report.provenance import manifest
+from zoo_exp.report.records import read_records, read_timings
+from zoo_exp.report.results import Results, compute
+from zoo_exp.report.samples import Aggregate
+
+GALLERY = "masks.png"
+
+
+def write(
+    run_dir: Path,
+    experiment_name: str,
+    tasks: Sequence[str],
+    arms: Sequence[Mapping[str, Any]],
+    aggregate: Aggregate,
+    main_metric: Callable[[str], str],
+    console: Console | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Results:
+    """Compute everything from the records of `run_dir`, write it there, and print the table.
+
+    Args:
+        run_dir: holds records.jsonl, and timings.jsonl and masks.jsonl where the run made them.
+        experiment_name: heading of the tables.
+        tasks: order of the columns.
+        arms: order of the rows; mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, `seed_index`.
+        aggregate: function (task, rows) -> metrics; a row is `sample_id` and the record's parts.
+        main_metric: function task -> the metric that the table shows.
+        console: where the table is printed; None prints nothing.
+        draws: bootstrap draws.
+        seed: seed of the draws.
+
+    Raises:
+        MissingFileError: no records, a damaged file, or a folder that cannot be written to.
+    """
+    run_dir = Path(run_dir)
+    records, timings = read_records(run_dir), read_timings(run_dir)
+    results = compute(
+        experiment_name, records, timings, tasks, arms, aggregate, main_metric, draws=draws, seed=seed
+    )
+    results = replace(results, provenance=manifest())
+    tables.write_csv(results, run_dir / "results.csv")
+    tables.write_json(results, run_dir / "results.json")
+    columns = ["arm", "arm_id", "selector", "options", "budget"]
+    rows = group(list(arms) or records.drop_duplicates("arm_id")[columns].to_dict("records"))
+    galleries = write_galleries(run_dir, rows, results.tasks)
+    markdown.write_markdown(results, run_dir / "results.md", GALLERY if galleries else None)
+    if console is not None:
+        terminal.show(results, console)
+    return results
+
+
+def write_galleries(run_dir: Path, rows: Sequence[ArmRow], tasks: Sequence[str]) -> list[Path]:
+    """masks.png for the smallest budget, where arms differ most, and masks_BUDGET.png for each other one.
+
+    Columns: `full`, then the arms of the budget (of a random selector the first seed).
+    """
+    items = read_masks(run_dir)
+    if not items:
+        return []
+    kept = {arm.arm: len(arm.indices) for item in items for arm in item.arms}
+    budgets = list(dict.fromkeys(row.budget for row in rows if row.budget is not None))
+    sizes = {b: min((kept.get(r.names[0], 10**9) for r in rows if r.budget == b)) for b in budgets}
+    written = []
+    full = [row.names[0] for row in rows if row.selector == "full"]
+    for place, budget in enumerate(sorted(budgets, key=lambda b: sizes[b]) or [None]):
+        names = full + [row.names[0] for row in rows if row.budget == budget and row.names[0] not in full]
+        chosen = choose(items, names, tasks)
+        if not chosen:
+            continue
+        path = run_dir / (GALLERY if place == 0 else f"masks_{_file_name(str(budget))}.png")
+        gallery(chosen, path, f"Bright: kept visual tokens; their number is in the corner. {RULE}")
+        written.append(path)
+    return written
+
+
+def _file_name(budget: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in budget)

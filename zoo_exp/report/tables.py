@@ -1,0 +1,147 @@
+"""The tables of a run: cells as text, shared by the terminal and Markdown, and the csv and json files."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zoo_exp.report.files import write_text_atomic
+from zoo_exp.report.results import AVERAGE, Results
+
+SHORT_NAMES = {
+    "gqa": "GQA",
+    "mmbench": "MMB",
+    "mme": "MME",
+    "pope": "POPE",
+    "scienceqa": "SQA",
+    "seedbench": "SEED",
+    "textvqa": "TextVQA",
+    "vqav2": "VQAv2",
+    "mmmu": "MMMU",
+}
+DASH = "–"
+
+
+def short_name(task: str) -> str:
+    """A column head of at most 7 characters.
+
+    >>> short_name("embedded_scienceqa"), short_name("textvqa_ocr")
+    ('SQA', 'TextVQA')
+    """
+    plain = task.removeprefix("embedded_")
+    for suffix in ("", "_val", "_img", "_en_dev", "_image", "_test", "_ocr"):
+        if suffix and not plain.endswith(suffix):
+            continue
+        name = SHORT_NAMES.get(plain.removesuffix(suffix))
+        if name:
+            return name
+    return plain[:7]
+
+
+def unique_short_names(tasks: list[str]) -> dict[str, str]:
+    """Column heads of several tasks; where two would be the same, both keep their full names."""
+    short = {task: short_name(task) for task in tasks}
+    taken = list(short.values())
+    return {task: name if taken.count(name) == 1 else task for task, name in short.items()}
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number as a cell shows it; a dash for what is not known.
+
+    >>> number(93.84), number(1862.4), number(float("nan"))
+    ('93.8', '1862', '–')
+    """
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number with its 95 % interval.
+
+    >>> with_interval(85.1, 83, 87.24)
+    '85.1 [83.0, 87.2]'
+    """
+    if math.isnan(value):
+        return DASH
+    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def count(value: float) -> str:
+    """A mean number of tokens: whole where it is whole.
+
+    >>> count(16.0), count(47.25)
+    ('16', '47.2')
+    """
+    return f"{value:.0f}" if not math.isnan(value) and float(value).is_integer() else number(value)
+
+
+def display_scale(results: Results, task: str) -> float:
+    """100 for metrics that run from 0 to 1, which tables show in percent; 1 for points (MME) and percents."""
+    values = results.frame.loc[results.frame["task"] == task, "value"]
+    return 100.0 if task == AVERAGE or not (values > 1).any() else 1.0
+
+
+def method_lines(results: Results) -> list[str]:
+    """How the numbers were computed, one sentence a line."""
+    frame = results.frame
+    averages = frame[frame["task"] == AVERAGE]
+    lines = [
+        "Metrics in percent, MME-like ones in points. Avg. is the retained average: the mean over tasks of "
+        "metric / metric of full, in percent.",
+        f"[low, high] is a 95 % interval: paired bootstrap over images within tasks, {results.draws} draws, "
+        f"seed {results.seed}. Single proportions have Wilson's interval, widened for questions that share an image.",
+        "kept: visual tokens that entered the language model, measured, mean over questions with an image. "
+        "select: the selector's ms per question, median over batches.",
+        "Bold: better than every other arm of the same budget, each paired 95 % interval of the difference above 0.",
+    ]
+    spread = [
+        f"{row.arm.split(' (')[0]} {number(row.seed_sd, 2)}"
+        for row in averages.itertuples()
+        if not math.isnan(row.seed_sd)
+    ]
+    if spread:
+        lines.append(f"Standard deviation of Avg. between seeds: {', '.join(spread)}.")
+    full = averages[averages["selector"] == "full"]
+    if len(full):
+        row = full.iloc[0]
+        mean = with_interval(100 * row["value"], 100 * row["low"], 100 * row["high"])
+        lines.append(f"Mean score of full over {len(results.tasks)} tasks: {mean} %, n = {int(row['n'])}.")
+    return lines + [f"Note: {note}." for note in results.notes]
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """The whole frame, one line per arm and task; numbers with 6 significant digits, unknown ones empty."""
+    write_text_atomic(path, results.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def write_json(results: Results, path: Path) -> None:
+    """Everything that a later report needs, as strict JSON (unknown numbers are null)."""
+    document = {
+        "experiment": results.experiment,
+        "method": {"draws": results.draws, "seed": results.seed, "confidence": 0.95},
+        "tasks": results.tasks,
+        "rows": plain_rows(results.frame),
+        "comparisons": plain_rows(results.comparisons),
+        "notes": results.notes,
+        "provenance": results.provenance,
+    }
+    write_text_atomic(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as JSON values: options as objects, nan as None."""
+    rows = []
+    for row in frame.astype(object).to_dict("records"):
+        plain: dict[str, Any] = {}
+        for key, value in row.items():
+            native = value.item() if hasattr(value, "item") else value
+            if isinstance(native, float):
+                native = None if math.isnan(native) else float(f"{native:.10g}")
+            elif native is pd.NA or native is pd.NaT:
+                native = None
+            plain[str(key)] = json.loads(native) if key == "options" else native
+        rows.append(plain)
+    return rows

@@ -1,0 +1,57 @@
+"""CDPruner: a determinantal point process conditioned on the question."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.diversity import cosine
+from zoo_exp.core.dpp import conditional_dpp
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import Selector, one_of
+
+
+@dataclass(frozen=True)
+class CDPruner(Selector):
+    """Relevant tokens that span the largest volume together (greedy MAP of a conditional DPP).
+
+    Attributes:
+        relevance: `llm_embeddings`, a substitute where CLIP's text tower is not at hand: mean cosine of the
+            question's input embeddings and the projected features; `clip`, as released: *minus* the cosine of
+            CLIP's patch and text embeddings, mean over segments.
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    paper: ClassVar[str] = "CDPruner (NeurIPS 2025, arXiv 2506.10967)"
+
+    relevance: str = "llm_embeddings"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        one_of(self, "relevance", ("llm_embeddings", "clip"))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The question, in one of the two spaces."""
+        return frozenset({"clip" if self.relevance == "clip" else "text"})
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """Relevance q [N], scaled over the image: (q - min + 1e-6) / (max - min), all ones where it is
+        constant."""
+        if self.relevance == "clip" and tokens.clip_image is not None and tokens.clip_text is not None:
+            q = -cosine(tokens.clip_text, tokens.clip_image).mean(dim=0)
+        elif tokens.text is not None and len(tokens.text):
+            q = cosine(tokens.text, tokens.projected).mean(dim=0)
+        else:
+            raise InvalidValueError("selector cdpruner needs a question: its text has no tokens")
+        low, high = torch.aminmax(q)
+        return torch.where(high > low, (q - low + 1e-6) / (high - low), torch.ones_like(q))
+
+    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
+        """Greedy picks on the projected features."""
+        if scores is None:
+            raise InvalidValueError("selector cdpruner picks by relevance scores, and there are none")
+        return conditional_dpp(tokens.projected, scores, k)

@@ -1,0 +1,49 @@
+"""What the vision tower looks at."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import ScoreSelector, one_of
+
+ATTENTIONS = ("cls", "received")
+
+
+@dataclass(frozen=True)
+class ClsAttention(ScoreSelector):
+    """Patches with the most attention in the vision tower's feature layer.
+
+    Attributes:
+        attention: `cls` for the CLS token's, `received` for the mean over all patches (towers without CLS).
+    """
+
+    name: ClassVar[str] = "cls_attention"
+    paper: ClassVar[str] = "FasterVLM (arXiv 2412.01818v1)"
+
+    attention: str = "cls"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        one_of(self, "attention", ATTENTIONS)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """One of the two attentions."""
+        return frozenset({f"{self.attention}_attention"})
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """Attention per token [N]."""
+        return tower_attention(tokens, self.attention)
+
+
+def tower_attention(tokens: VisualTokens, kind: str) -> Tensor:
+    """Attention of kind `cls` or `received` that each token gets [N], in float32."""
+    value = tokens.cls_attention if kind == "cls" else tokens.received_attention
+    if value is None:
+        raise InvalidValueError(f"these visual tokens carry no {kind} attention")
+    return value.float()

@@ -1,0 +1,101 @@
+"""How a budget is spread over the tiles of an image, and what becomes of its newline tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import Selection, VisualTokens
+
+NEWLINES = ("drop", "keep", "as_released")
+NEWLINE = -1
+"""Tile number of a newline token."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tokens that compete with each other: `index` [n] into the image (None for all of it), of which k
+    stay."""
+
+    index: Tensor | None
+    k: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `Selector.select` carries out.
+
+    Attributes:
+        groups: sets of competing tokens with their share of the budget.
+        extra: tokens that stay on top of the budget, or None.
+    """
+
+    groups: Sequence[Group]
+    extra: Tensor | None = None
+
+    @property
+    def total(self) -> int:
+        """How many tokens the groups keep together."""
+        return sum(group.k for group in self.groups)
+
+    def assemble(
+        self, tokens: VisualTokens, picked: Sequence[Tensor | Selection], scores: Tensor | None
+    ) -> Selection:
+        """Put the groups' answers (for those with k > 0, in order) together, ascending."""
+        parts, merged = [], []
+        for group, answer in zip((g for g in self.groups if g.k), picked, strict=True):
+            local = answer.indices if isinstance(answer, Selection) else answer
+            parts.append(local if group.index is None else group.index[local])
+            if isinstance(answer, Selection) and answer.scores is not None and group.index is None:
+                scores = answer.scores
+            if isinstance(answer, Selection) and answer.merged is not None:
+                merged.append(answer.merged)
+            else:
+                merged.append(tokens.projected[parts[-1]])
+        has_merged = any(isinstance(a, Selection) and a.merged is not None for a in picked)
+        if self.extra is not None:
+            extra = self.extra[~torch.isin(self.extra, torch.cat(parts))] if parts else self.extra
+            parts.append(extra)
+            merged.append(tokens.projected[extra])
+        if not parts:
+            indices = torch.empty(0, dtype=torch.int64, device=tokens.device)
+            return Selection(indices, scores)
+        indices, order = (parts[0] if len(parts) == 1 else torch.cat(parts)).sort()
+        if not has_merged:
+            return Selection(indices, scores)
+        return Selection(indices, scores, torch.cat(merged)[order])
+
+
+def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
+    """Spread a budget: per image over all candidates together, per tile over each tile by itself.
+
+    Newline tokens (tile number -1) are no candidates under `drop` and `keep`; `keep` adds them on top of the
+    budget; `as_released` leaves them among the candidates, which is DivPrune's released behaviour (ZOO-Prune
+    overrides it). A budget per image that equals N keeps the whole image, newlines included.
+    """
+    tile = tokens.tile
+    if tile is None:
+        return Plan((Group(None, budget.resolve(tokens.count)),))
+    newlines = (tile == NEWLINE).nonzero().flatten()
+    if budget.per == "image" and budget.count == tokens.count:
+        return Plan((Group(None, tokens.count),))
+    extra = newlines if newline == "keep" and len(newlines) else None
+    if budget.per == "tile":
+        groups = []
+        for number in tile.unique().tolist():
+            if number != NEWLINE:
+                index = (tile == number).nonzero().flatten()
+                groups.append(Group(index, budget.resolve(len(index))))
+        return Plan(tuple(groups), extra)
+    if newline == "as_released" or not len(newlines):
+        return Plan((Group(None, budget.resolve(tokens.count)),))
+    index = (tile != NEWLINE).nonzero().flatten()
+    if budget.count is not None and budget.count > len(index):
+        raise InvalidValueError(
+            f"budget {budget.count} is above the {len(index)} visual tokens that are no newlines: "
+            f"give 1 to {len(index)}, or newline=as_released"
+        )
+    return Plan((Group(index, budget.resolve(len(index))),), extra)

@@ -1,0 +1,29 @@
+"""The baseline that every rule has to beat."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import ScoreSelector
+
+
+@dataclass(frozen=True)
+class Random(ScoreSelector):
+    """Tokens drawn uniformly, without looking at them."""
+
+    name: ClassVar[str] = "random"
+    paper: ClassVar[str] = "sanity baseline"
+    equivariant: ClassVar[bool] = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Always."""
+        return True
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """One draw from U(0, 1) per token [N]; the larger a budget, the larger its superset of the same
+        tokens."""
+        return torch.rand(tokens.count, generator=generator, device=generator.device).to(tokens.device)

@@ -1,0 +1,52 @@
+"""The baseline without pruning: a smaller image."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class Resize(Selector):
+    """The image is scaled down until it has as many visual tokens as the budget allows, at most.
+
+    The smaller raster has the aspect ratio that is nearest to the full one's among those of at least 90 % of
+    the largest possible area, so the count may lie below the budget; records show what was kept. `indices`
+    are the tokens of the full raster under the centres of the smaller one's cells.
+    """
+
+    name: ClassVar[str] = "resize"
+    paper: ClassVar[str] = "VTC-Bench's downsampling baseline (arXiv 2510.07143)"
+    exact: ClassVar[bool] = False
+    equivariant: ClassVar[bool] = False
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"resize"})
+
+    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) ->
+    Selection:
+        """Encode the smaller image."""
+        if tokens.grid is None or tokens.pixels_encoder is None:
+            raise InvalidValueError("selector resize needs one raster per image ('grid') and 'resize': it
+            knows no tiles")
+        height, width = tokens.grid
+        rows, columns = smaller_grid(height, width, k)
+        merged = tokens.pixels_encoder((rows, columns))
+        if len(merged) != rows * columns:
+            raise InvalidValueError(f"the resized image has {len(merged)} visual tokens, not {rows} x
+            {columns}")
+        y = torch.tensor([(2 * i + 1) * height // (2 * rows) for i in range(rows)], device=tokens.device)
+        x = torch.tensor([(2 * i + 1) * width // (2 * columns) for i in range(columns)], device=tokens.device)
+        return Selection((y[:, None] * width + x).flatten(), None, merged.to(tokens.projected.dtype))
+
+
+def smaller_grid(height: int, width: int, k: int) -> tuple[int, int]:
+    """Rows and columns of the raster with at most k places that is most like height x width."""
+    grids = [(r, min(width, k // r)) for r in range(1, min(height, k) + 1)]
+    largest = max(r * c for r, c in grids)
+    wide = [(r, c) for r, c in grids if r * c >= 0.9 * largest]
+    return min(wide, key=lambda g: (max(g[0] * width, g[1] * height) / min(g[0] * width, g[1] * height), -g[0]
+    * g[1]))

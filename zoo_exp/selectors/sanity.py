@@ -1,0 +1,42 @@
+"""The two ends of every table: all visual tokens, and none."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.plan import Group, Plan
+
+
+@dataclass(frozen=True)
+class Full(Selector):
+    """Every visual token stays: the unpruned model. The only budgets it takes are none, N and 1.0."""
+
+    name: ClassVar[str] = "full"
+    paper: ClassVar[str] = "reference"
+
+    def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
+        """All tokens, newlines included."""
+        if budget is not None and Budget.parse(budget).resolve(tokens.count) != tokens.count:
+            raise InvalidValueError(
+                f"budget {budget} of selector full: it keeps all {tokens.count} visual tokens, leave the
+                budget out"
+            )
+        return Plan((Group(None, tokens.count),))
+
+
+@dataclass(frozen=True)
+class Blind(Selector):
+    """No visual token stays: what the language model knows without looking. It takes no budget."""
+
+    name: ClassVar[str] = "blind"
+    paper: ClassVar[str] = "sanity baseline"
+
+    def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
+        """No tokens."""
+        if budget is not None and Budget.parse(budget) != Budget(count=0):
+            raise InvalidValueError(f"budget {budget} of selector blind: it keeps no visual token, leave the
+            budget out")
+        return Plan((Group(None, 0),))

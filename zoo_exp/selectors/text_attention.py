@@ -1,0 +1,33 @@
+"""Which tokens the question's words point at, before the language model reads them."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import ScoreSelector
+
+
+@dataclass(frozen=True)
+class TextAttention(ScoreSelector):
+    """Tokens that the question's input embeddings attend to.
+
+    A stand-in for text-to-vision attention (supplement E) that needs no layer of the language model: softmax
+    over the visual tokens of W Z^T / sqrt(D), mean over the question's tokens. In-LLM attention is what the
+    layer selectors use.
+    """
+
+    name: ClassVar[str] = "text_attention"
+    paper: ClassVar[str] = "text-to-vision baseline of ZOO-Prune's supplement E, on input embeddings"
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """Mean attention per token [N]."""
+        if tokens.text is None or not len(tokens.text):
+            raise InvalidValueError("selector text_attention needs a question: its text has no tokens")
+        logits = tokens.text.float() @ tokens.projected.float().T / math.sqrt(tokens.projected.shape[1])
+        return logits.softmax(dim=1).mean(dim=0)

@@ -1,0 +1,45 @@
+"""A regular raster of tokens, spread evenly over the image."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class UniformGrid(Selector):
+    """Tokens at the centres of an even raster; where none fits the count exactly, of evenly filled rows.
+
+    Without a known grid (several tiles at once), every N/K-th token of the sequence.
+    """
+
+    name: ClassVar[str] = "uniform_grid"
+    paper: ClassVar[str] = "sanity baseline"
+    equivariant: ClassVar[bool] = False
+
+    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
+        """k places that depend on the shape of the image only."""
+        n = tokens.count
+        if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != n:
+            return torch.tensor(_centres(n, k), device=tokens.device)
+        height, width = tokens.grid
+        # As many rows as keep the spacing equal in both directions, and enough of them for k tokens of
+        # `width` columns.
+        rows = min(height, k, max(math.ceil(k / width), round(math.sqrt(k * height / width))))
+        counts = [(i + 1) * k // rows - i * k // rows for i in range(rows)]
+        places = [
+            row * width + column
+            for row, count in zip(_centres(height, rows), counts, strict=True)
+            for column in _centres(width, count)
+        ]
+        return torch.tensor(places, device=tokens.device)
+
+
+def _centres(n: int, k: int) -> list[int]:
+    """k distinct places in 0..n-1, at the middles of k equal stretches."""
+    return [(2 * i + 1) * n // (2 * k) for i in range(k)]

@@ -1,0 +1,179 @@
+"""ZOO-Prune: keep tokens whose projection is sensitive, and which are unlike each other."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.closed_form import closed_form, first_order
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.fusion import FUSIONS, min_max
+from zoo_exp.core.low_rank import low_rank
+from zoo_exp.core.memo import memo
+from zoo_exp.core.sensitivity import MLP, Projector, draw_directions, zeroth_order, zeroth_order_reference
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.selectors.base import BudgetLike, GreedySelector, one_of, positive
+from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
+
+ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64":
+torch.float64} RELEASED_NEXT_TOKENS = 2880
+"""The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
+
+
+@dataclass(frozen=True)
+class Zoo(GreedySelector):
+    """Sensitivity of the projector times cosine diversity (ZOO-Prune).
+
+    The poster's Table 4 names its rows none, sum and multiply without formulas. Read here as: `none`
+    sensitivity alone, `sum` min_max(S) + distance, `multiply` min_max(S) * distance (Algorithm 1);
+    `diversity` is DivPrune's rule, whose numbers the poster prints in its "Sum" rows (spec: algorithms 1.7,
+    item 8).
+
+    Attributes:
+        estimator: `zeroth_order`, its limit `closed_form`, `first_order` (derivatives along the same
+            directions), or `feature_norm` (the length of the projected feature, as a control).
+        fusion: `none`, `diversity`, `sum` or `multiply`.
+        n_directions: M, random directions per image.
+        step_size: h, in units of the projector's input.
+        projector: `full`, or `low_rank` for a truncated SVD of the loaded weights (sensitivity only).
+        rank: of the low-rank projector.
+        layer: None for the projector; an encoder layer's number takes the sensitivity of the tower's output
+            to changes of all features after that layer instead. The supplement (D.3) does not say where the
+            response is measured.
+        dtype: arithmetic of the finite differences; None for float32, or float16 under `official_code`.
+        variant: `paper`, or `official_code`: half precision, ratios rounded down, and on tiled images the
+            released split: an equal share of the total for every tile, and newline rows that are off by the
+                base tile.
+    """
+
+    name: ClassVar[str] = "zoo"
+    paper: ClassVar[str] = "ZOO-Prune (CVPR 2026 poster)"
+
+    estimator: str = "zeroth_order"
+    fusion: str = "multiply"
+    n_directions: int = 64
+    step_size: float = 0.01
+    projector: str = "full"
+    rank: int = 128
+    layer: int | None = None
+    dtype: str | None = None
+    variant: str = "paper"
+
+    def __post_init__(self) -> None:
+        """Check the options, alone and together."""
+        super().__post_init__()
+        one_of(self, "estimator", ESTIMATORS)
+        one_of(self, "fusion", FUSIONS)
+        one_of(self, "projector", ("full", "low_rank"))
+        one_of(self, "dtype", (None, *DTYPES))
+        one_of(self, "variant", ("paper", "official_code"))
+        positive(self, "n_directions", int)
+        positive(self, "step_size")
+        positive(self, "rank", int)
+        if self.layer is not None and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
+            raise InvalidValueError(f"layer {self.layer!r} of selector zoo: must be the number of an encoder
+            layer")
+        if self.layer is not None and (self.estimator, self.projector) != ("zeroth_order", "full"):
+            raise InvalidValueError(
+                f"layer {self.layer} of selector zoo goes with estimator=zeroth_order and projector=full, "
+                f"not with {self.estimator} and {self.projector}"
+            )
+        if self.dtype is not None and self.estimator != "zeroth_order":
+            raise InvalidValueError(f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order
+            only")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the options make the answer depend on the directions drawn."""
+        return self.fusion != "diversity" and self.estimator in ("zeroth_order", "first_order")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the estimator looks at."""
+        if self.fusion == "diversity" or self.estimator == "feature_norm":
+            return frozenset()
+        if self.layer is not None:
+            return frozenset({"hidden", "replay"})
+        return frozenset({"features", "projector"})
+
+    @property
+    def is_greedy(self) -> bool:
+        """Without a fusion, sensitivity alone decides."""
+        return self.fusion != "none"
+
+    @property
+    def combine(self) -> str:
+        """How weight and distance meet."""
+        return "sum" if self.fusion == "sum" else "multiply"
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
+        """S of every token of the image [N], with one set of directions for all of its tiles."""
+        if self.fusion == "diversity":
+            return None
+        if self.estimator == "feature_norm":
+            return tokens.projected.float().norm(dim=-1)
+        dtype = DTYPES[self.dtype or ("float16" if self.variant == "official_code" else "float32")]
+        if self.layer is not None:
+            return self._proxy(tokens, self.layer, generator, dtype)
+        x, project = tokens.features, self._projector(tokens)
+        if x is None:
+            raise InvalidValueError("selector zoo needs 'features'")
+        if self.estimator == "closed_form":
+            return closed_form(x, project)
+        directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
+        if self.estimator == "first_order":
+            return first_order(x, project, directions)
+        return zeroth_order(x, project, directions, self.step_size, dtype=dtype)
+
+    def weights(self, scores: Tensor | None) -> Tensor | None:
+        """Scores scaled to 0..1 over the tokens that compete."""
+        return None if scores is None else min_max(scores)
+
+    def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
+        """The common plan, or the released one."""
+        if self.variant == "paper" or budget is None:
+            return super().plan(tokens, budget)
+        budget = Budget.parse(budget)
+        if budget.keep_ratio is not None:
+            budget = replace(budget, rounding="down")
+        if tokens.tile is None or budget.per == "tile":
+            return plan(tokens, budget, self.newline)
+        return self._released_plan(tokens.tile, budget)
+
+    def _released_plan(self, tile: Tensor, budget: Budget) -> Plan:
+        """int(total / tiles) tokens of every tile (all of a smaller one), and newlines as the option says."""
+        numbers = [t for t in tile.unique().tolist() if t != NEWLINE]
+        total = budget.count if budget.count is not None else budget.resolve(RELEASED_NEXT_TOKENS)
+        groups = []
+        for number in numbers:
+            index = (tile == number).nonzero().flatten()
+            groups.append(Group(index, min(len(index), total // len(numbers))))
+        newlines = (tile == NEWLINE).nonzero().flatten()
+        if self.newline == "drop" or not len(newlines):
+            return Plan(tuple(groups))
+        # The release notes the rows of newlines before it puts the base tile in front (spec: algorithms 1.3,
+        # step 5).
+        shift = int((tile == 0).sum()) if self.newline == "as_released" else 0
+        return Plan(tuple(groups), newlines - shift)
+
+    def _projector(self, tokens: VisualTokens) -> Projector:
+        full = tokens.mlp if tokens.mlp is not None else tokens.project
+        if self.projector == "full":
+            return full  # type: ignore[return-value]
+        if not isinstance(full, MLP):
+            raise InvalidValueError("projector low_rank of selector zoo: this model's projector is no
+            two-layer MLP")
+        return memo(full, ("low_rank", self.rank), lambda: low_rank(full, self.rank))
+
+    def _proxy(self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype) ->
+    Tensor:
+        replay = tokens.replay
+        if layer not in tokens.hidden or replay is None:
+            known = ", ".join(map(str, sorted(tokens.hidden))) or "none"
+            raise InvalidValueError(f"layer {layer} of selector zoo: the captured encoder layers are {known}")
+        x = tokens.hidden[layer]
+        directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
+        return zeroth_order_reference(x, lambda h: replay(layer, h), directions, self.step_size, dtype=dtype)

@@ -1,0 +1,196 @@
+"""What a benchmark is: where its rows come from, what it asks, how an answer scores, and what its rows add up to."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.tasks.images import decode_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from zoo_exp.tasks.metric import TaskMetric
+
+Doc = Mapping[str, Any]
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows come from: a hub data set, or `kind="embedded"` for the benchmarks inside the package.
+
+    Attributes:
+        repo: hub id, such as "lmms-lab-encoder/POPE" (embedded: empty).
+        split: name of the split.
+        config: configuration of the data set, None for its default.
+        rows: rows of the official split, None where nobody counted.
+        revision: branch, tag or commit of the hub repository.
+        images_config: second configuration that holds the images, joined by the task's `image_key` (GQA).
+        kind: `hub` or `embedded`.
+    """
+
+    repo: str
+    split: str
+    config: str | None = None
+    rows: int | None = None
+    revision: str = "main"
+    images_config: str | None = None
+    kind: str = "hub"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How an answer is decoded; every task decodes greedily.
+
+    Attributes:
+        max_new_tokens: longest answer in tokens, None for the model's own default (spec: benchmarks 0.4, 10).
+        until: texts that end an answer.
+    """
+
+    max_new_tokens: int | None
+    until: tuple[str, ...] = ("\n\n",)
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One benchmark. A subclass says what is asked and how one answer scores; this class checks what goes in.
+
+    Attributes:
+        name: the id that a user types.
+        source: where the rows come from.
+    """
+
+    name: str
+    source: DataSource
+
+    family: ClassVar[str]
+    summary: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    """Columns that the data must have."""
+    scored_columns: ClassVar[tuple[str, ...]]
+    """Those of them that `score` reads."""
+    generation: ClassVar[GenerationSettings]
+    main_metric: ClassVar[str] = "exact_match"
+    scale: ClassVar[str] = "0-1"
+    submission_only: ClassVar[bool] = False
+    """True where the answers are hidden: `score` then gives the answer to hand in, and a score of None."""
+    row_filter: ClassVar[tuple[str, str] | None] = None
+    """(column, value) of the rows that belong to the task, None for all."""
+    unit_column: ClassVar[str | None] = None
+    """Column that tells which neighbouring rows score together (see `unit`); a limit never separates them."""
+
+    @abstractmethod
+    def prompt(self, doc: Doc, model_family: str) -> str:
+        """The text of the question for a model family.
+
+        The reference's families with a prompt of their own are honoured by their exact name (`qwen_vl` ...),
+        `embedded` gets the bare question and options, and any other name gets the default.
+        """
+
+    @abstractmethod
+    def sample_id(self, doc: Doc) -> str:
+        """A name of the row that is unique in the task and the same in every run."""
+
+    @abstractmethod
+    def reference(self, doc: Doc) -> str:
+        """The right answer for human eyes."""
+
+    @abstractmethod
+    def _score(self, doc: Doc, response: str) -> Parts:
+        """The parts of one stripped response's score."""
+
+    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
+        """Mean of the scores; a task with other metrics overrides this."""
+        return {self.main_metric: mean(row["score"] for row in rows)}
+
+    def unit(self, value: Any) -> object:  # noqa: ANN401
+        """What rows that score together share, from a value of `unit_column`."""
+        return value
+
+    def image_id(self, doc: Doc) -> str:
+        """A name of the row's image: rows that share it are not independent."""
+        return self.sample_id(doc)
+
+    def question(self, doc: Doc) -> str:
+        """The question for human eyes."""
+        return str(doc["question"]).strip()
+
+    def images(self, doc: Doc) -> "list[Image]":
+        """The row's images in RGB, in the order in which the model gets them.
+
+        Raises:
+            MissingFileError: an image cannot be decoded.
+        """
+        return [decode_image(doc["image"], f"{self.name}, sample {self.sample_id(doc)}")]
+
+    def content(self, doc: Doc, model_family: str) -> "list[str | Image]":
+        """The user turn as the reference shows it to chat models: images first, then the prompt."""
+        return [*self.images(doc), self.prompt(doc, model_family)]
+
+    def score(self, doc: Doc, response: str) -> Parts:
+        """Score one response.
+
+        Returns:
+            JSON-serialisable parts that `aggregate` needs, `score` in [0, 1] among them.
+
+        Raises:
+            InvalidValueError: the response is no string, or the row lacks a field.
+        """
+        if not isinstance(response, str):
+            raise InvalidValueError(
+                f"{self.name}: a response must be a string, got {type(response).__name__} ({response!r:.60})"
+            )
+        self.require(doc, self.scored_columns)
+        return self._score(doc, response.strip())
+
+    def aggregate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The task's metrics over `{"sample_id": ..., **score parts}` rows, in any order.
+
+        Raises:
+            InvalidValueError: no rows, or two rows with one sample id.
+        """
+        if not rows:
+            raise InvalidValueError(f"{self.name}: no rows to aggregate")
+        ids = Counter(row["sample_id"] for row in rows)
+        if len(ids) < len(rows):
+            twice, n = ids.most_common(1)[0]
+            raise InvalidValueError(f"{self.name}: {n} rows have the sample id '{twice}', each needs its own")
+        return self._aggregate([dict(row) for row in rows])
+
+    def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        """Metrics of named groups of rows, such as categories; empty where the task has none."""
+        return {}
+
+    def metric(self) -> "TaskMetric":
+        """A torchmetrics metric of (sample ids, score parts) whose value is `aggregate` over the distinct samples."""
+        from zoo_exp.tasks.metric import TaskMetric
+
+        return TaskMetric(self)
+
+    def require(self, doc: Doc, fields: Sequence[str]) -> None:
+        """Refuse a row without some of the `fields`."""
+        missing = [name for name in fields if name not in doc]
+        if missing:
+            raise InvalidValueError(
+                f"{self.name}: the row lacks {', '.join(missing)}; it has {', '.join(map(str, doc)) or 'nothing'}"
+            )
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean that does not depend on the order of the values."""
+    numbers = list(values)
+    return fsum(numbers) / len(numbers)
+
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+LETTER_ANSWER = "\nAnswer with the option's letter from the given choices directly."
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def option_lines(options: Sequence[str]) -> str:
+    """Lines "A. text" without a final line break."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

@@ -1,0 +1,212 @@
+"""Rows of a task: from the hub, from a folder of parquet files, or from inside the package."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.tasks.base import DataSource, Task
+from zoo_exp.tasks.parquet import ParquetRows, find_parquet
+
+
+class Table(Protocol):
+    """What a source of rows can do."""
+
+    columns: list[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> Mapping[str, Any]: ...
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows."""
+        ...
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """The rows that a task keeps, each with its number in the split as `row`; images are not decoded.
+
+    Args:
+        table: All rows of the split.
+        kept: Numbers of the rows that belong to the task.
+        images: Where the images live elsewhere: their table, and the place in it of each image id.
+    """
+
+    def __init__(
+        self, table: Table, kept: Sequence[int], images: tuple[Table, Mapping[str, int]] | None = None
+    ) -> None:
+        self.table, self.kept, self.images = table, kept, images
+
+    def __len__(self) -> int:
+        """How many rows the task has."""
+        return len(self.kept)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Rows": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Rows":
+        """A row in the official columns, or a part of the rows."""
+        if isinstance(index, slice):
+            return Rows(self.table, self.kept[index], self.images)
+        number = self.kept[index]
+        row = {**self.table[number], "row": number}
+        if self.images:
+            table, places = self.images
+            if row["imageId"] not in places:
+                raise MissingFileError(
+                    f"row {number} shows the image '{row['imageId']}', which the images do not have"
+                )
+            row["image"] = table[places[row["imageId"]]]["image"]
+        return row
+
+
+def load(task: Task, root: Path | str | None = None, limit: int | None = None) -> Rows:
+    """The task's rows.
+
+    Args:
+        task: The benchmark.
+        root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the official
+            columns; None for the hub. The embedded benchmarks need neither.
+        limit: At most so many rows from the start; rows that score together are never separated.
+
+    Raises:
+        MissingFileError: the folder or the hub gives nothing readable; says what to download and where to put it.
+        InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidValueError(f"data.limit {limit}: give 1 or more rows, or null for all")
+    source = task.source
+    images: tuple[Table, Mapping[str, int]] | None = None
+    if source.kind == "embedded":
+        table: Table = _embedded(task, limit)
+    elif root is not None:
+        table, pictures = _local(task, Path(root))
+    else:
+        table, pictures = _hub(task)
+    if source.kind != "embedded" and pictures is not None:
+        images = pictures, {str(name): place for place, name in enumerate(pictures.column("id"))}
+    _check_columns(task, table, joined=images is not None)
+    kept: Sequence[int] = range(len(table))
+    if task.row_filter:
+        column, value = task.row_filter
+        kept = [number for number, found in enumerate(table.column(column)) if found == value]
+    if not kept:
+        raise InvalidValueError(f"{task.name}: the data has no row of this task")
+    return Rows(table, kept[: _whole(task, table, kept, limit)], images)
+
+
+def _whole(task: Task, table: Table, kept: Sequence[int], limit: int | None) -> int:
+    """The limit, moved up to the end of the unit that it would cut."""
+    if limit is None or limit >= len(kept):
+        return len(kept)
+    if task.unit_column:
+        units = [task.unit(value) for value in table.column(task.unit_column)]
+        while limit < len(kept) and units[kept[limit]] == units[kept[limit - 1]]:
+            limit += 1
+    return limit
+
+
+def _check_columns(task: Task, table: Table, joined: bool) -> None:
+    missing = [
+        name for name in task.columns if name not in table.columns and not (joined and name == "image")
+    ]
+    if missing:
+        raise InvalidValueError(
+            f"{task.name}: the data lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}"
+        )
+
+
+class _Listed:
+    """Rows in memory."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.columns = list(rows[0]) if rows else []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.rows[number]
+
+    def column(self, name: str) -> list[Any]:
+        return [row[name] for row in self.rows]
+
+
+def _embedded(task: Task, limit: int | None) -> Table:
+    from zoo_exp.embedded import benchmarks
+
+    # A few rows more than asked show whether the limit would cut a unit.
+    rows = benchmarks.rows(task.family, task.source.split, limit and limit + 8)
+    if not rows:
+        raise InvalidValueError(f"{task.name}: the package has no rows for it")
+    return _Listed(rows)
+
+
+def _local(task: Task, root: Path) -> tuple[Table, Table | None]:
+    source = task.source
+    folders = [root / task.name, root / task.family]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise MissingFileError(
+            f"{task.name}: no folder {folders[0]} and none {folders[1]}. {download_hint(task, root)}"
+        )
+    try:
+        table = ParquetRows(find_parquet(folder, source.split, source.config))
+        if not source.images_config or "image" in table.columns:
+            return table, None
+        return table, ParquetRows(find_parquet(folder, source.split, source.images_config))
+    except MissingFileError as error:
+        raise MissingFileError(f"{task.name}: {error}. {download_hint(task, root)}") from error
+
+
+class _Hub:
+    """Rows of a `datasets` data set with encoded images."""
+
+    def __init__(self, dataset: Any) -> None:  # noqa: ANN401
+        from datasets import Image
+
+        for name, feature in dataset.features.items():
+            if isinstance(feature, Image):
+                dataset = dataset.cast_column(name, Image(decode=False))
+            elif isinstance(getattr(feature, "feature", None), Image):
+                dataset = dataset.cast_column(name, type(feature)(Image(decode=False)))
+        self.dataset = dataset
+        self.columns: list[str] = list(dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        row: dict[str, Any] = self.dataset[number]
+        return row
+
+    def column(self, name: str) -> list[Any]:
+        return list(self.dataset[name])
+
+
+def _hub(task: Task) -> tuple[Table, Table | None]:
+    source = task.source
+    table = _Hub(_download(task, source, source.config))
+    return table, _Hub(_download(task, source, source.images_config)) if source.images_config else None
+
+
+def _download(task: Task, source: DataSource, config: str | None) -> Any:  # noqa: ANN401
+    import datasets
+
+    try:
+        return datasets.load_dataset(source.repo, config, split=source.split, revision=source.revision)
+    except Exception as error:  # every library below has its own family of network errors
+        raise MissingFileError(
+            f"{task.name}: {source.repo} (configuration {config or 'default'}, split {source.split}, revision "
+            f"{source.revision}) did not load from the hub: {type(error).__name__}: {error}. "
+            f"{download_hint(task, Path('DIR'))}"
+        ) from error
+
+
+def download_hint(task: Task, root: Path) -> str:
+    """What to type to get the task's data into a folder, and to use it from there."""
+    return (
+        f"On a machine with a network: hf download {task.source.repo} --repo-type dataset "
+        f"--revision {task.source.revision} --local-dir {root / task.family}; then data.root={root} "
+        f"(python -m zoo_exp data check {task.name} data.root={root} verifies it)"
+    )

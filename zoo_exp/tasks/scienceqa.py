@@ -1,0 +1,75 @@
+"""ScienceQA, the questions with an image: multiple choice from school science."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import ClassVar
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.tasks.base import (
+    LETTER_ANSWER,
+    LETTERS,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Task,
+    option_lines,
+)
+from zoo_exp.tasks.scoring.text import option_letter
+
+
+@dataclass(frozen=True)
+class ScienceQA(Task):
+    """The option's letter, alone or with a period (spec: benchmarks 4)."""
+
+    family: ClassVar[str] = "scienceqa"
+    summary: ClassVar[str] = "multiple-choice science questions that have an image, test split"
+    columns: ClassVar[tuple[str, ...]] = ("question", "choices", "answer", "hint", "image")
+    scored_columns: ClassVar[tuple[str, ...]] = ("choices", "answer")
+    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
+
+    def prompt(self, doc: Doc, model_family: str) -> str:
+        """Context, question, options, and how to answer."""
+        options = option_lines(doc["choices"])
+        if model_family == "embedded":
+            return f"{doc['question']}\n{options}"
+        if model_family == "qwen_vl":
+            return (
+                f"Context: {doc['hint'] or 'N/A'}\nQuestion: {doc['question']}\nOptions: {options}\nAnswer:"
+            )
+        context = f"Context: {doc['hint']}\n" if doc["hint"] else ""
+        ending = "\nAnswer:" if model_family == "idefics2" else LETTER_ANSWER
+        return f"{context}{doc['question']}\n{options}{ending}"
+
+    def sample_id(self, doc: Doc) -> str:
+        """The row's number in its split; the data set has no ids, so rows without a number are known by content."""
+        if "row" in doc:
+            return str(doc["row"])
+        image = doc.get("image")
+        pixels = image.tobytes() if hasattr(image, "tobytes") else b""
+        text = json.dumps([doc.get(key) for key in ("question", "choices", "hint", "answer")], default=str)
+        return sha256(text.encode() + pixels).hexdigest()[:16]
+
+    def reference(self, doc: Doc) -> str:
+        """Letter and text of the right choice."""
+        letter = self._gold(doc)
+        return f"{letter}. {doc['choices'][doc['answer']]}"
+
+    def _gold(self, doc: Doc) -> str:
+        choices: Sequence[str] = doc["choices"]
+        answer = doc["answer"]
+        if not isinstance(answer, int) or not 0 <= answer < len(choices):
+            raise InvalidValueError(
+                f"{self.name}: answer {answer!r} is no number of a choice (0 to {len(choices) - 1})"
+            )
+        return LETTERS[answer]
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        return {"score": option_letter(response, self._gold(doc))}
+
+
+TASKS = (
+    ScienceQA("scienceqa_img", DataSource("lmms-lab-encoder/ScienceQA", "test", "ScienceQA-IMG", rows=2017)),
+)

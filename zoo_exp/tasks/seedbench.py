@@ -1,0 +1,94 @@
+"""SEED-Bench: multiple choice about images and videos; the image rows alone are the papers' SEED-I."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.tasks.base import (
+    LETTER_ANSWER,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Task,
+    mean,
+    option_lines,
+)
+from zoo_exp.tasks.images import decode_image
+from zoo_exp.tasks.scoring.text import first_letter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+
+
+@dataclass(frozen=True)
+class SeedBench(Task):
+    """The first character of the response is the letter (spec: benchmarks 9)."""
+
+    family: ClassVar[str] = "seedbench"
+    summary: ClassVar[str] = "multiple choice about images and videos"
+    columns: ClassVar[tuple[str, ...]] = (
+        "question_id", "question", *_CHOICES, "answer", "data_type", "image",
+    )  # fmt: skip
+    scored_columns: ClassVar[tuple[str, ...]] = ("answer", "data_type")
+    generation: ClassVar[GenerationSettings] = GenerationSettings(None, ("ASSISTANT:",))
+    main_metric: ClassVar[str] = "seed_all"
+
+    def prompt(self, doc: Doc, model_family: str) -> str:
+        """Question, four options, and how to answer."""
+        lines = option_lines([doc[choice] for choice in _CHOICES])
+        return f"{doc['question']}\n{lines}{'' if model_family == 'embedded' else LETTER_ANSWER}"
+
+    def images(self, doc: Doc) -> "list[Image]":
+        """One image, or the frames of a video."""
+        value = doc["image"]
+        frames = value if isinstance(value, (list, tuple)) else [value]
+        return [decode_image(frame, f"{self.name}, sample {self.sample_id(doc)}") for frame in frames]
+
+    def sample_id(self, doc: Doc) -> str:
+        """The question's id."""
+        return str(doc["question_id"])
+
+    def image_id(self, doc: Doc) -> str:
+        """The image's or video's id."""
+        return str(doc.get("data_id") or self.sample_id(doc))
+
+    def reference(self, doc: Doc) -> str:
+        """Letter and text of the right choice."""
+        return f"{doc['answer']}. {doc['choice_' + doc['answer'].lower()]}"
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        return {"score": first_letter(response, doc["answer"]), "data_type": str(doc["data_type"])}
+
+    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
+        kinds = sorted({row["data_type"] for row in rows})
+        metrics = {
+            f"seed_{kind}": mean(row["score"] for row in rows if row["data_type"] == kind) for kind in kinds
+        }
+        return {**metrics, "seed_all": mean(row["score"] for row in rows)}
+
+
+@dataclass(frozen=True)
+class SeedBenchImage(SeedBench):
+    """SEED-I: the rows about an image."""
+
+    summary: ClassVar[str] = "multiple choice about images (SEED-I)"
+    main_metric: ClassVar[str] = "seed_image"
+    row_filter: ClassVar[tuple[str, str] | None] = ("data_type", "image")
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        if doc["data_type"] != "image":
+            raise InvalidValueError(
+                f"{self.name}: the row is about a {doc['data_type']}; the task seedbench takes those"
+            )
+        return super()._score(doc, response)
+
+
+_REPO = "lmms-lab-encoder/SEED-Bench"
+TASKS = (
+    SeedBench("seedbench", DataSource(_REPO, "test", rows=17990)),
+    SeedBenchImage("seedbench_image", DataSource(_REPO, "test", rows=14233)),
+)

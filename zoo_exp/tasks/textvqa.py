@@ -1,0 +1,60 @@
+"""TextVQA: questions about text in the image, without and with the OCR tokens in the prompt."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.scoring.evalai import normalize_textvqa
+from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
+
+_ENDINGS = {"qwen_vl": " Answer:", "plm": "\nProvide a short and direct response.", "embedded": ""}
+
+
+@dataclass(frozen=True)
+class TextVQA(Task):
+    """Soft accuracy over the annotators after the challenge's full normaliser (spec: benchmarks 3)."""
+
+    family: ClassVar[str] = "textvqa"
+    summary: ClassVar[str] = "questions about text in the image, no OCR tokens in the prompt"
+    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "answers", "image")
+    scored_columns: ClassVar[tuple[str, ...]] = ("answers",)
+    generation: ClassVar[GenerationSettings] = GenerationSettings(None, ("ASSISTANT:",))
+
+    def prompt(self, doc: Doc, model_family: str) -> str:
+        """The question with a capital first letter and all others small (the reference does so), and how to answer."""
+        return doc["question"].capitalize() + self._hint(doc) + _ENDINGS.get(model_family, SHORT_ANSWER)
+
+    def _hint(self, doc: Doc) -> str:
+        return ""
+
+    def sample_id(self, doc: Doc) -> str:
+        """The question's id."""
+        return str(doc["question_id"])
+
+    def image_id(self, doc: Doc) -> str:
+        """The OpenImages id."""
+        return str(doc.get("image_id", self.sample_id(doc)))
+
+    def reference(self, doc: Doc) -> str:
+        """The annotators' most frequent answer."""
+        return Counter(answer_texts(doc["answers"])).most_common(1)[0][0]
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        score = soft_accuracy(response, answer_texts(doc["answers"] or ()), normalize_textvqa)
+        return {"score": score, "answer": normalize_textvqa(response)}
+
+
+@dataclass(frozen=True)
+class TextVQAWithOCR(TextVQA):
+    """The protocol of LLaVA's own script: the data set's OCR tokens are in the prompt (spec: benchmarks 11)."""
+
+    summary: ClassVar[str] = "the same with the data set's OCR tokens in the prompt, as LLaVA's script does"
+    columns: ClassVar[tuple[str, ...]] = (*TextVQA.columns, "ocr_tokens")
+
+    def _hint(self, doc: Doc) -> str:
+        return f"\nReference OCR token: {', '.join(doc['ocr_tokens'])}"
+
+
+_SOURCE = DataSource("lmms-lab-encoder/textvqa", "validation", rows=5000)
+TASKS = (TextVQA("textvqa_val", _SOURCE), TextVQAWithOCR("textvqa_val_ocr", _SOURCE))

@@ -1,0 +1,68 @@
+"""VQAv2: open questions with ten annotators' answers each, and test-dev, whose answers are hidden."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.scoring.evalai import normalize_vqa
+from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
+
+
+@dataclass(frozen=True)
+class VQAv2(Task):
+    """Soft accuracy over the annotators (spec: benchmarks 2)."""
+
+    family: ClassVar[str] = "vqav2"
+    summary: ClassVar[str] = "open questions, soft accuracy over ten annotators, validation split"
+    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "answers", "image")
+    scored_columns: ClassVar[tuple[str, ...]] = ("answers",)
+    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
+
+    def prompt(self, doc: Doc, model_family: str) -> str:
+        """The question as it stands, and how to answer."""
+        return f"{doc['question']}{'' if model_family in ('plm', 'embedded') else SHORT_ANSWER}"
+
+    def sample_id(self, doc: Doc) -> str:
+        """The question's id."""
+        return str(doc["question_id"])
+
+    def image_id(self, doc: Doc) -> str:
+        """The COCO image's id."""
+        return str(doc.get("image_id", self.sample_id(doc)))
+
+    def reference(self, doc: Doc) -> str:
+        """The annotators' most frequent answer."""
+        return Counter(answer_texts(doc["answers"])).most_common(1)[0][0]
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        return {"score": soft_accuracy(response, answer_texts(doc["answers"] or ()), normalize_vqa)}
+
+
+@dataclass(frozen=True)
+class VQAv2TestDev(VQAv2):
+    """Answers to hand in at EvalAI; nothing can be scored here."""
+
+    summary: ClassVar[str] = "test-dev questions, writes the file that EvalAI scores"
+    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "image")
+    scored_columns: ClassVar[tuple[str, ...]] = ("question_id",)
+    main_metric: ClassVar[str] = "submission"
+    scale: ClassVar[str] = "answers"
+    submission_only: ClassVar[bool] = True
+
+    def reference(self, doc: Doc) -> str:
+        """The server knows."""
+        return "(hidden)"
+
+    def _score(self, doc: Doc, response: str) -> Parts:
+        return {"score": None, "question_id": int(doc["question_id"]), "answer": response}
+
+    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
+        return {"submission": float(len(rows))}
+
+
+TASKS = (
+    VQAv2("vqav2_val", DataSource("lmms-lab-encoder/VQAv2", "validation", rows=214354)),
+    VQAv2TestDev("vqav2_testdev", DataSource("lmms-lab-encoder/VQAv2", "testdev", rows=107394)),
+)
