@@ -1,7 +1,7 @@
 """The command line: which command, and what becomes of its errors. Commands import what is slow themselves.
 
-Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted; anything else is a bug,
-and shows its traceback.
+Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted; anything else is
+a bug, and shows its traceback.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from zoo_exp._cli import embedded, listing, run, show
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 
 DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
-EXAMPLES = """examples:
+EXAMPLES = """Examples:
   python -m zoo_exp run +exp=ablation_fusion              the first table: minutes, CPU, no download
   python -m zoo_exp run selector=[full,zoo] budget=16     any selectors, any budget
   python -m zoo_exp list exps                             what there is to run

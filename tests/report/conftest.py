@@ -1,98 +1,10 @@
-"""A small made-up run: six arms, two of them seeds of one random selector, three tasks, questions that share images."""
+"""A folder of a made-up run, for every test of reports."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
-
-ARMS: list[dict[str, Any]] = [
-    {"arm": "full", "selector": "full", "options": {}, "budget": None, "skill": 0.95},
-    {"arm": "zoo multiply @16", "selector": "zoo", "options": {"fusion": "multiply"}, "budget": "16", "skill": 0.8},
-    {"arm": "zoo none @16", "selector": "zoo", "options": {"fusion": "none"}, "budget": "16", "skill": 0.65},
-    {"arm": "random @16", "selector": "random", "options": {}, "budget": "16", "seed_index": 0, "skill": 0.55},
-    {"arm": "random @16", "selector": "random", "options": {}, "budget": "16", "seed_index": 1, "skill": 0.55},
-    {"arm": "blind", "selector": "blind", "options": {}, "budget": None, "skill": 0.35},
-]
-TASKS = ["embedded_gqa", "embedded_pope", "embedded_vqav2"]
-KEPT = {"full": 144, "zoo": 16, "random": 16, "blind": 0}
-
-
-def arms() -> list[dict[str, Any]]:
-    """The arms as a runner hands them over."""
-    return [
-        {"seed_index": 0, **arm, "arm_id": f"{arm['arm']}-{arm.get('seed_index', 0)}"}
-        for arm in ARMS
-    ]
-
-
-def made_up_records(images: int = 40, per_image: int = 3, seed: int = 0) -> list[dict[str, Any]]:
-    """Answers of every arm to `images * per_image` questions a task."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for task in TASKS:
-        for image in range(images):
-            luck = generator.normal(0, 0.1)
-            for question in range(per_image):
-                truth = bool(generator.random() < 0.5)
-                hard = generator.random()
-                for arm in arms():
-                    own = 0.7 * hard + 0.3 * generator.random()
-                    right = bool(own < arm["skill"] + luck)
-                    score = 1.0 if right else 0.3 * (task == "embedded_vqav2")
-                    rows.append(
-                        {key: arm[key] for key in ("arm", "arm_id", "selector", "options", "budget", "seed_index")}
-                        | {
-                            "task": task,
-                            "sample_id": f"{image:03d}-{question}",
-                            "image_id": f"image-{image:03d}",
-                            "question": "is there a red square?",
-                            "reference": "yes" if truth else "no",
-                            "response": ("yes" if truth == right else "no"),
-                            "score": score,
-                            "parts": {"score": score, "said": truth == right, "gold": truth},
-                            "kept_tokens": KEPT[arm["selector"]],
-                            "n_visual": 144,
-                        }
-                    )
-    return rows
-
-
-def made_up_aggregate(task: str, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """F1 of "yes" for the task that is named so, the mean score elsewhere."""
-    mean = float(np.mean([row["score"] for row in rows]))
-    if task != "embedded_pope":
-        return {"accuracy": mean}
-    hits = sum(row["said"] and row["gold"] for row in rows)
-    claims, golds = sum(row["said"] for row in rows), sum(row["gold"] for row in rows)
-    return {"accuracy": mean, "f1": 2 * hits / (claims + golds) if claims + golds else 0.0}
-
-
-def made_up_metric(task: str) -> str:
-    """Main metric of a made-up task."""
-    return "f1" if task == "embedded_pope" else "accuracy"
-
-
-def picture(seed: int) -> Image.Image:
-    """A gradient with a few shapes, 96 x 96."""
-    generator = np.random.default_rng(seed)
-    corner, other = generator.integers(40, 220, (2, 3))
-    ramp = np.linspace(0, 1, 96)[:, None, None] * np.linspace(0.3, 1, 96)[None, :, None]
-    image = Image.fromarray((corner + ramp * (other - corner)).clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    for _ in range(4):
-        x, y, size = (int(v) for v in (*generator.integers(4, 70, 2), generator.integers(12, 26)))
-        colour = tuple(int(v) for v in generator.integers(0, 255, 3))
-        (draw.ellipse if generator.random() < 0.5 else draw.rectangle)((x, y, x + size, y + size), fill=colour)
-    return image
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+from made_up_run import TASKS, arms, made_up_records, mask_row, write_jsonl
 
 
 @pytest.fixture
@@ -111,31 +23,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         ]
         write_jsonl(run / "timings.jsonl", timings)
         if masks:
-            write_jsonl(run / "masks.jsonl", [_mask_row(run, task, n) for n, task in enumerate(TASKS)])
+            write_jsonl(run / "masks.jsonl", [mask_row(run, task, n) for n, task in enumerate(TASKS)])
         return run
 
     return make
-
-
-def _mask_row(run: Path, task: str, number: int) -> dict[str, Any]:
-    generator = np.random.default_rng(number)
-    picture(number).save(run / "images" / f"{number}.png")
-    shown = [
-        {
-            "arm": arm["arm"],
-            "indices": sorted(generator.permutation(144)[: KEPT[arm["selector"]]].tolist()),
-            "response": "yes",
-            "score": float(generator.random() < 0.7),
-        }
-        for arm in arms()
-        if arm["seed_index"] == 0
-    ]
-    return {
-        "task": task,
-        "sample_id": f"00{number}-0",
-        "question": "What colour is the $5 shape_left of the <b>circle</b>?",
-        "reference": "red",
-        "grid": [12, 12],
-        "image": f"images/{number}.png",
-        "arms": shown,
-    }

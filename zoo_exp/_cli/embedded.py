@@ -1,6 +1,6 @@
 """The model that ships with the package: train it, or look at its world.
 
-examples:
+Examples:
   python -m zoo_exp embedded train --out runs/embedded
   python -m zoo_exp embedded samples --help
 """

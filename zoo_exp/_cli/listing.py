@@ -1,12 +1,13 @@
 """List what there is: selectors, tasks, models or exps, one line each.
 
-examples:
+Examples:
   python -m zoo_exp list selectors
   python -m zoo_exp list exps --config-dir my_configs
 """
 
 import argparse
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ def list_names(args: argparse.Namespace) -> int:
     if args.what not in LISTINGS:
         raise UnknownNameError("listing", args.what, LISTINGS)
     head, rows = LISTINGS[args.what](search_path(args.config_dir))
-    print("\n".join(table([head, *rows], shutil.get_terminal_size((120, 24)).columns)))
+    # One line each where a program reads them.
+    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000
+    print("\n".join(table([head, *rows], width)))
     return 0
 
 
@@ -58,7 +61,9 @@ def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     from zoo_exp.config.folders import choices
 
     infos = selectors.describe()
-    rows: Rows = [(info.name, info.paper, ", ".join(sorted(info.needs)) or "-", info.summary) for info in infos]
+    rows: Rows = [
+        (info.name, info.paper, ", ".join(sorted(info.needs)) or "-", info.summary) for info in infos
+    ]
     known = {info.name for info in infos}
     ready = [(name, path) for name, path in choices("selector", folders).items() if name not in known]
     rows += [(name, "-", "-", f"ready-made arm: {_summary(path)}") for name, path in ready]

@@ -10,7 +10,7 @@ overrides are key=value in Hydra's grammar; key=, +key= and ++key= mean the same
   limit=N                       the first N questions of each task (limit=null: all)
   out=DIR                       where run folders go (default: runs)
 
-examples:
+Examples:
   python -m zoo_exp run +exp=ablation_fusion
   python -m zoo_exp run +exp=ablation_fusion limit=20 task=embedded_pope
   python -m zoo_exp run selector=[full,zoo] selector.seeds=1 budget=[32,16]
@@ -32,11 +32,18 @@ from zoo_exp.core.errors import InvalidValueError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `run`."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what is different from the defaults")
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="a sweep: one fresh process for each combination of comma values"
+        "overrides", nargs="*", metavar="key=value", help="what is different from the defaults"
     )
-    parser.add_argument("--cfg", choices=("job", "sweep"), help="print the configuration, or the sweep's points; stop")
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="a sweep: one fresh process for each combination of comma values",
+    )
+    parser.add_argument(
+        "--cfg", choices=("job", "sweep"), help="print the configuration, or the sweep's points; stop"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=run)
@@ -54,7 +61,7 @@ def add_config_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compose and check everything, then run one experiment here or each point of a sweep in its own process."""
+    """Compose and check everything, then run one experiment here, or each point of a sweep in a process."""
     from zoo_exp.config.sweep import points
 
     found = points(args.overrides, args.config_dir, sweep=args.multirun)
@@ -92,7 +99,7 @@ def check_writable(folder: Path) -> None:
 
 
 def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
-    """Run each point in a fresh process, so that crashes and device memory stay apart; then say how each ended.
+    """Run each point in a fresh process, so that crashes and device memory stay apart; say how each ended.
 
     Returns:
         0 if every point ended well, else the first exit code that is not 0.
@@ -118,7 +125,7 @@ def _call(command: Sequence[str]) -> int:
         return child.wait()
     except KeyboardInterrupt:
         try:  # a terminal sends Ctrl-C to both of us; `kill` may have sent it to this process alone
-            child.wait(timeout=5)
+            child.wait(timeout=2)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGINT)
             child.wait()

@@ -1,6 +1,6 @@
 """Show an experiment: its resolved configuration and its cells, as YAML. Nothing runs.
 
-examples:
+Examples:
   python -m zoo_exp show exp=ablation_fusion
   python -m zoo_exp show exp=ablation_fusion model=llava_next_7b budget=[320,160]
 """
@@ -13,7 +13,9 @@ from zoo_exp.core.errors import InvalidValueError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `show`."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of `run`; exp=NAME first of all")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="the overrides of `run`; exp=NAME first of all"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=show)
@@ -31,6 +33,5 @@ def show(args: argparse.Namespace) -> int:
     print(f"# python -m zoo_exp run {' '.join(args.overrides)}")
     print(experiment.to_yaml(), end="")
     cells = [{"id": cell.id, "task": cell.task, "arms": len(cell.arms)} for cell in experiment.cells()]
-    for line in yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200).splitlines():
-        print(line)
+    print(yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200), end="")
     return 0

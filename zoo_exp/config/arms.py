@@ -1,4 +1,4 @@
-"""From the `arms` of a configuration to arms: one per selector, budget and repetition, each tried before any runs."""
+"""The arms of an experiment: one per selector, budget and repetition, each checked before any runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,9 @@ def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int |
     """
     arms = [arm for config in configs for arm in _expand_one(config, budgets, n_visual)]
     if not arms:
-        raise InvalidValueError("there is no arm to run: add +exp=NAME (python -m zoo_exp list exps) or selector=NAME")
-    for key, kind in (("id", "is listed twice"), ("label", "is the name of two different arms: give one a label")):
+        hint = "add +exp=NAME (python -m zoo_exp list exps) or selector=NAME"
+        raise InvalidValueError(f"there is no arm to run: {hint}")
+    for key, kind in (("id", "is listed twice"), ("label", "names two different arms: give one a label")):
         seen: set[str] = set()
         for arm in arms:
             if getattr(arm, key) in seen:
@@ -55,16 +56,16 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         resolved: list[Budget | None] = [None]
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
-    return [
-        _arm(config, settings, budget, seed_index) for budget in resolved for seed_index in range(config.seeds)
-    ]
+    seeds = range(config.seeds)
+    return [_arm(config, settings, budget, seed_index) for budget in resolved for seed_index in seeds]
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
     """The budgets that an entry expands over."""
     chosen = budgets if config.budgets is None else config.budgets
     if not chosen:
-        raise InvalidValueError(f"arm '{config.selector}' has no budget: add budget=64, or budgets to the experiment")
+        hint = "add budget=64, or budgets to the experiment"
+        raise InvalidValueError(f"arm '{config.selector}' has no budget: {hint}")
     return chosen
 
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from zoo_exp.config import folders, overrides
 from zoo_exp.config.arms import check_tasks, expand
-from zoo_exp.config.experiment import Experiment
+from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
 
@@ -22,7 +22,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     """Compose, check and resolve one experiment.
 
     Args:
-        texts: overrides in Hydra's grammar, such as `+exp=ablation_fusion`, `model=embedded`, `budget=[48,16]`.
+        texts: overrides in Hydra's grammar, such as `+exp=ablation_fusion` and `budget=[48,16]`.
         config_dirs: folders of the user with the same groups as `configs/`.
 
     Raises:
@@ -31,13 +31,13 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         MissingFileError: a folder of `config_dirs` that does not exist.
     """
     config = run_config(texts, config_dirs)
-    problems = [InvalidValueError(text) for text in violations(config)]
-    problems += check_tasks(config.tasks)  # type: ignore[arg-type]
-    arms = ()
+    problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
+    problems += check_tasks(config.tasks)
+    arms: tuple[Arm, ...] = ()
     try:
         arms = expand(config.arms, config.budgets, config.model.n_visual)
     except ZooExpError as error:
-        problems.append(error)  # type: ignore[arg-type]
+        problems.append(error)
     overrides.raise_all(problems)
     return Experiment(
         name=config.name,
@@ -69,6 +69,10 @@ def run_config(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
         _refuse_unknown_keys(composed, [*files, search_path[0] / "config.yaml"])
         _replace_lists(composed, request, search_path)
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
+        # A merge keeps the default where a file says ???, so both sides are asked.
+        missing = sorted(OmegaConf.missing_keys(composed) | OmegaConf.missing_keys(merged))
+        if missing:
+            raise InvalidValueError(f"no value for {', '.join(missing)}: add {missing[0]}=VALUE")
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, HydraException) as error:
         raise InvalidValueError(_translate(error)) from error

@@ -104,8 +104,9 @@ class Experiment:
 
     @property
     def id(self) -> str:
-        """Hash of the cells and the arms; where and how they run does not enter, so a run can go on elsewhere."""
-        return identity.digest({"cells": [cell.id for cell in self.cells()], "arms": [arm.id for arm in self.arms]})
+        """Hash of the cells and the arms; where and how they run does not enter."""
+        cells, arms = [cell.id for cell in self.cells()], [arm.id for arm in self.arms]
+        return identity.digest({"cells": cells, "arms": arms})
 
     @property
     def run_dir(self) -> Path:

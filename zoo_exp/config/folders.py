@@ -12,7 +12,7 @@ GROUPS = ("model", "data", "trainer", "logger")
 
 
 def built_in() -> Path:
-    """The folder `configs`: inside the package where it was installed from a wheel, beside it in a checkout."""
+    """The folder `configs`: inside the package that a wheel installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "config.yaml").is_file():

@@ -1,9 +1,9 @@
 """Hashes of what changes records, and of nothing else.
 
-A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector, options,
-budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order of samples do not
-enter, so a run can be resumed with another limit or on other hardware; a new option value makes a new arm and leaves
-the others alone.
+A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector,
+options, budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order
+of samples do not enter, so a run can be resumed with another limit or on other hardware; a new option value
+makes a new arm and leaves the others alone.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """What the command line says: Hydra's grammar, with every key checked against the schema first.
 
 `budget`, `selector`, `selector.*`, `task` and `exp` are words of ours: they replace lists of the experiment
-(budgets, arms, tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and `++key=`
-mean the same, since the schema knows which keys exist.
+(budgets, arms, tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and
+`++key=` mean the same, since the schema knows which keys exist.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,12 +41,12 @@ def parse(texts: Sequence[str]) -> list[Override]:
     """Read overrides.
 
     Raises:
-        InvalidValueError: a text that is not `key=value`, or that deletes a key or moves it to another package.
+        InvalidValueError: a text that is not `key=value`, or that deletes or moves a key.
     """
     parsed: list[Override] = []
     for text in texts:
         if text.startswith("~"):
-            raise InvalidValueError(f"override '{text}': nothing can be deleted here; write key=null to empty it")
+            raise InvalidValueError(f"override '{text}': nothing can be deleted; {text[1:]}=null empties it")
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -157,8 +157,9 @@ def check_key(key: str) -> None:
 def _nodes(schema: Any) -> Iterator[tuple[str, Any]]:
     """The fields of a schema that are schemas themselves."""
     for item in fields(schema):
-        if is_dataclass(item.default_factory):
-            yield item.name, item.default_factory
+        factory: Any = item.default_factory
+        if is_dataclass(factory):
+            yield item.name, factory
 
 
 def _name(text: str, value: Any) -> str:

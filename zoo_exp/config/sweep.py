@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from zoo_exp.config import overrides
 from zoo_exp.config.compose import compose, run_config
 from zoo_exp.config.experiment import Experiment
@@ -23,11 +25,11 @@ class Point:
 def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: bool = False) -> list[Point]:
     """One point per combination of the swept values, the last axis fastest.
 
-    Axes are the comma values of the command line (`budget=64,32`) and the `sweep:` node of the experiment file;
-    a key on the command line takes the place of the same key there. Without `sweep` there is one point.
+    Axes are the comma values of the command line (`budget=64,32`) and the `sweep:` node of the experiment
+    file; a key on the command line takes the place of the same key there. Without `sweep` there is one point.
 
     Raises:
-        InvalidValueError: comma values without `-m`, an empty axis, or a point that is not valid, which is named.
+        InvalidValueError: comma values without `-m`, an empty axis, or a point that is not valid.
         UnknownNameError, MissingFileError: see `compose`.
     """
     parsed = overrides.parse(texts)
@@ -37,12 +39,12 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
             text = swept[0].input_line
             key, _, value = str(text).partition("=")
             raise InvalidValueError(
-                f"{text} names several values: add -m for one run each, or write {key}=[{value}] for one table"
+                f"{text} has several values: add -m for one run each, or write {key}=[{value}] for one table"
             )
         return [Point(tuple(texts), compose(texts, config_dirs))]
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
     axes = {
-        override.get_key_element(): [str(value) for value in override.sweep_string_iterator()] for override in swept
+        override.get_key_element(): list(map(str, override.sweep_string_iterator())) for override in swept
     }
     given = {override.get_key_element().lstrip("+") for override in parsed}
     for key, values in run_config(fixed, config_dirs).sweep.items():
@@ -89,6 +91,5 @@ def as_text(value: Any) -> str:
         return f"{{{','.join(f'{key}:{as_text(entry)}' for key, entry in value.items())}}}"
     text = str(value)
     if isinstance(value, str) and not all(char.isalnum() or char in "_-./%@:+" for char in text):
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
+        return QuotedString(text, Quote.single).with_quotes()
     return text

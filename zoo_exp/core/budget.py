@@ -1,11 +1,12 @@
 """How many visual tokens an image keeps: a count or a keep ratio, rounded by a named rule."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zoo_exp.core.errors import InvalidValueError
 
-ROUNDINGS = {
+ROUNDINGS: dict[str, Callable[[float], int]] = {
     "nearest": lambda x: math.floor(x + 0.5),
     "down": lambda x: math.floor(x + 1e-9),
     "bankers": lambda x: round(x),

@@ -34,8 +34,7 @@ class PatchMerger:
         """Check that a whole number of patches fits the MLP."""
         if self.norm.ndim != 1 or self.mlp.width % max(1, len(self.norm)):
             raise InvalidValueError(
-                f"norm {tuple(self.norm.shape)} must be [Dp] with Dp a divisor of the MLP's width
-                {self.mlp.width}"
+                f"norm {tuple(self.norm.shape)} must be [Dp] with Dp dividing the width {self.mlp.width}"
             )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -124,10 +123,12 @@ def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:
 def _gelu_slope(a: Tensor, approximate: str) -> Tensor:
     """Derivative of the GELU at a [..., H]."""
     if approximate == "none":
-        return torch.special.ndtr(a) + a * torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+        exact: Tensor = torch.special.ndtr(a) + a * torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+        return exact
     c = math.sqrt(2 / math.pi)
     t = torch.tanh(c * (a + 0.044715 * a**3))
-    return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * c * (1 + 3 * 0.044715 * a * a)
+    slope: Tensor = 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * c * (1 + 3 * 0.044715 * a * a)
+    return slope
 
 
 def _mlp_kernel(mlp: MLP) -> Tensor:
@@ -140,7 +141,8 @@ def _merger_kernels(merger: PatchMerger) -> Tensor:
     """K_b = (W2^T W2) o (W1_b diag(w^2) W1_b^T) [P, H, H]."""
     w1, w2 = merger.mlp.w1.float(), merger.mlp.w2.float()
     scaled = (w1.unflatten(1, (-1, len(merger.norm))) * merger.norm.float()).transpose(0, 1)
-    return (scaled @ scaled.transpose(1, 2)).mul_(w2.T @ w2)
+    kernels: Tensor = (scaled @ scaled.transpose(1, 2)).mul_(w2.T @ w2)
+    return kernels
 
 
 def _merger_square(x: Tensor, merger: PatchMerger) -> Tensor:

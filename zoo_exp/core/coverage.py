@@ -47,7 +47,7 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
         torch.maximum(best, columns[pick], out=best)
         bound[pick] = float("-inf")
         fresh.fill_(False)
-        fresh[pick] = True
+        fresh[picks] = True  # never computed again: their bound stays at -inf
     return torch.tensor(picks, dtype=torch.int64, device=cover.device)
 
 

@@ -92,8 +92,7 @@ def cosine_distances(embeddings: Tensor) -> Tensor:
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:
-    """Cosine of every row of `left` [A, D] with every row of `right` [B, D]: [A, B] in float32, ties
-    exact."""
+    """Cosine of every row of `left` [A, D] with every row of `right` [B, D]: [A, B], ties exact."""
     return (_unit(left) @ _unit(right).T).mul_(_GRID).round_().div_(_GRID).float()
 
 
@@ -137,8 +136,7 @@ def _steps(
     k: int,
     combine: str,
 ) -> Tensor:
-    """The greedy loop [B, k]; `alive` is 0 for candidates, -inf for picked or padding tokens; it is
-    changed."""
+    """The greedy loop [B, k]; `alive` (0 for candidates, else -inf) is changed."""
     picks = torch.empty(len(alive), k, dtype=torch.int64, device=alive.device)
     nearest: Tensor | None = None
     score = first + alive

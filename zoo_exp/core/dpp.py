@@ -33,8 +33,9 @@ def conditional_dpp(embeddings: Tensor, relevance: Tensor, k: int) -> Tensor:
     if not 0 <= k <= n:
         raise InvalidValueError(f"k {k}: allowed are 0 to {n}, the number of visual tokens")
     if relevance.shape != (n,) or (n and float(relevance.min()) < 0):
-        raise InvalidValueError(f"relevance must be [{n}] and not negative, got shape
-        {tuple(relevance.shape)}")
+        raise InvalidValueError(
+            f"relevance must be [{n}] and not negative, got shape {tuple(relevance.shape)}"
+        )
     q = relevance.double()
     similarity = 1 - cosine_distances(embeddings)
     volume = q * q

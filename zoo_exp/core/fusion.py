@@ -10,8 +10,7 @@ FUSIONS = ("none", "diversity", "sum", "multiply")
 
 
 def min_max(scores: Tensor, constant: float = 1.0) -> Tensor:
-    """Scale scores [N] to 0..1 in float32: (S - min) / (max - min + 1e-8); all `constant` where they do not
-    differ.
+    """Scale scores [N] to 0..1 in float32: (S - min) / (max - min + 1e-8), or `constant` if they are equal.
 
     All ones is what the LLaVA-1.5 release does; its NeXT file gives all zeros (so that picks are tokens 0, 1,
     2, ...), and half precision 0 / 0 (spec: algorithms 1.2).

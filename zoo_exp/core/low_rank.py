@@ -58,8 +58,7 @@ class LowRankMLP:
 
 
 def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
-    """Factorise both matrices of the *loaded* MLP by truncated SVD (the released code factorises random
-    ones).
+    """Factorise both matrices of the *loaded* MLP by truncated SVD (the release factorises random ones).
 
     As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias
     (spec: algorithms 1.4).
@@ -75,8 +74,7 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
 
 
 def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
-    """An MLP whose output is a random Gaussian sketch of the full one's: lengths agree to about 1 / sqrt(2
-    size).
+    """An MLP whose output is a random Gaussian sketch of the full one's; lengths agree to (2 size)^-1/2.
 
     Raises:
         InvalidValueError: a sketch size below 1 or not below the output width.

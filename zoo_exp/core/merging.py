@@ -1,5 +1,4 @@
-"""VisionZip's way to keep what it drops: most tokens go, but their features are merged into evenly spread
-ones."""
+"""VisionZip's way to keep what it drops: features of dropped tokens join evenly spread ones."""
 
 from dataclasses import dataclass
 
@@ -28,8 +27,9 @@ class Merged:
     contextual: Tensor
 
 
-def dominant_and_contextual(attention: Tensor, keys: Tensor, features: Tensor, dominant: int, contextual: int)
--> Merged:
+def dominant_and_contextual(
+    attention: Tensor, keys: Tensor, features: Tensor, dominant: int, contextual: int
+) -> Merged:
     """Split N tokens into dominant, contextual and merged ones.
 
     Dominant tokens have the most attention. Of the rest, every step-th is a target (step = rest //
@@ -52,8 +52,9 @@ def dominant_and_contextual(attention: Tensor, keys: Tensor, features: Tensor, d
     """
     n = len(attention)
     if dominant < 0 or contextual < 0 or dominant + contextual > n:
-        raise InvalidValueError(f"{dominant} dominant and {contextual} contextual tokens do not fit {n} visual
-        tokens")
+        raise InvalidValueError(
+            f"{dominant} dominant and {contextual} contextual tokens do not fit {n} visual tokens"
+        )
     kept = top_k(attention, dominant).sort().values
     is_rest = torch.ones(n, dtype=torch.bool, device=attention.device)
     is_rest[kept] = False

@@ -73,8 +73,9 @@ def draw_directions(
         InvalidValueError: `n_directions` below 1.
     """
     if n_directions < 1:
-        raise InvalidValueError(f"n_directions {n_directions}: at least one direction is needed (the paper
-        takes 64)")
+        raise InvalidValueError(
+            f"n_directions {n_directions}: at least one direction is needed (the paper takes 64)"
+        )
     raw = torch.randn(n_directions, width, generator=generator, device=generator.device)
     unit: Tensor = raw / (raw.norm(dim=-1, keepdim=True) + 1e-12)
     return unit if device is None else unit.to(device)
@@ -93,8 +94,9 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
     if not math.isfinite(x.sum(dtype=torch.float64).item()):
         rows = (~torch.isfinite(x).all(dim=-1)).nonzero().flatten().tolist()
         if rows:
-            raise InvalidValueError(f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows, first row
-            {rows[0]}")
+            raise InvalidValueError(
+                f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
+            )
 
 
 def zeroth_order_reference(

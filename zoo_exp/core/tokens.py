@@ -93,8 +93,7 @@ class VisualTokens:
         return getattr(self, need) is not None
 
     def subset(self, index: Tensor) -> "VisualTokens":
-        """The tokens at `index` [n] as an image of their own, without what belongs to the image as a
-        whole."""
+        """The tokens at `index` [n] as an image of their own, without what belongs to the whole."""
         rows = {
             name: None if value is None else value[index]
             for name, value in ((n, getattr(self, n)) for n in _ROWS)
@@ -131,8 +130,7 @@ class Selection:
     merged: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check shapes only: order and uniqueness are the contract suite's, since they would synchronise a
-        GPU."""
+        """Check shapes only: order and uniqueness are the contract suite's, as they would sync a GPU."""
         if self.indices.ndim != 1 or self.indices.dtype != torch.int64:
             raise InvalidValueError(
                 f"indices must be int64 [K], got {self.indices.dtype} {tuple(self.indices.shape)}"

@@ -54,7 +54,9 @@ def resize(picture: Picture, width: int, height: int) -> Picture:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
 
 
-def _regular(points: int, centre: float, radius: float, turn: float, inner: float = 1.0) -> list[tuple[float, float]]:
+def _regular(
+    points: int, centre: float, radius: float, turn: float, inner: float = 1.0
+) -> list[tuple[float, float]]:
     """Corners of a regular polygon; `inner` < 1 pulls every other corner in (a star)."""
     corners = []
     for i in range(points):
@@ -99,7 +101,10 @@ def shape_mask(shape: str, size: int, tilt: float) -> Picture:
         lobe = radius * 0.55
         disc(centre - radius + lobe, centre - radius * 0.9 + lobe, lobe)
         disc(centre + radius - lobe, centre - radius * 0.9 + lobe, lobe)
-        sides = [(centre - radius * 0.93, centre - radius * 0.05), (centre + radius * 0.93, centre - radius * 0.05)]
+        sides = [
+            (centre - radius * 0.93, centre - radius * 0.05),
+            (centre + radius * 0.93, centre - radius * 0.05),
+        ]
         draw.polygon([*sides, (centre, centre + radius)], fill=255)
         image = image.rotate(tilt, resample=Image.Resampling.BICUBIC)
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS), np.float32) / 255
@@ -199,7 +204,9 @@ def _stripes(rng: np.random.Generator) -> Picture:
     wave = np.sin((x * math.cos(angle) + y * math.sin(angle)) * frequency)
     if rng.random() < 0.4:
         wave = wave * np.sin((y * math.cos(angle) - x * math.sin(angle)) * frequency)
-    return ((wave[..., None] + 1) / 2 * rng.random(3) + (1 - wave[..., None]) / 2 * rng.random(3)).astype(np.float32)
+    return ((wave[..., None] + 1) / 2 * rng.random(3) + (1 - wave[..., None]) / 2 * rng.random(3)).astype(
+        np.float32
+    )
 
 
 def _clutter(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

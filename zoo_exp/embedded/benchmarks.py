@@ -119,7 +119,8 @@ def _gqa(split: str, index: int, place: int, question: Question, image: Image.Im
 
 def _vqav2(split: str, index: int, place: int, question: Question, image: Image.Image) -> Row:
     answers = [
-        {"answer": question.answer, "answer_confidence": "yes", "answer_id": number} for number in range(1, 11)
+        {"answer": question.answer, "answer_confidence": "yes", "answer_id": number}
+        for number in range(1, 11)
     ]
     return {
         "question_type": " ".join(question.text.split()[:2]).lower(),

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import shutil
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from zoo_exp.core.errors import InvalidValueError
 
@@ -14,12 +14,18 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `embedded train`: one for each field of the recipe, and where and how to run."""
     from zoo_exp.embedded.recipe import Recipe
 
-    parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder for checkpoints, log, weights")
-    parser.add_argument("--devices", type=int, default=2, help="processes, one thread each on a CPU (default 2)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/embedded"), help="folder for checkpoints, log, weights"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=2, help="processes, one thread each on a CPU (default 2)"
+    )
     parser.add_argument("--accelerator", default="cpu", help="cpu, gpu or auto (default cpu)")
     for field in fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"default {field.default}")
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"default {field.default}"
+        )
 
 
 def train(args: argparse.Namespace) -> int:
@@ -51,7 +57,11 @@ def train(args: argparse.Namespace) -> int:
         limit_train_batches=EPOCH,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
-        callbacks=[ModelCheckpoint(args.out, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)],
+        callbacks=[
+            ModelCheckpoint(
+                args.out, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            )
+        ],
         logger=False,
         enable_model_summary=False,
         default_root_dir=args.out,
@@ -65,6 +75,60 @@ def train(args: argparse.Namespace) -> int:
     module.model.save_pretrained(weights)
     make_processor().save_pretrained(weights)
     print(f"trained for {(time.time() - started) / 60:.0f} min in this run; weights: {weights}")
+    _report(module.model, args.out / "accuracy.json")
+    return 0
+
+
+def _report(model: Any, path: Path) -> None:
+    """Print and save accuracy per family, with 95 % Wilson intervals."""
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+    from scipy.stats import binomtest
+
+    from zoo_exp.embedded.accuracy import family_accuracy
+    from zoo_exp.embedded.questions import FAMILIES
+
+    steps = iter(track(range(len(FAMILIES)), description="held-out questions", transient=True))
+    next(steps)
+    result = family_accuracy(model.eval(), advance=lambda: next(steps, None))
+    table = Table("family", "questions", "all visual tokens", "none")
+
+    def text(share: float, n: int) -> str:
+        interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
+        return f"{100 * share:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+    for family, (full, blind, n) in result.items():
+        table.add_row(family, str(n), text(full, n), text(blind, n))
+    full, blind = (100 * sum(r[i] for r in result.values()) / len(result) for i in (0, 1))
+    table.add_row(
+        "average", str(sum(r[2] for r in result.values())), f"{full:.1f}", f"{blind:.1f}", style="bold"
+    )
+    Console().print(table)
+    path.write_text(
+        json.dumps({k: {"full": f, "blind": b, "n": n} for k, (f, b, n) in result.items()}, indent=1) + "\n"
+    )
+
+
+def add_samples_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `embedded samples`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=("validation", "test"), help="held-out split (default test)"
+    )
+    parser.add_argument("--per-family", type=int, default=3, help="scenes per question family (default 3)")
+
+
+def samples(args: argparse.Namespace) -> int:
+    """Draw held-out scenes with their questions."""
+    from zoo_exp.embedded.samples import draw_samples
+
+    if args.per_family < 1:
+        raise InvalidValueError(f"--per-family {args.per_family}: give 1 or more")
+    draw_samples(args.out, args.split, args.per_family)
+    print(f"scenes and questions: {args.out}")
     return 0
 
 

@@ -38,7 +38,9 @@ class PatchObjectives(nn.Module):
         quadrants = [top & left, top & ~left, ~top & left, ~top & ~left]
         self.register_buffer("sides", torch.stack(halves + quadrants, 1).float(), persistent=False)
 
-    def dense(self, features: Tensor, pooled: Tensor, patches: Tensor, contents: Tensor) -> tuple[Tensor, Tensor]:
+    def dense(
+        self, features: Tensor, pooled: Tensor, patches: Tensor, contents: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Kind, colour and centre of every patch, contents from CLS; also the kind accuracy on things.
 
         Args:
@@ -57,7 +59,11 @@ class PatchObjectives(nn.Module):
 
         bce = functional.binary_cross_entropy_with_logits
         loss = weighted(kinds, kind) + weighted(colors, color)
-        loss = loss + 3 * bce(self.centre(normed)[:, 0], centre.float()) + 2 * bce(self.contents(pooled), contents)
+        loss = (
+            loss
+            + 3 * bce(self.centre(normed)[:, 0], centre.float())
+            + 2 * bce(self.contents(pooled), contents)
+        )
         with torch.no_grad():
             accuracy = (kinds.argmax(-1) == kind)[kind > 0].float().mean()
         return loss, accuracy
@@ -69,7 +75,9 @@ class PatchObjectives(nn.Module):
         kind, color = patches[:, 0].flatten(), patches[:, 1].flatten()
         shown = [functional.one_hot(kind, N_KINDS)[:, 1:], functional.one_hot(color, N_PATCH_COLORS)[:, 1:]]
         positive = torch.tensor(4.0, device=logits.device)
-        loss = functional.binary_cross_entropy_with_logits(logits, torch.cat(shown, 1).float(), pos_weight=positive)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits, torch.cat(shown, 1).float(), pos_weight=positive
+        )
         return 20 * loss
 
     def position(self, projected: Tensor, embeddings: Tensor) -> Tensor:

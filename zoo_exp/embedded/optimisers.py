@@ -13,7 +13,9 @@ class BatchedMuon(torch.optim.Optimizer):
     matrices that costs a fifth of a training step. Updates have AdamW's RMS (scale 0.2 sqrt(max side)).
     """
 
-    def __init__(self, params: Iterable[dict], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, params: Iterable[dict], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -48,13 +50,17 @@ def _orthogonalise(updates: Tensor) -> Tensor:
     return x
 
 
-def make_optimisers(model: nn.Module, extra: nn.Module, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
+def make_optimisers(
+    model: nn.Module, extra: nn.Module, muon_lr: float, adamw_lr: float
+) -> list[torch.optim.Optimizer]:
     """Both optimisers; every group carries its base rate and whether it belongs to the vision tower."""
     matrices: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     others: dict[bool, list[nn.Parameter]] = {False: list(extra.parameters()), True: []}
     for name, parameter in model.named_parameters():
         tower = "vision_tower" in name
-        is_matrix = parameter.ndim in (2, 4) and "embed_tokens" not in name and "position_embedding" not in name
+        is_matrix = (
+            parameter.ndim in (2, 4) and "embed_tokens" not in name and "position_embedding" not in name
+        )
         (matrices if is_matrix else others)[tower].append(parameter)
 
     def groups(members: dict[bool, list[nn.Parameter]], rate: float) -> list[dict]:

@@ -41,7 +41,9 @@ def _tower_attention(attention: nn.Module, rows: Tensor, everything: Tensor) -> 
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def text_forward(llm: nn.Module, visual: Tensor, ids: Tensor, segment: Tensor, position: Tensor, shift: int) -> Tensor:
+def text_forward(
+    llm: nn.Module, visual: Tensor, ids: Tensor, segment: Tensor, position: Tensor, shift: int
+) -> Tensor:
     """Final hidden states of the packed questions [B, L, D].
 
     Args:
@@ -68,13 +70,19 @@ def text_forward(llm: nn.Module, visual: Tensor, ids: Tensor, segment: Tensor, p
         q, k, v = _project(attention, layer.input_layernorm(prefix), head_dim, prefix_rope)
         tq, tk, tv = _project(attention, layer.input_layernorm(text), head_dim, text_rope)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        read = functional.scaled_dot_product_attention(tq, torch.cat([k, tk], 2), torch.cat([v, tv], 2), attn_mask=mask)
-        both = torch.cat([prefix, text], 1) + attention.o_proj(torch.cat([seen, read], 2).transpose(1, 2).flatten(2))
+        read = functional.scaled_dot_product_attention(
+            tq, torch.cat([k, tk], 2), torch.cat([v, tv], 2), attn_mask=mask
+        )
+        both = torch.cat([prefix, text], 1) + attention.o_proj(
+            torch.cat([seen, read], 2).transpose(1, 2).flatten(2)
+        )
         both = both + layer.mlp(layer.post_attention_layernorm(both))
         prefix, text = both[:, :n_prefix], both[:, n_prefix:]
     attention = last.self_attn
     normed = last.input_layernorm(prefix)
-    k, v = (p(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2) for p in (attention.k_proj, attention.v_proj))
+    k, v = (
+        p(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2) for p in (attention.k_proj, attention.v_proj)
+    )
     tq, tk, tv = _project(attention, last.input_layernorm(text), head_dim, text_rope)
     keys = torch.cat([_rotate(k, prefix_rope), tk], 2)
     read = functional.scaled_dot_product_attention(tq, keys, torch.cat([v, tv], 2), attn_mask=mask)
@@ -91,7 +99,9 @@ def _packed_mask(segment: Tensor, n_prefix: int) -> Tensor:
     return torch.cat([own.new_ones(batch, length, n_prefix), own], 2)[:, None]
 
 
-def _project(attention: nn.Module, normed: Tensor, head_dim: int, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _project(
+    attention: nn.Module, normed: Tensor, head_dim: int, rope: tuple[Tensor, Tensor]
+) -> tuple[Tensor, ...]:
     q, k, v = (
         projection(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)

@@ -46,7 +46,9 @@ def ask(family: str, scene: Scene, rng: random.Random) -> Question | None:
     return None
 
 
-def _choice(rng: random.Random, text: str, right: str, pool: list[str], topic: str, options: int = 4) -> Question:
+def _choice(
+    rng: random.Random, text: str, right: str, pool: list[str], topic: str, options: int = 4
+) -> Question:
     """Multiple choice: the right option among distractors from `pool`, in random order."""
     wrong = [name for name in pool if name != right]
     chosen = [*rng.sample(wrong, min(options - 1, len(wrong))), right]
@@ -243,7 +245,9 @@ def scienceqa(scene: Scene, rng: random.Random) -> Question | None:
     if not digits:
         return None
     if rng.random() < 0.5:
-        return _choice(rng, "Is the digit even or odd?", ("even", "odd")[digits[0] % 2], ["even", "odd"], "parity", 2)
+        return _choice(
+            rng, "Is the digit even or odd?", ("even", "odd")[digits[0] % 2], ["even", "odd"], "parity", 2
+        )
     if digits[0] == 5:
         return None
     size = "larger" if digits[0] > 5 else "smaller"
@@ -264,7 +268,9 @@ def mmmu(scene: Scene, rng: random.Random) -> Question | None:
     one, other = rng.sample(there if len(there) > 1 and rng.random() < 0.8 else SHAPES, 2)
     first, second = names.count(one), names.count(other)
     right = one if first > second else other if second > first else "equal"
-    return _choice(rng, f"Which is more common {one} or {other}?", right, [one, other, "equal"], "Statistics", 3)
+    return _choice(
+        rng, f"Which is more common {one} or {other}?", right, [one, other, "equal"], "Statistics", 3
+    )
 
 
 # --------------------------------------------------------------------------------------- paired yes / no

@@ -82,7 +82,9 @@ class Scene:
                     if overlap >= largest[row, col]:
                         largest[row, col] = overlap
                         labels[0, row, col], labels[1, row, col] = thing.patch_kind, color
-            labels[2, min(GRID - 1, int(thing.y) // PATCH_SIZE), min(GRID - 1, int(thing.x) // PATCH_SIZE)] = 1
+            labels[
+                2, min(GRID - 1, int(thing.y) // PATCH_SIZE), min(GRID - 1, int(thing.x) // PATCH_SIZE)
+            ] = 1
         return labels.reshape(3, -1)
 
     def contents(self) -> NDArray[np.float32]:
@@ -156,7 +158,9 @@ def _mask(rng: random.Random, assets: Assets, kind: str, name: str) -> tuple[NDA
     return rng.choice(assets.shapes[name, rng.choice(SHAPE_SIZES)]), 0
 
 
-def _free_box(rng: random.Random, height: int, width: int, things: list[Thing]) -> tuple[int, int, int, int] | None:
+def _free_box(
+    rng: random.Random, height: int, width: int, things: list[Thing]
+) -> tuple[int, int, int, int] | None:
     """A box that touches no other, or None after 25 tries."""
     for _ in range(25):
         top = rng.randint(0, (IMAGE_SIZE - height) // SNAP) * SNAP
@@ -170,7 +174,9 @@ def _free_box(rng: random.Random, height: int, width: int, things: list[Thing]) 
     return None
 
 
-def _paint(rng: random.Random, pixels: NDArray[np.float32], thing: Thing, mask: NDArray[np.float32], pad: int) -> None:
+def _paint(
+    rng: random.Random, pixels: NDArray[np.float32], thing: Thing, mask: NDArray[np.float32], pad: int
+) -> None:
     """Blend a shape in its colour, or a writing on its plate, into the picture."""
     top, left, bottom, right = thing.box
     region = pixels[top:bottom, left:right]

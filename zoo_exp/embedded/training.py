@@ -36,8 +36,12 @@ class SceneStream(IterableDataset[PackedBatch]):
         for step in range(self.first_step, recipe.steps):
             dense = recipe.stage(step) == "dense"
             size = (recipe.dense_images if dense else recipe.images) // self.world_size
-            first = (recipe.seed * recipe.steps + step) * max(recipe.dense_images, recipe.images) + self.rank * size
-            yield make_batch("train", range(first, first + size), recipe.text_length, 0 if dense else recipe.questions)
+            first = (recipe.seed * recipe.steps + step) * max(
+                recipe.dense_images, recipe.images
+            ) + self.rank * size
+            yield make_batch(
+                "train", range(first, first + size), recipe.text_length, 0 if dense else recipe.questions
+            )
 
 
 class EmbeddedTraining(lightning.LightningModule):
@@ -63,7 +67,9 @@ class EmbeddedTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The stream from the current epoch on (the Trainer asks again at every epoch)."""
-        stream = SceneStream(self.recipe, self.current_epoch * EPOCH, self.global_rank, self.trainer.world_size)
+        stream = SceneStream(
+            self.recipe, self.current_epoch * EPOCH, self.global_rank, self.trainer.world_size
+        )
         return DataLoader(stream, batch_size=None, num_workers=0)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -74,7 +80,9 @@ class EmbeddedTraining(lightning.LightningModule):
         """One gradient, two optimisers."""
         self._batch_in_epoch = batch_idx
         stage = self.recipe.stage(self.step)
-        losses = self._dense_losses(batch) if stage == "dense" else self._answer_losses(batch, stage == "frozen")
+        losses = (
+            self._dense_losses(batch) if stage == "dense" else self._answer_losses(batch, stage == "frozen")
+        )
         optimisers = self.optimizers()
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -103,10 +111,18 @@ class EmbeddedTraining(lightning.LightningModule):
         words = inner.language_model.embed_tokens.weight
         align = self.heads.alignment(projected, words, batch.patches)
         place = self.heads.position(projected, words)
-        shift = int(torch.randint(0, recipe.max_shift + 1, (), generator=torch.Generator().manual_seed(self.step)))
-        hidden = text_forward(inner.language_model, projected, batch.ids, batch.segment, batch.position, shift)
+        shift = int(
+            torch.randint(0, recipe.max_shift + 1, (), generator=torch.Generator().manual_seed(self.step))
+        )
+        hidden = text_forward(
+            inner.language_model, projected, batch.ids, batch.segment, batch.position, shift
+        )
         learnt = batch.target != NO_TARGET
-        logits, target, family = self.model.lm_head(hidden[learnt]), batch.target[learnt], batch.family[learnt]
+        logits, target, family = (
+            self.model.lm_head(hidden[learnt]),
+            batch.target[learnt],
+            batch.family[learnt],
+        )
         weight = torch.where(family >= 0, 1.0, 0.05)  # the end mark after a one-word answer is no news
         answer = (functional.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
         loss = answer + recipe.align_weight * (align + place)
@@ -124,7 +140,11 @@ class EmbeddedTraining(lightning.LightningModule):
         means = {n: float(torch.stack([row[n] for row in self.losses if n in row]).mean()) for n in names}
         right, total = self.answered
         accuracy = {name: float(r / t) for name, r, t in zip(FAMILIES, right, total, strict=True) if t}
-        line: dict[str, Any] = {"step": (self.current_epoch + 1) * EPOCH, "pace": self.recipe.pace(self.step), **means}
+        line: dict[str, Any] = {
+            "step": (self.current_epoch + 1) * EPOCH,
+            "pace": self.recipe.pace(self.step),
+            **means,
+        }
         if accuracy:
             line["average"] = sum(accuracy.values()) / len(accuracy)
             self.log("accuracy", line["average"], prog_bar=True, logger=False, sync_dist=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SEED_SUFFIX = re.compile(r"[\s,]*\(?\b(?:seed|s)[ =_#]?\d+\)?$")
+SEED_SUFFIX = re.compile(r"[\s,]+\(?(?:seed[ =_]?|#)\d+\)?$")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class ArmRow:
 def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
     """Put arms that differ in their seed only into one row.
 
-    The order is the paper's: arms without a budget, then budget by budget, `blind` (no image at all) last; within
-    that, order of first appearance. Each arm needs `arm` and `arm_id`; `selector`, `options`, `budget` and `seed_index` are read where they are there.
+    The order is the paper's: arms without a budget, then budget by budget, `blind` (no image at all) last;
+    within that, order of first appearance. Labels are unique.
+
+    Args:
+        arms: mappings with `arm` and `arm_id`; `selector`, `options`, `budget` are read where they are there.
     """
     groups: dict[tuple[str, str, str, str | None], dict[str, str]] = {}
     for arm in arms:
@@ -48,9 +51,11 @@ def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
             None if budget is None else str(budget),
         )
         groups.setdefault(key, {})[str(arm.get("arm_id") or name)] = name
+    labels = [label for label, *_ in groups]
     rows = [
         ArmRow(
-            label=f"{label} ({len(members)} seeds)" if len(members) > 1 else label,
+            label=(label if labels.count(label) == 1 else f"{label} {options}")
+            + (f" ({len(members)} seeds)" if len(members) > 1 else ""),
             selector=selector,
             options=options,
             budget=budget,

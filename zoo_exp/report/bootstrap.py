@@ -1,8 +1,10 @@
 """Paired cluster bootstrap: one draw of images gives every arm its resampled metric.
 
-Questions about one image are not independent, so images are drawn, not questions. All arms get the same draw, which is
-what makes differences between arms sharp. Draws depend on the seed and on the task's name only: the same records give
-the same intervals, in whatever order they were recorded and whichever other tasks are in the table.
+Questions about one image are not independent, so images are drawn, not questions. All arms get the same
+draw, which is what makes differences between arms sharp. Draws depend on the seed and on the names of the
+images only: the same records give the same intervals, in whatever order they were recorded, and tasks that
+ask about the same images get the same draws of them, so that what tasks have in common is not taken for
+independent evidence.
 """
 
 import zlib
@@ -53,7 +55,7 @@ class MeanStatistic:
     @property
     def value(self) -> Floats:
         """The mean [A]."""
-        return self.scale * self.totals.sum(0) / self.sizes.sum()
+        return np.asarray(self.scale * self.totals.sum(0) / self.sizes.sum())
 
     @property
     def groups(self) -> int:
@@ -66,11 +68,36 @@ class MeanStatistic:
 
 
 @dataclass(frozen=True)
-class LinearisedStatistic:
-    """Any smooth metric (F1, MME's accuracy plus paired accuracy), through the influence of each image on it.
+class TallyStatistic:
+    """A metric that is a function of sums (F1 of hits and claims): exact under every draw.
 
-    Influences come from leaving out one image (the jackknife), so the metric stays a black box and a draw costs one
-    product. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 11 and 20.
+    Attributes:
+        value: the metric on the images as they are [A].
+        sums: what each image adds to each of K sums [G, K, A].
+        metric: function of the K sums under each draw, [B, K] -> [B].
+    """
+
+    value: Floats
+    sums: Floats
+    metric: Callable[[Floats], Floats]
+
+    @property
+    def groups(self) -> int:
+        """G, the number of images."""
+        return len(self.sums)
+
+    def resampled(self, weights: Floats) -> Floats:
+        """The metric of the drawn sums: [B, G] -> [B, A]."""
+        arms = range(self.sums.shape[2])
+        return np.stack([self.metric(weights @ self.sums[:, :, arm]) for arm in arms], axis=1)
+
+
+@dataclass(frozen=True)
+class LinearisedStatistic:
+    """Any other smooth metric, by the influence of each image on it.
+
+    Influences come from leaving out one image (the jackknife), so the metric stays a black box and a draw is
+    one product. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 11 and 20.
 
     Attributes:
         value: the metric on the images as they are [A].
@@ -130,30 +157,40 @@ def linearised_statistic(
     return LinearisedStatistic(value, influence)
 
 
-def draw(statistic: Statistic, task: str, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """The metric of every arm under `draws` resamples of the task's images [draws, A], in bounded memory."""
+def draw(statistic: Statistic, images: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Floats:
+    """The metric of every arm under resampled images, in bounded memory [draws, A].
+
+    Args:
+        statistic: what is resampled.
+        images: sorted names of the task's images; with `seed` they decide the draws.
+        draws: B.
+        seed: seed of the draws.
+    """
     groups = statistic.groups
-    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    generator = np.random.default_rng([seed, zlib.crc32("\n".join(images).encode())])
     # The chunk decides only how many rows are made at once: the stream of draws is the same for any size.
     chunk = max(1, WEIGHTS_PER_CHUNK // groups)
     share = np.full(groups, 1 / groups)
     parts = [
-        statistic.resampled(generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float))
+        statistic.resampled(
+            generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float)
+        )
         for start in range(0, draws, chunk)
     ]
     return np.concatenate(parts)
 
 
 def retained(resampled: Sequence[Floats], reference: int) -> Floats:
-    """Retained average under each draw, in percent [B, A]: the mean over tasks of metric / metric of `reference`.
+    """Retained average under each draw, in percent [B, A]: mean over tasks of metric / metric of `reference`.
 
     A task whose reference is 0 gives nan: nothing can be retained of nothing.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = [
-            np.where(task[:, [reference]] > 0, 100 * task / task[:, [reference]], np.nan) for task in resampled
+            np.where(task[:, [reference]] > 0, 100 * task / task[:, [reference]], np.nan)
+            for task in resampled
         ]
-    return np.mean(shares, axis=0)
+    return np.asarray(np.mean(shares, axis=0))
 
 
 def percentile_interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:

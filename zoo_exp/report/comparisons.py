@@ -15,7 +15,7 @@ SIGN_TEST = ("only_arm_right", "only_against_right", "p_value")
 
 
 def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[int]:
-    """Rows to print bold: better than every other row of the same budget, each by a paired 95 % interval above 0.
+    """Rows to print bold: better than every other row of the same budget, each paired 95 % interval above 0.
 
     All of the differences must be significant, so no correction for their number is needed.
 
@@ -39,7 +39,7 @@ def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[i
 def compare(
     rows: Sequence[ArmRow], samples: Sequence[TaskSamples], shares: Floats | None, value: Floats
 ) -> pd.DataFrame:
-    """Each row against the best one of its budget: the difference of the retained averages, in percentage points.
+    """Each row against the best one of its budget: difference of the retained averages, in percentage points.
 
     Args:
         rows: the R rows of the table.

@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with Unix line ends; a reader sees the old file or the new one, never half of it."""
+    """Write `text` as UTF-8 with Unix line ends; readers see the old file or the new one, never half."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
         stream.flush()

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.results import AVERAGE, Results
+from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     DASH,
     count,
@@ -45,7 +46,10 @@ def render(results: Results, masks: str | None = None) -> str:
     if masks:
         parts.append(f"![Kept visual tokens by arm]({masks})")
     if len(results.comparisons):
-        parts += ["## Paired differences of Avg., best arm of each budget against the others", _pairs(results)]
+        parts += [
+            "## Paired differences of Avg., best arm of each budget against the others",
+            _pairs(results),
+        ]
     for task in results.tasks:
         parts.append(_task(results, task))
     known = {key: value for key, value in results.provenance.items() if isinstance(value, (str, int, float))}
@@ -75,9 +79,15 @@ def _compact(results: Results) -> str:
             line = lines[task]
             cells.append(_bold(number(line["value"] * display_scale(results, task)), line["best"]))
         share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
-        cells += [_bold(escape(share), average["best"]), number(average["select_ms"], 2)]
+        score = with_interval(100 * average["value"], 100 * average["low"], 100 * average["high"])
+        cells += [_bold(escape(share), average["best"]), escape(score), number(average["select_ms"], 2)]
+        cells += [number(average["generate_ms"], 2), f"{1000 * average['flops_tflop']:.4g}"]
         rows.append(cells)
-    return table(["Arm", "kept", *(escape(heads[t]) for t in results.tasks), "Avg. retained %", "select ms"], rows)
+    tasks = [escape(heads[task]) for task in results.tasks]
+    last = ["Avg. retained %", "mean score %", "select ms", "generate ms", "GFLOP"]
+    if results.frame["flops_tflop"].isna().all():
+        last, rows = last[:-1], [row[:-1] for row in rows]
+    return table(["Arm", "kept", *tasks, *last], rows)
 
 
 def _task(results: Results, task: str) -> str:
@@ -99,7 +109,9 @@ def _task(results: Results, task: str) -> str:
         for line in part.to_dict("records")
     ]
     unit = "%" if scale == 100 else "as the task gives it"
-    head = f"## {escape(task)}: {escape(first['metric'])} ({unit}), n = {first['n']}, {first['images']} images"
+    head = (
+        f"## {escape(task)}: {escape(first['metric'])} ({unit}), n = {first['n']}, {first['images']} images"
+    )
     heads = ["Arm", "kept", "metric", "retained %", "seed sd", "select ms", "generate ms"]
     return f"{head}\n\n{table(heads, rows)}"
 
@@ -122,8 +134,8 @@ def _pairs(results: Results) -> str:
         )
     heads = ["best", "against", "difference", "detectable at 80 % power", "only best : only other right", "p"]
     legend = (
-        "Differences in percentage points. p: exact McNemar test over all questions that are scored right or wrong; "
-        "it takes questions as independent, the interval does not."
+        "Differences in percentage points. p: exact McNemar test over all questions that are scored right or "
+        "wrong; it takes questions as independent, the interval does not."
     )
     return f"{table(heads, rows, left=2)}\n\n{legend}"
 

@@ -69,7 +69,7 @@ def choose(
 
 
 def _answer(reference: Any) -> str:
-    """A reference as a reader expects it; VQA's ten answers are shown as the distinct ones, commonest first."""
+    """A reference as a reader expects it; of VQA's ten answers the three commonest."""
     if isinstance(reference, (list, tuple)):
         answers = [str(answer) for answer in reference]
         return " / ".join(sorted(dict.fromkeys(answers), key=lambda a: -answers.count(a))[:3])

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,7 +70,8 @@ def kept_mask(indices: Sequence[int], grid: tuple[int, int]) -> NDArray[np.bool_
     outside = [index for index in indices if not 0 <= index < mask.size]
     if outside:
         raise InvalidValueError(
-            f"kept token {outside[0]} lies outside the {rows} x {columns} raster: allowed are 0 to {mask.size - 1}"
+            f"kept token {outside[0]} lies outside the {rows} x {columns} raster: "
+            f"allowed are 0 to {mask.size - 1}"
         )
     mask[list(indices)] = True
     return mask.reshape(rows, columns)
@@ -118,9 +120,9 @@ def gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> None:
     foot = 0.3 if caption else 0.0
     height = HEAD + sum(TITLE + h + FOOT for h in heights) + foot + MARGIN
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # without pyplot, a figure needs its canvas by hand
 
-    def write(x: float, y: float, text: str, size: float, **style: object) -> None:
+    def write(x: float, y: float, text: str, size: float, **style: Any) -> None:
         # Questions are data: a dollar sign in one must not start a formula.
         figure.text(x / width, 1 - y / height, text, fontsize=size, parse_math=False, **style)
 
@@ -144,8 +146,9 @@ def gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> None:
             _picture(axes, item, by_arm[name])
             right = by_arm[name].score >= 0.5
             answer = f"{'✓' if right else '✗'} {_short(_plain(by_arm[name].response) or '(empty)', 22)}"
-            style = {"ha": "center", "va": "top", "color": RIGHT if right else WRONG}
-            write(left + CELL / 2, top + TITLE + row_height + 0.04, answer, 8, weight="bold", **style)
+            below = top + TITLE + row_height + 0.04
+            colour = RIGHT if right else WRONG
+            write(left + CELL / 2, below, answer, 8, ha="center", va="top", weight="bold", color=colour)
         top += TITLE + row_height + FOOT
     if caption:
         text = "\n".join(textwrap.wrap(caption, max(40, int(width * 17)))[:2])
@@ -153,7 +156,7 @@ def gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> None:
     with warnings.catch_warnings(), atomic_path(path) as temporary:
         # A script that the font lacks is drawn as boxes; that is no reason to fail or to shout.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-        canvas.print_png(str(temporary), metadata={"Software": None})
+        figure.savefig(str(temporary), format="png", metadata={"Software": None})
 
 
 def _picture(axes: Axes, item: MaskItem, arm: MaskArm) -> None:
@@ -168,7 +171,9 @@ def _picture(axes: Axes, item: MaskItem, arm: MaskArm) -> None:
     axes.set_ylim(rows, 0)
     axes.set_axis_off()
     axes.text(
-        *(0.97, 0.03, f"{len(arm.indices)}"),
+        0.97,
+        0.03,
+        str(len(arm.indices)),
         transform=axes.transAxes,
         fontsize=6.5,
         color="white",

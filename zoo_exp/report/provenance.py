@@ -8,7 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("zoo-exp", "torch", "transformers", "lightning", "torchmetrics", "numpy", "scipy", "pandas", "wandb")
+PACKAGES = (
+    "zoo-exp",
+    "torch",
+    "transformers",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "pandas",
+    "wandb",
+)
 
 
 def manifest(root: Path | None = None) -> dict[str, Any]:
@@ -24,7 +34,7 @@ def manifest(root: Path | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
     }
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
-    # Only a process that computed with torch has a thread count to tell; a report must not import torch for it.
+    # Only a process that computed with torch has a thread count to tell; a report never imports torch for it.
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         facts["torch_threads"] = torch.get_num_threads()
@@ -33,9 +43,9 @@ def manifest(root: Path | None = None) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the work tree that tracks `folder`, with `+changes` where files differ from it; None elsewhere.
+    """The commit of the work tree that tracks `folder`, with `+changes` where files differ from it, or None.
 
-    A package installed into a folder inside somebody's own repository is not tracked there, and has no commit.
+    A package installed into a folder inside somebody's own repository is not tracked there and has no commit.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit or not _git(folder, "ls-files", "."):

@@ -22,7 +22,7 @@ COLUMNS = (
 def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its line number (from 1).
 
-    A last line without a line end that is no whole object is what a killed process leaves behind; it is ignored.
+    A last line without a line end that is no whole object is what a killed process leaves behind: ignored.
 
     Raises:
         MissingFileError: no such file, or a damaged line before the last one.
@@ -83,6 +83,14 @@ def read_timings(run_dir: Path) -> pd.DataFrame:
             raise MissingFileError(f"{path}, line {number} is no timing row: {error!r}") from error
     frame = pd.DataFrame(rows, columns=["task", "arm", *names.values()])
     return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
+
+
+def recorded_arms(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """The arms that have records, in order of appearance, as mappings for `arms.group`."""
+    columns = ["arm", "arm_id", "selector", "options", "budget", "seed_index"]
+    arms = records.drop_duplicates("arm_id")[columns].to_dict("records")
+    # pandas turns the missing budget of an arm into nan, which is not equal to itself.
+    return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]
 
 
 def _number(value: object) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,22 @@ from zoo_exp.report.bootstrap import (
     Floats,
     LinearisedStatistic,
     MeanStatistic,
+    TallyStatistic,
     linearised_statistic,
     mean_statistic,
 )
 
 Aggregate = Callable[[str, list[dict[str, Any]]], Mapping[str, float]]
+
+
+class Scoring(Protocol):
+    """The part of a task that says of which sums its metrics are made (a `zoo_exp.tasks` task is one)."""
+
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """What each unit of the rows adds to named sums; each tally has `counts`, name -> amount."""
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics from those sums, which may be arrays."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class TaskSamples:
         task: name of the task.
         arm_ids: the arms, one per seed of a random selector [A].
         sample_ids: questions that every arm answered, sorted [n].
+        image_ids: its images, sorted [G].
         clusters: number of the image of each question, 0 to G - 1 [n].
         scores: per-question scores in [0, 1] [n, A].
         kept: visual tokens that entered the language model; nan where the question has no image [n, A].
@@ -40,6 +52,7 @@ class TaskSamples:
     task: str
     arm_ids: list[str]
     sample_ids: list[str]
+    image_ids: list[str]
     clusters: NDArray[np.int64]
     scores: Floats
     kept: Floats
@@ -51,22 +64,26 @@ class TaskSamples:
     @property
     def images(self) -> int:
         """G, the number of different images."""
-        return int(self.clusters.max()) + 1
+        return len(self.image_ids)
 
 
 def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSamples | None:
-    """The questions of `task` that all those of `arm_ids` answered that have begun; None if there are none."""
+    """The questions of `task` that every one of `arm_ids` that has begun has answered; None without any."""
     mine = records[records["task"] == task]
     begun = set(mine["arm_id"])
     present = [arm for arm in arm_ids if arm in begun]
     mine = mine[mine["arm_id"].isin(present)]
     counts = mine["sample_id"].value_counts()
-    common = sorted(counts.index[counts == len(present)])
+    # Some metrics need all questions of an image (MME's pairs), so an image with a gap is left out as a whole.
+    gaps = set(mine.loc[mine["sample_id"].isin(counts.index[counts < len(present)]), "image_id"])
+    common = sorted(mine.loc[~mine["image_id"].isin(gaps), "sample_id"].unique())
     if not present or not common:
         return None
-    by_arm = {arm: part.set_index("sample_id").loc[common] for arm, part in mine.groupby("arm_id", sort=False)}
+    by_arm = {
+        arm: part.set_index("sample_id").loc[common] for arm, part in mine.groupby("arm_id", sort=False)
+    }
     parts = [by_arm[arm] for arm in present]
-    _, clusters = np.unique(parts[0]["image_id"].to_numpy(str), return_inverse=True)
+    image_ids, clusters = np.unique(parts[0]["image_id"].to_numpy(str), return_inverse=True)
     n_visual = parts[0]["n_visual"].to_numpy(float)
     has_image = n_visual > 0
 
@@ -77,6 +94,7 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
         task=task,
         arm_ids=present,
         sample_ids=common,
+        image_ids=image_ids.tolist(),
         clusters=clusters.astype(np.int64),
         scores=table("score"),
         kept=np.where(has_image[:, None], table("kept_tokens"), np.nan),
@@ -91,12 +109,13 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
 
 
 def metric_statistic(
-    samples: TaskSamples, aggregate: Aggregate, metric: str, seed: int = 0
-) -> MeanStatistic | LinearisedStatistic:
+    samples: TaskSamples, aggregate: Aggregate, metric: str, scoring: Scoring | None = None, seed: int = 0
+) -> MeanStatistic | TallyStatistic | LinearisedStatistic:
     """The task's main metric as something that can be resampled.
 
-    Whether the metric is a plain mean of scores is tried out, on all questions and on the first half of the images:
-    then every draw is exact. Any other metric is linearised.
+    Whether the metric is a plain mean of scores is tried out, on all questions and on the first half of the
+    images. If it is not, and `scoring` says of which sums it is made, draws are exact as well; else the metric is
+    linearised.
 
     Raises:
         InvalidValueError: the aggregate does not give `metric`.
@@ -120,4 +139,26 @@ def metric_statistic(
             for arm in range(len(samples.arm_ids))
         ):
             return mean_statistic(samples.scores, samples.clusters, scale)
+    if scoring is not None:
+        whole = np.array([value(arm, everything) for arm in range(len(samples.arm_ids))])
+        return _tally_statistic(samples, scoring, metric, whole)
     return linearised_statistic(value, len(samples.arm_ids), samples.clusters, seed)
+
+
+def _tally_statistic(samples: TaskSamples, scoring: Scoring, metric: str, value: Floats) -> TallyStatistic:
+    groups = [np.flatnonzero(samples.clusters == image) for image in range(samples.images)]
+    found: list[tuple[int, str, int, float]] = []
+    for arm, rows in enumerate(samples.rows):
+        for image, numbers in enumerate(groups):
+            for tally in scoring.tallies([rows[number] for number in numbers]):
+                found += [(image, key, arm, amount) for key, amount in tally.counts.items()]
+    keys = sorted({key for _, key, _, _ in found})
+    sums = np.zeros((samples.images, len(keys), len(samples.arm_ids)))
+    for image, key, arm, amount in found:
+        sums[image, keys.index(key), arm] += amount
+
+    def of_sums(drawn: Floats) -> Floats:
+        values = scoring.metrics({key: drawn[:, number] for number, key in enumerate(keys)})
+        return np.asarray(values[metric], float)
+
+    return TallyStatistic(value, sums, of_sums)

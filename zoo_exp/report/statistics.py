@@ -27,8 +27,8 @@ class Interval:
 def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a proportion; it stays inside [0, 1] and is not empty at 0 or 1.
 
-    With several questions per image, `design_effect` (variance with clusters over variance without) divides n,
-    the usual correction for cluster samples.
+    With several questions per image, `design_effect` (variance with clusters over variance without) divides
+    n, the usual correction for cluster samples.
 
     Raises:
         InvalidValueError: a proportion outside [0, 1], or no samples.
@@ -39,7 +39,8 @@ def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: fl
     """
     if not 0 <= proportion <= 1 or n < 1 or design_effect <= 0:
         raise InvalidValueError(
-            f"wilson({proportion}, {n}, {design_effect}): a proportion from 0 to 1 of at least 1 sample is needed"
+            f"wilson({proportion}, {n}, {design_effect}): allowed are a proportion from 0 to 1, "
+            "at least 1 sample, and a design effect above 0"
         )
     effective = n / design_effect
     z = float(stats.norm.ppf((1 + confidence) / 2))
@@ -73,7 +74,7 @@ class SignTest:
 
 
 def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> SignTest:
-    """Exact (binomial) McNemar test of two arms on the same questions, two-sided; questions count as independent.
+    """Exact (binomial) McNemar test of two arms on the same questions, which it takes as independent.
 
     Args:
         first_right: whether the first arm is right, per question [n].
@@ -91,7 +92,7 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> SignTest:
 def minimum_detectable_difference(
     standard_error: float, power: float = 0.8, confidence: float = CONFIDENCE
 ) -> float:
-    """The smallest true difference that such a comparison finds with probability `power`, in the unit of the error."""
+    """The smallest true difference found with probability `power`, in the unit of the standard error."""
     return float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)) * standard_error
 
 

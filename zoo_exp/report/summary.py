@@ -1,4 +1,4 @@
-"""Records of a run folder -> results.csv, results.json, results.md, the mask galleries, and the printed table."""
+"""From the records of a run folder to its tables (csv, json, Markdown, printed) and mask galleries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,9 +13,9 @@ from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import gallery
 from zoo_exp.report.provenance import manifest
-from zoo_exp.report.records import read_records, read_timings
+from zoo_exp.report.records import read_records, read_timings, recorded_arms
 from zoo_exp.report.results import Results, compute
-from zoo_exp.report.samples import Aggregate
+from zoo_exp.report.samples import Aggregate, Scoring
 
 GALLERY = "masks.png"
 
@@ -28,6 +28,7 @@ def write(
     aggregate: Aggregate,
     main_metric: Callable[[str], str],
     console: Console | None = None,
+    scoring: Callable[[str], Scoring] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Results:
@@ -41,6 +42,7 @@ def write(
         aggregate: function (task, rows) -> metrics; a row is `sample_id` and the record's parts.
         main_metric: function task -> the metric that the table shows.
         console: where the table is printed; None prints nothing.
+        scoring: function task -> the task itself (see `results.compute`).
         draws: bootstrap draws.
         seed: seed of the draws.
 
@@ -50,13 +52,21 @@ def write(
     run_dir = Path(run_dir)
     records, timings = read_records(run_dir), read_timings(run_dir)
     results = compute(
-        experiment_name, records, timings, tasks, arms, aggregate, main_metric, draws=draws, seed=seed
+        experiment_name,
+        records,
+        timings,
+        tasks,
+        arms,
+        aggregate,
+        main_metric,
+        scoring=scoring,
+        draws=draws,
+        seed=seed,
     )
     results = replace(results, provenance=manifest())
     tables.write_csv(results, run_dir / "results.csv")
     tables.write_json(results, run_dir / "results.json")
-    columns = ["arm", "arm_id", "selector", "options", "budget"]
-    rows = group(list(arms) or records.drop_duplicates("arm_id")[columns].to_dict("records"))
+    rows = group(list(arms) or recorded_arms(records))
     galleries = write_galleries(run_dir, rows, results.tasks)
     markdown.write_markdown(results, run_dir / "results.md", GALLERY if galleries else None)
     if console is not None:
@@ -74,10 +84,11 @@ def write_galleries(run_dir: Path, rows: Sequence[ArmRow], tasks: Sequence[str])
         return []
     kept = {arm.arm: len(arm.indices) for item in items for arm in item.arms}
     budgets = list(dict.fromkeys(row.budget for row in rows if row.budget is not None))
-    sizes = {b: min((kept.get(r.names[0], 10**9) for r in rows if r.budget == b)) for b in budgets}
+    sizes = {b: min(kept.get(r.names[0], 10**9) for r in rows if r.budget == b) for b in budgets}
     written = []
     full = [row.names[0] for row in rows if row.selector == "full"]
-    for place, budget in enumerate(sorted(budgets, key=lambda b: sizes[b]) or [None]):
+    by_size: list[str | None] = [*sorted(budgets, key=sizes.__getitem__)]
+    for place, budget in enumerate(by_size or [None]):
         names = full + [row.names[0] for row in rows if row.budget == budget and row.names[0] not in full]
         chosen = choose(items, names, tasks)
         if not chosen:

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.results import AVERAGE, Results
+from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.results import Results
 
 SHORT_NAMES = {
     "gqa": "GQA",
@@ -21,7 +22,7 @@ SHORT_NAMES = {
     "vqav2": "VQAv2",
     "mmmu": "MMMU",
 }
-DASH = "–"
+DASH = "-"
 
 
 def short_name(task: str) -> str:
@@ -51,7 +52,7 @@ def number(value: float | None, digits: int = 1) -> str:
     """A number as a cell shows it; a dash for what is not known.
 
     >>> number(93.84), number(1862.4), number(float("nan"))
-    ('93.8', '1862', '–')
+    ('93.8', '1862', '-')
     """
     if value is None or math.isnan(value):
         return DASH
@@ -66,7 +67,9 @@ def with_interval(value: float, low: float, high: float) -> str:
     """
     if math.isnan(value):
         return DASH
-    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+    if math.isnan(low) or low == high:
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def count(value: float) -> str:
@@ -91,11 +94,13 @@ def method_lines(results: Results) -> list[str]:
     lines = [
         "Metrics in percent, MME-like ones in points. Avg. is the retained average: the mean over tasks of "
         "metric / metric of full, in percent.",
-        f"[low, high] is a 95 % interval: paired bootstrap over images within tasks, {results.draws} draws, "
-        f"seed {results.seed}. Single proportions have Wilson's interval, widened for questions that share an image.",
+        "[low, high] is a 95 % interval: paired bootstrap over images within tasks, "
+        f"{results.draws} draws, seed {results.seed}. "
+        "Proportions of one task have Wilson's interval, widened where questions share an image.",
         "kept: visual tokens that entered the language model, measured, mean over questions with an image. "
         "select: the selector's ms per question, median over batches.",
-        "Bold: better than every other arm of the same budget, each paired 95 % interval of the difference above 0.",
+        "Bold: better than every other arm of the same budget, "
+        "the paired 95 % interval of each difference above 0.",
     ]
     spread = [
         f"{row.arm.split(' (')[0]} {number(row.seed_sd, 2)}"

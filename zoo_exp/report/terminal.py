@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zoo_exp.report.results import AVERAGE, Results
+from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     count,
     display_scale,
@@ -19,7 +20,7 @@ from zoo_exp.report.tables import (
 
 
 def build(results: Results, per_task: bool = True) -> Table:
-    """Arm | kept | one column per task | retained average with interval | selector's ms, a section per budget."""
+    """Arm, kept, one column per task, retained average with interval, selector's ms; a section per budget."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Arm", no_wrap=True, overflow="ellipsis")
     table.add_column("kept", justify="right", no_wrap=True)
@@ -40,9 +41,7 @@ def build(results: Results, per_task: bool = True) -> Table:
         table.add_row(
             Text(" ".join(str(arm).split())),
             count(average["kept_tokens"]),
-            *(
-                _cell(number(lines[t]["value"] * display_scale(results, t)), lines[t]["best"]) for t in tasks
-            ),
+            *(_cell(number(lines[t]["value"] * display_scale(results, t)), lines[t]["best"]) for t in tasks),
             _cell(share, average["best"]),
             number(average["select_ms"], 2),
         )
@@ -54,8 +53,7 @@ def show(results: Results, console: Console) -> None:
     console.print()
     console.print(Text(results.experiment, style="bold"))
     table = build(results)
-    narrow = console.measure(table).minimum > console.width or table.columns[0].width == 0
-    narrow = narrow or _natural_width(table, console) > console.width
+    narrow = _natural_width(table, console) > console.width
     console.print(build(results, per_task=False) if narrow else table)
     if narrow:
         console.print(Text("The console is too narrow for a column per task: see results.md.", style="dim"))

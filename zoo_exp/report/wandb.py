@@ -1,14 +1,16 @@
-"""Send the results of a run to Weights & Biases, once, at the end, from what is on disk.
+"""Send the results of a run to Weights & Biases (W&B), once, at the end, from what is on disk.
 
-The run folder is the record and W&B is derived from it: an offline W&B file loses its last seconds when a process is
-killed, and resuming one writes rows that a later upload drops. Nothing leaves the machine unless the user is online by
-choice: WANDB_MODE, the configuration, or an API key that was put where W&B looks for it.
+The run folder is the record and W&B is derived from it: an offline W&B file loses its last seconds when a
+process is killed, and resuming one writes rows that a later upload drops. Nothing leaves the machine unless
+the user is online by choice: WANDB_MODE, the configuration, or an API key that was put where W&B looks for
+it.
 """
 
 import hashlib
 import json
 import netrc
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -25,9 +27,9 @@ from PIL import Image
 
 from zoo_exp.core.errors import MissingFileError, UnknownNameError
 from zoo_exp.report.files import write_text_atomic
+from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.report.masks import kept_mask
-from zoo_exp.report.results import AVERAGE
 
 MODES = ("auto", "online", "offline", "disabled")
 MARKER = "zoo_exp.json"
@@ -50,11 +52,11 @@ def resolve_mode(hint: str = "auto") -> Mode:
     """
     variable = os.environ.get("WANDB_MODE", "").strip().lower()
     variable = {"dryrun": "offline", "run": "online"}.get(variable, variable)
-    for given, source in ((variable, "WANDB_MODE"), (hint, "the configuration")):
+    for given, who in ((variable, "WANDB_MODE"), (hint, "the configuration")):
         if given and given not in MODES:
-            raise UnknownNameError("W&B mode", given, MODES, hint=f"It was given by {source}.")
+            raise UnknownNameError("W&B mode", given, MODES, hint=f"It was given by {who}.")
         if given and given != "auto":
-            return Mode(given, f"set by {source}")
+            return Mode(given, f"set by {who}")
     source = _key_source()
     return Mode("online", f"API key in {source}") if source else Mode("offline", "no API key found")
 
@@ -120,7 +122,7 @@ def _log(
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        # Two offline folders with one id would lose rows at upload, so only an online run goes on under its old id.
+        # Two offline folders of one id lose rows at upload, so only an online run goes on under its old id.
         online = mode.name == "online"
         identifier = str(before.get("id")) if online and before.get("id") else uuid.uuid4().hex[:12]
         try:
@@ -143,7 +145,8 @@ def _log(
             return _log(run_dir, results, config, instead, project, {})
         logger = WandbLogger(experiment=run)
         images = _pictures(run_dir, results, wandb.Image)
-        logger.log_metrics({**_scalars(results), "results": _table(results, wandb.Table), **images})
+        row: dict[str, Any] = {**_scalars(results), "results": _table(results, wandb.Table), **images}
+        logger.log_metrics(row)
         folder, url = Path(run.dir).parent, run.url if online else ""
         run.finish()
     if online:
@@ -160,21 +163,32 @@ def _results(run_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise MissingFileError(f"cannot read {path}: {error.strerror}; W&B gets what is in it") from error
     except ValueError as error:
-        raise MissingFileError(f"{path} is damaged ({error}): run the experiment again to rewrite it") from error
+        raise MissingFileError(
+            f"{path} is damaged ({error}): run the experiment again to rewrite it"
+        ) from error
     return document
 
 
 def _scalars(results: Mapping[str, Any]) -> dict[str, float]:
-    """Names as W&B groups them: `<task>/<arm>` for metrics, `<quantity>/<arm>` for what an arm has over all tasks."""
+    """Named as W&B groups them: `<task>/<arm>` for metrics, `<quantity>/<arm>` for averages over tasks."""
     scalars = {}
     for row in results["rows"]:
         if row["task"] != AVERAGE:
-            scalars[f"{row['task']}/{row['arm']}"] = row["value"]
+            scalars[f"{plain_key(row['task'])}/{plain_key(row['arm'])}"] = row["value"]
             continue
         for name in SCALARS:
             key = "mean_score" if name == "value" else name
-            scalars[f"{key}/{row['arm']}"] = row.get(name)
+            scalars[f"{key}/{plain_key(row['arm'])}"] = row.get(name)
     return {key: value for key, value in scalars.items() if value is not None}
+
+
+def plain_key(label: str) -> str:
+    """A label as part of a W&B key: keys become file names, and a slash makes a section or a folder.
+
+    >>> plain_key("zoo m=64/h=0.01")
+    'zoo m=64_h=0.01'
+    """
+    return re.sub(r"[^\w .,@%=()+-]", "_", label)
 
 
 def _table(results: Mapping[str, Any], make: Callable[..., Any]) -> Any:
@@ -200,7 +214,7 @@ def _pictures(run_dir: Path, results: Mapping[str, Any], make: Callable[..., Any
             picture = make(
                 item.image, caption=caption, masks={"tokens": {"mask_data": pixels, "class_labels": labels}}
             )
-            pictures.setdefault(f"masks/{arm.arm}", []).append(picture)
+            pictures.setdefault(f"masks/{plain_key(arm.arm)}", []).append(picture)
     gallery = run_dir / "masks.png"
     return pictures | ({"gallery": [make(str(gallery))]} if gallery.exists() else {})
 

@@ -1,7 +1,7 @@
 """What a selector is: `Selector` (any rule), `ScoreSelector` (one score each), `GreedySelector` (max-min)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -59,23 +59,36 @@ class Selector:
         """Whether the answer depends on the generator."""
         return False
 
+    @property
+    def score_key(self) -> Hashable:
+        """What decides the scores: selectors with equal keys rate alike, so one rating can serve all of them."""
+        return replace(self, newline="drop")
+
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
         """Importance of every token of the image [N], or None for rules without one."""
         return None
 
-    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor
-    | Selection:
-        """Choose k of the tokens, 0 < k < N: indices in any order, or a Selection where features are
-        merged."""
+    def pick(
+        self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
+    ) -> Tensor | Selection:
+        """Choose k of the tokens, 0 < k < N: indices in any order, or a Selection with merged features."""
         raise NotImplementedError
 
-    def select(self, tokens: VisualTokens, budget: BudgetLike, generator: torch.Generator) -> Selection:
+    def select(
+        self,
+        tokens: VisualTokens,
+        budget: BudgetLike,
+        generator: torch.Generator,
+        scores: Tensor | None = None,
+    ) -> Selection:
         """Choose the visual tokens of one image that stay.
 
         Args:
             tokens: what may be looked at.
             budget: how many stay.
             generator: the only source of randomness.
+            scores: what `score` gave for these tokens, with the generator as `score` left it; None rates
+                them here.
 
         Returns:
             Kept indices, ascending and unique, exactly as many as the budget asks for
@@ -86,7 +99,8 @@ class Selector:
         """
         layout = self.plan(tokens, budget)
         self.check(tokens)
-        scores = self.score(tokens, generator) if layout.total else None
+        if scores is None and layout.total:
+            scores = self.score(tokens, generator)
         picked: list[Tensor | Selection] = []
         for group in layout.groups:
             index, part, rated = group.index, tokens, scores
@@ -99,16 +113,22 @@ class Selector:
         return layout.assemble(tokens, picked, scores)
 
     def select_many(
-        self, tokens: Sequence[VisualTokens], budget: BudgetLike, generators: Sequence[torch.Generator]
+        self,
+        tokens: Sequence[VisualTokens],
+        budget: BudgetLike,
+        generators: Sequence[torch.Generator],
+        scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
         """`select` for several images, with one generator each and the same answers as one by one."""
-        return [self.select(t, budget, g) for t, g in zip(tokens, generators, strict=True)]
+        rated = [None] * len(tokens) if scores is None else scores
+        return [self.select(t, budget, g, s) for t, g, s in zip(tokens, generators, rated, strict=True)]
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
         """How the budget is spread over the image; a variant of a rule may override it."""
         if budget is None:
-            raise InvalidValueError(f"selector {self.name} needs a budget: a number of tokens (64) or a keep
-            ratio (11.1%)")
+            raise InvalidValueError(
+                f"selector {self.name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
+            )
         return plan(tokens, Budget.parse(budget), self.newline)
 
     def check(self, tokens: VisualTokens) -> None:
@@ -136,8 +156,7 @@ class ScoreSelector(Selector):
 
 @dataclass(frozen=True)
 class GreedySelector(Selector):
-    """A rule whose picks are `diversity.greedy` on the projected features: `select_many` batches its
-    steps."""
+    """A rule whose picks are `diversity.greedy` on the projected features: `select_many` batches them."""
 
     def weights(self, scores: Tensor | None) -> Tensor | None:
         """What the greedy rule multiplies or adds, from the scores of the tokens in question [N]."""
@@ -158,40 +177,47 @@ class GreedySelector(Selector):
         if not self.is_greedy and scores is not None:
             return top_k(scores, k)
         weights = self.weights(scores)
-        return greedy_many([tokens.projected], [k], None if weights is None else [weights],
-        combine=self.combine)[0]
+        return greedy_many(
+            [tokens.projected], [k], None if weights is None else [weights], combine=self.combine
+        )[0]
 
     def select_many(
-        self, tokens: Sequence[VisualTokens], budget: BudgetLike, generators: Sequence[torch.Generator]
+        self,
+        tokens: Sequence[VisualTokens],
+        budget: BudgetLike,
+        generators: Sequence[torch.Generator],
+        scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """Scores image by image, as their numbers must not depend on the company; then all greedy steps
-        together."""
+        """Scores image by image, as they must not depend on the company; then all greedy steps together."""
         if not self.is_greedy:
-            return super().select_many(tokens, budget, generators)
+            return super().select_many(tokens, budget, generators, scores)
         layouts, all_scores = [], []
         jobs: list[tuple[Tensor, int, Tensor | None]] = []
-        for t, generator in zip(tokens, generators, strict=True):
+        known = [None] * len(tokens) if scores is None else scores
+        for t, generator, score in zip(tokens, generators, known, strict=True):
             layout = self.plan(t, budget)
             self.check(t)
-            scores = self.score(t, generator) if layout.total else None
+            if score is None and layout.total:
+                score = self.score(t, generator)
             layouts.append(layout)
-            all_scores.append(scores)
+            all_scores.append(score)
             for group in layout.groups:
                 if group.k:
-                    rows, rated = t.projected, scores
+                    rows, rated = t.projected, score
                     if group.index is not None:
                         rows = rows[group.index]
-                        rated = None if scores is None else scores[group.index]
+                        rated = None if score is None else score[group.index]
                     jobs.append((rows, group.k, self.weights(rated)))
         weights = [w for _, _, w in jobs if w is not None]
         picks = iter(
-            greedy_many([e for e, _, _ in jobs], [k for _, k, _ in jobs], weights or None,
-            combine=self.combine)
+            greedy_many(
+                [e for e, _, _ in jobs], [k for _, k, _ in jobs], weights or None, combine=self.combine
+            )
         )
         answers = []
-        for t, layout, scores in zip(tokens, layouts, all_scores, strict=True):
+        for t, layout, score in zip(tokens, layouts, all_scores, strict=True):
             picked: list[Tensor | Selection] = [next(picks) for group in layout.groups if group.k]
-            answers.append(layout.assemble(t, picked, scores))
+            answers.append(layout.assemble(t, picked, score))
         return answers
 
 

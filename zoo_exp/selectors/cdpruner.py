@@ -39,8 +39,7 @@ class CDPruner(Selector):
         return frozenset({"clip" if self.relevance == "clip" else "text"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """Relevance q [N], scaled over the image: (q - min + 1e-6) / (max - min), all ones where it is
-        constant."""
+        """Relevance q [N], scaled over the image: (q - min + 1e-6) / (max - min), or ones if equal."""
         if self.relevance == "clip" and tokens.clip_image is not None and tokens.clip_text is not None:
             q = -cosine(tokens.clip_text, tokens.clip_image).mean(dim=0)
         elif tokens.text is not None and len(tokens.text):

@@ -36,4 +36,5 @@ class FeatureNorm(ScoreSelector):
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Euclidean norm of every token [N]."""
         rows = tokens.features if self.of == "features" and tokens.features is not None else tokens.projected
-        return rows.float().norm(dim=-1)
+        length: Tensor = rows.float().norm(dim=-1)
+        return length

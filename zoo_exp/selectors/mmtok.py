@@ -46,16 +46,17 @@ class MMTok(Selector):
         if tokens.features is None or tokens.text is None:
             raise InvalidValueError("selector mmtok needs 'features' and 'text'")
         words = pool_words(tokens.text.float(), tokens.text_words)
-        text = (cosine(words, tokens.projected) / self.text_temperature).softmax(dim=1) / max(1, len(words))
-        image = (cosine(tokens.features, tokens.features) / self.image_temperature).softmax(dim=1) /
-        tokens.count return greedy_coverage(torch.cat([text, self.image_weight * image]), k)
+        text = (cosine(words, tokens.projected) / self.text_temperature).softmax(dim=1)
+        image = (cosine(tokens.features, tokens.features) / self.image_temperature).softmax(dim=1)
+        scale = self.image_weight / tokens.count
+        return greedy_coverage(torch.cat([text / max(1, len(words)), scale * image]), k)
 
 
 def pool_words(text: Tensor, words: Tensor | None) -> Tensor:
-    """Mean embedding of each word [m, D] from its sub-tokens' [L, D] and their word numbers [L] (None: one
-    each)."""
+    """Mean embedding of each word [m, D] from sub-tokens [L, D] and word numbers [L] (None: one each)."""
     if words is None or not len(text):
         return text
     _, word = words.unique(return_inverse=True)
     member = (word[None] == torch.arange(int(word.max()) + 1, device=word.device)[:, None]).float()
-    return member @ text / member.sum(dim=1, keepdim=True)
+    pooled: Tensor = member @ text / member.sum(dim=1, keepdim=True)
+    return pooled

@@ -17,8 +17,7 @@ NEWLINE = -1
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens that compete with each other: `index` [n] into the image (None for all of it), of which k
-    stay."""
+    """Tokens that compete with each other: `index` [n] into the image (None: all of it), of which k stay."""
 
     index: Tensor | None
     k: int

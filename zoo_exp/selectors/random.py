@@ -24,6 +24,5 @@ class Random(ScoreSelector):
         return True
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """One draw from U(0, 1) per token [N]; the larger a budget, the larger its superset of the same
-        tokens."""
+        """One draw from U(0, 1) per token [N]; a larger budget keeps a superset."""
         return torch.rand(tokens.count, generator=generator, device=generator.device).to(tokens.device)

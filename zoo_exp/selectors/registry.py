@@ -59,8 +59,7 @@ def available() -> list[str]:
     return sorted({*_BUILT_IN, *_registered, *_installed()})
 
 
-def get(name: str, **options: Any) -> Selector:  # noqa: ANN401 - options are the fields of the selector's
-dataclass
+def get(name: str, **options: Any) -> Selector:
     """Build a selector.
 
     Raises:
@@ -93,10 +92,14 @@ def register(selector: SelectorType) -> SelectorType:
     if not name:
         raise InvalidValueError(f"{selector.__name__} has no name: give the class an attribute `name`")
     same = _registered.get(name)
-    if name in _BUILT_IN or name in _installed() or (same is not None and same.__qualname__ !=
-    selector.__qualname__):
-        raise InvalidValueError(f"a selector named '{name}' exists already: give {selector.__name__} another
-        name")
+    if (
+        name in _BUILT_IN
+        or name in _installed()
+        or (same is not None and same.__qualname__ != selector.__qualname__)
+    ):
+        raise InvalidValueError(
+            f"a selector named '{name}' exists already: give {selector.__name__} another name"
+        )
     _registered[name] = selector
     return selector
 
@@ -128,8 +131,7 @@ def _installed() -> dict[str, Callable[[], Any]]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in _BUILT_IN or point.name in points:
             raise InvalidValueError(
-                f"the installed selector '{point.name}' ({point.value}) has a name that is taken: uninstall or
-                rename it"
+                f"the installed selector '{point.name}' ({point.value}) has a taken name: uninstall it"
             )
         points[point.name] = point.load
     return points

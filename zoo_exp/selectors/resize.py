@@ -26,18 +26,21 @@ class Resize(Selector):
     equivariant: ClassVar[bool] = False
     NEEDS: ClassVar[frozenset[str]] = frozenset({"resize"})
 
-    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) ->
-    Selection:
+    def pick(
+        self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
+    ) -> Selection:
         """Encode the smaller image."""
         if tokens.grid is None or tokens.pixels_encoder is None:
-            raise InvalidValueError("selector resize needs one raster per image ('grid') and 'resize': it
-            knows no tiles")
+            raise InvalidValueError(
+                "selector resize needs 'resize' and one raster per image: it knows no tiles"
+            )
         height, width = tokens.grid
         rows, columns = smaller_grid(height, width, k)
         merged = tokens.pixels_encoder((rows, columns))
         if len(merged) != rows * columns:
-            raise InvalidValueError(f"the resized image has {len(merged)} visual tokens, not {rows} x
-            {columns}")
+            raise InvalidValueError(
+                f"the resized image has {len(merged)} visual tokens, not {rows} x {columns}"
+            )
         y = torch.tensor([(2 * i + 1) * height // (2 * rows) for i in range(rows)], device=tokens.device)
         x = torch.tensor([(2 * i + 1) * width // (2 * columns) for i in range(columns)], device=tokens.device)
         return Selection((y[:, None] * width + x).flatten(), None, merged.to(tokens.projected.dtype))
@@ -48,5 +51,9 @@ def smaller_grid(height: int, width: int, k: int) -> tuple[int, int]:
     grids = [(r, min(width, k // r)) for r in range(1, min(height, k) + 1)]
     largest = max(r * c for r, c in grids)
     wide = [(r, c) for r, c in grids if r * c >= 0.9 * largest]
-    return min(wide, key=lambda g: (max(g[0] * width, g[1] * height) / min(g[0] * width, g[1] * height), -g[0]
-    * g[1]))
+
+    def distortion(grid: tuple[int, int]) -> tuple[float, int]:
+        tall, flat = grid[0] * width, grid[1] * height
+        return max(tall, flat) / min(tall, flat), -grid[0] * grid[1]
+
+    return min(wide, key=distortion)

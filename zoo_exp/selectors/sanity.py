@@ -21,8 +21,7 @@ class Full(Selector):
         """All tokens, newlines included."""
         if budget is not None and Budget.parse(budget).resolve(tokens.count) != tokens.count:
             raise InvalidValueError(
-                f"budget {budget} of selector full: it keeps all {tokens.count} visual tokens, leave the
-                budget out"
+                f"budget {budget} of selector full: it keeps all {tokens.count} visual tokens, give none"
             )
         return Plan((Group(None, tokens.count),))
 
@@ -37,6 +36,7 @@ class Blind(Selector):
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
         """No tokens."""
         if budget is not None and Budget.parse(budget) != Budget(count=0):
-            raise InvalidValueError(f"budget {budget} of selector blind: it keeps no visual token, leave the
-            budget out")
+            raise InvalidValueError(
+                f"budget {budget} of selector blind: it keeps no visual token, leave the budget out"
+            )
         return Plan((Group(None, 0),))

@@ -23,7 +23,7 @@ class UniformGrid(Selector):
     equivariant: ClassVar[bool] = False
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
-        """k places that depend on the shape of the image only."""
+        """Choose k places that depend on the shape of the image only."""
         n = tokens.count
         if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != n:
             return torch.tensor(_centres(n, k), device=tokens.device)
@@ -41,5 +41,5 @@ class UniformGrid(Selector):
 
 
 def _centres(n: int, k: int) -> list[int]:
-    """k distinct places in 0..n-1, at the middles of k equal stretches."""
+    """Find k distinct places in 0..n-1, at the middles of k equal stretches."""
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]

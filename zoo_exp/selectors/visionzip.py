@@ -42,8 +42,9 @@ class VisionZip(Selector):
         one_of(self, "variant", ("paper", "official_code"))
         share = self.contextual_share
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise InvalidValueError(f"contextual_share {share!r} of selector visionzip: must lie between 0 and
-            below 1")
+            raise InvalidValueError(
+                f"contextual_share {share!r} of selector visionzip: must lie between 0 and below 1"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -55,18 +56,22 @@ class VisionZip(Selector):
         """Attention per token [N]."""
         return tower_attention(tokens, self.attention)
 
-    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) ->
-    Selection:
+    def pick(
+        self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
+    ) -> Selection:
         """Dominant tokens as they are, contextual ones projected after merging."""
         project = tokens.project or tokens.mlp
         if scores is None or tokens.keys is None or tokens.features is None or not callable(project):
             raise InvalidValueError("selector visionzip needs attention, 'keys', 'features' and 'projector'")
         contextual = int(k * self.contextual_share + 1e-9)
         first = 1 if self.variant == "official_code" else 0
-        split = dominant_and_contextual(scores, tokens.keys, tokens.features, k - contextual - first,
-        contextual) patches = torch.cat([split.dominant, split.targets])
-        rows = torch.cat([tokens.projected[split.dominant],
-        project(split.contextual).to(tokens.projected.dtype)]) if not first or tokens.cls is None:
+        split = dominant_and_contextual(
+            scores, tokens.keys, tokens.features, k - contextual - first, contextual
+        )
+        patches = torch.cat([split.dominant, split.targets])
+        merged = project(split.contextual).to(tokens.projected.dtype)
+        rows = torch.cat([tokens.projected[split.dominant], merged])
+        if not first or tokens.cls is None:
             indices, order = patches.sort()
             return Selection(indices, scores, rows[order])
         free = torch.ones(tokens.count, dtype=torch.bool, device=tokens.device)

@@ -36,8 +36,9 @@ class VisPruner(Selector):
         one_of(self, "attention", ATTENTIONS)
         share = self.important_share
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise InvalidValueError(f"important_share {share!r} of selector vispruner: must lie between 0 and
-            1")
+            raise InvalidValueError(
+                f"important_share {share!r} of selector vispruner: must lie between 0 and 1"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -58,8 +59,7 @@ class VisPruner(Selector):
 
 
 def thin_out(features: Tensor, residual: Tensor, k: int) -> Tensor:
-    """Drop tokens that another one resembles most, until k of the residual [R] are left, in the release's
-    order.
+    """Drop tokens that another one resembles most, until k of the residual [R] are left.
 
     Per round, the tokens at even places are rated by their largest cosine to one at an odd place, and the
     highest go (8 at most). The survivors come back in ascending order of that rating, so the order of a round

@@ -1,5 +1,6 @@
 """ZOO-Prune: keep tokens whose projection is sensitive, and which are unlike each other."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,8 +19,8 @@ from zoo_exp.selectors.base import BudgetLike, GreedySelector, one_of, positive
 from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64":
-torch.float64} RELEASED_NEXT_TOKENS = 2880
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
+RELEASED_NEXT_TOKENS = 2880
 """The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
 
 
@@ -74,16 +75,18 @@ class Zoo(GreedySelector):
         positive(self, "step_size")
         positive(self, "rank", int)
         if self.layer is not None and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
-            raise InvalidValueError(f"layer {self.layer!r} of selector zoo: must be the number of an encoder
-            layer")
+            raise InvalidValueError(
+                f"layer {self.layer!r} of selector zoo: must be the number of an encoder layer"
+            )
         if self.layer is not None and (self.estimator, self.projector) != ("zeroth_order", "full"):
             raise InvalidValueError(
                 f"layer {self.layer} of selector zoo goes with estimator=zeroth_order and projector=full, "
                 f"not with {self.estimator} and {self.projector}"
             )
         if self.dtype is not None and self.estimator != "zeroth_order":
-            raise InvalidValueError(f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order
-            only")
+            raise InvalidValueError(
+                f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order only"
+            )
 
     @property
     def stochastic(self) -> bool:
@@ -109,12 +112,18 @@ class Zoo(GreedySelector):
         """How weight and distance meet."""
         return "sum" if self.fusion == "sum" else "multiply"
 
+    @property
+    def score_key(self) -> Hashable:
+        """The fusion comes after the sensitivity, so all fusions share it."""
+        return replace(self, newline="drop", fusion="diversity" if self.fusion == "diversity" else "multiply")
+
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
         """S of every token of the image [N], with one set of directions for all of its tiles."""
         if self.fusion == "diversity":
             return None
         if self.estimator == "feature_norm":
-            return tokens.projected.float().norm(dim=-1)
+            length: Tensor = tokens.projected.float().norm(dim=-1)
+            return length
         dtype = DTYPES[self.dtype or ("float16" if self.variant == "official_code" else "float32")]
         if self.layer is not None:
             return self._proxy(tokens, self.layer, generator, dtype)
@@ -164,12 +173,12 @@ class Zoo(GreedySelector):
         if self.projector == "full":
             return full  # type: ignore[return-value]
         if not isinstance(full, MLP):
-            raise InvalidValueError("projector low_rank of selector zoo: this model's projector is no
-            two-layer MLP")
+            raise InvalidValueError("projector low_rank of selector zoo: this model's is no two-layer MLP")
         return memo(full, ("low_rank", self.rank), lambda: low_rank(full, self.rank))
 
-    def _proxy(self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype) ->
-    Tensor:
+    def _proxy(
+        self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype
+    ) -> Tensor:
         replay = tokens.replay
         if layer not in tokens.hidden or replay is None:
             known = ", ".join(map(str, sorted(tokens.hidden))) or "none"

@@ -1,13 +1,13 @@
-"""What a benchmark is: where its rows come from, what it asks, how an answer scores, and what its rows add up to."""
+"""What a benchmark is: its rows, its prompt, how an answer scores, and what the scores add up to."""
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.errors import InvalidValueError, ZooExpError
 from zoo_exp.tasks.images import decode_image
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ class GenerationSettings:
 
     max_new_tokens: int | None
     until: tuple[str, ...] = ("\n\n",)
+
+
+class Tally(NamedTuple):
+    """What one independent unit (an image, a question with its rotations) adds to named sums."""
+
+    unit: str
+    counts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,18 @@ class Task(ABC):
     def _score(self, doc: Doc, response: str) -> Parts:
         """The parts of one stripped response's score."""
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        """Mean of the scores; a task with other metrics overrides this."""
-        return {self.main_metric: mean(row["score"] for row in rows)}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """What each independent unit of the rows adds to the sums that `metrics` reads.
 
-    def unit(self, value: Any) -> object:  # noqa: ANN401
+        A task whose metric is no mean of scores overrides this and `metrics`.
+        """
+        return [Tally(unit_name(row), {"score": row["score"], "n": 1.0}) for row in rows]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """The task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
+        return {self.main_metric: ratio(sums["score"], sums["n"])}
+
+    def unit(self, value: Any) -> object:
         """What rows that score together share, from a value of `unit_column`."""
         return value
 
@@ -145,7 +159,17 @@ class Task(ABC):
                 f"{self.name}: a response must be a string, got {type(response).__name__} ({response!r:.60})"
             )
         self.require(doc, self.scored_columns)
-        return self._score(doc, response.strip())
+        if "answer" in self.scored_columns and doc["answer"] is None:
+            raise InvalidValueError(f"{self.name}: the row has no answer to compare with")
+        try:
+            return self._score(doc, response.strip())
+        except ZooExpError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            given = {name: doc[name] for name in self.scored_columns}
+            raise InvalidValueError(
+                f"{self.name}: cannot score a row with {given!r:.200}: {error}"
+            ) from error
 
     def aggregate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """The task's metrics over `{"sample_id": ..., **score parts}` rows, in any order.
@@ -159,14 +183,19 @@ class Task(ABC):
         if len(ids) < len(rows):
             twice, n = ids.most_common(1)[0]
             raise InvalidValueError(f"{self.name}: {n} rows have the sample id '{twice}', each needs its own")
-        return self._aggregate([dict(row) for row in rows])
+        sums: dict[str, list[float]] = defaultdict(list)
+        for tally in self.tallies(rows):
+            for key, value in tally.counts.items():
+                sums[key].append(value)
+        # Exact sums cannot depend on the order of the rows, so not on the number of processes either.
+        return self.metrics({key: fsum(values) for key, values in sums.items()})
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Metrics of named groups of rows, such as categories; empty where the task has none."""
         return {}
 
     def metric(self) -> "TaskMetric":
-        """A torchmetrics metric of (sample ids, score parts) whose value is `aggregate` over the distinct samples."""
+        """A torchmetrics metric of (sample ids, score parts): `aggregate` over the distinct samples."""
         from zoo_exp.tasks.metric import TaskMetric
 
         return TaskMetric(self)
@@ -176,8 +205,21 @@ class Task(ABC):
         missing = [name for name in fields if name not in doc]
         if missing:
             raise InvalidValueError(
-                f"{self.name}: the row lacks {', '.join(missing)}; it has {', '.join(map(str, doc)) or 'nothing'}"
+                f"{self.name}: the row lacks {', '.join(missing)}; "
+                f"it has {', '.join(map(str, doc)) or 'nothing'}"
             )
+
+
+def unit_name(row: Mapping[str, Any]) -> str:
+    """The row's image where the row names it, else its sample id."""
+    return str(row.get("image_id") or row["sample_id"])
+
+
+def ratio(part: Any, whole: Any, empty: float = 0.0) -> Any:
+    """`part / whole`, `empty` where the whole is 0; floats or numpy arrays."""
+    if isinstance(whole, float):
+        return part / whole if whole else empty
+    return (part + (whole == 0) * empty) / (whole + (whole == 0))
 
 
 def mean(values: Iterable[float]) -> float:

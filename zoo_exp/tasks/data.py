@@ -6,7 +6,7 @@ from typing import Any, Protocol, overload
 
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
 from zoo_exp.tasks.base import DataSource, Task
-from zoo_exp.tasks.parquet import ParquetRows, find_parquet
+from zoo_exp.tasks.parquet import ParquetRows, find_parquet, is_image
 
 
 class Table(Protocol):
@@ -18,6 +18,10 @@ class Table(Protocol):
     def __getitem__(self, number: int, /) -> Mapping[str, Any]: ...
     def column(self, name: str) -> list[Any]:
         """One column of all rows."""
+        ...
+
+    def texts(self) -> list[dict[str, Any]]:
+        """All rows without their images."""
         ...
 
 
@@ -58,18 +62,23 @@ class Rows(Sequence[dict[str, Any]]):
             row["image"] = table[places[row["imageId"]]]["image"]
         return row
 
+    def sample_ids(self, task: Task) -> list[str]:
+        """The sample ids of all rows in order, without reading an image."""
+        texts = self.table.texts()
+        return [task.sample_id({**texts[number], "row": number}) for number in self.kept]
+
 
 def load(task: Task, root: Path | str | None = None, limit: int | None = None) -> Rows:
     """The task's rows.
 
     Args:
         task: The benchmark.
-        root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the official
-            columns; None for the hub. The embedded benchmarks need neither.
+        root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the
+            official columns; None for the hub. The embedded benchmarks need neither.
         limit: At most so many rows from the start; rows that score together are never separated.
 
     Raises:
-        MissingFileError: the folder or the hub gives nothing readable; says what to download and where to put it.
+        MissingFileError: the folder or the hub gives nothing readable; says what to download, and where to.
         InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1.
     """
     if limit is not None and limit < 1:
@@ -111,7 +120,8 @@ def _check_columns(task: Task, table: Table, joined: bool) -> None:
     ]
     if missing:
         raise InvalidValueError(
-            f"{task.name}: the data lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}"
+            f"{task.name}: the data lacks the column(s) {', '.join(missing)}; "
+            f"it has {', '.join(table.columns)}"
         )
 
 
@@ -130,6 +140,9 @@ class _Listed:
 
     def column(self, name: str) -> list[Any]:
         return [row[name] for row in self.rows]
+
+    def texts(self) -> list[dict[str, Any]]:
+        return self.rows
 
 
 def _embedded(task: Task, limit: int | None) -> Table:
@@ -162,7 +175,7 @@ def _local(task: Task, root: Path) -> tuple[Table, Table | None]:
 class _Hub:
     """Rows of a `datasets` data set with encoded images."""
 
-    def __init__(self, dataset: Any) -> None:  # noqa: ANN401
+    def __init__(self, dataset: Any) -> None:
         from datasets import Image
 
         for name, feature in dataset.features.items():
@@ -183,6 +196,9 @@ class _Hub:
     def column(self, name: str) -> list[Any]:
         return list(self.dataset[name])
 
+    def texts(self) -> list[dict[str, Any]]:
+        return list(self.dataset.select_columns([name for name in self.columns if not is_image(name)]))
+
 
 def _hub(task: Task) -> tuple[Table, Table | None]:
     source = task.source
@@ -190,15 +206,15 @@ def _hub(task: Task) -> tuple[Table, Table | None]:
     return table, _Hub(_download(task, source, source.images_config)) if source.images_config else None
 
 
-def _download(task: Task, source: DataSource, config: str | None) -> Any:  # noqa: ANN401
+def _download(task: Task, source: DataSource, config: str | None) -> Any:
     import datasets
 
     try:
         return datasets.load_dataset(source.repo, config, split=source.split, revision=source.revision)
     except Exception as error:  # every library below has its own family of network errors
         raise MissingFileError(
-            f"{task.name}: {source.repo} (configuration {config or 'default'}, split {source.split}, revision "
-            f"{source.revision}) did not load from the hub: {type(error).__name__}: {error}. "
+            f"{task.name}: {source.repo} (configuration {config or 'default'}, split {source.split}, "
+            f"revision {source.revision}) did not load from the hub: {type(error).__name__}: {error}. "
             f"{download_hint(task, Path('DIR'))}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""A torchmetrics metric over records of any task: equal on one process and on many, whatever is seen twice."""
+"""A torchmetrics metric of any task: equal on one process and on many, whatever is seen twice."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class TaskMetric(Metric):
     full_state_update = False
     lines: list[Tensor] | Tensor
 
-    def __init__(self, task: "Task", **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, task: "Task", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.task = task
         self.add_state("lines", default=[], dist_reduce_fx="cat")

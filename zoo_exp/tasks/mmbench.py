@@ -1,4 +1,4 @@
-"""MMBench-EN: multiple choice asked once per rotation of the options; dev is scored here, test at the server."""
+"""MMBench-EN: multiple choice, asked once per rotation of the options; the test split is the server's."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.tasks.base import LETTER_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, mean
+from zoo_exp.tasks.base import (
+    LETTER_ANSWER,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Tally,
+    Task,
+    mean,
+    ratio,
+)
 from zoo_exp.tasks.scoring.mmbench import CYCLE, Row, circular, extract_letter, prefetch
 
 
@@ -17,7 +27,7 @@ class MMBench(Task):
     family: ClassVar[str] = "mmbench"
     summary: ClassVar[str] = "multiple choice, right only if right under every rotation of the options"
     columns: ClassVar[tuple[str, ...]] = ("index", "question", "hint", "answer", *"ABCD", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("index", "answer", *"ABCD")
+    scored_columns: ClassVar[tuple[str, ...]] = ("index", "answer", "A", "B")
     generation: ClassVar[GenerationSettings] = GenerationSettings(1024, ("ASSISTANT:",))
     main_metric: ClassVar[str] = "gpt_eval_score"
     scale: ClassVar[str] = "0-100"
@@ -25,8 +35,11 @@ class MMBench(Task):
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Hint, question, the options that there are, and how to answer after an empty line."""
-        hint = f"{doc['hint']} " if _given(doc["hint"]) else ""
-        lines = "\n".join(f"{letter}. {doc[letter]}" for letter in "ABCD" if _given(doc[letter]))
+        hint = "" if _text(doc["hint"]) in (None, "nan") else f"{doc['hint']} "
+        options = {letter: _text(doc.get(letter)) for letter in "ABCDE"}
+        lines = "\n".join(
+            f"{x}. {option}" for x, option in options.items() if option not in (None, "", "nan")
+        )
         if model_family == "embedded":
             return f"{hint}{doc['question']}\n{lines}"
         return f"{hint}{doc['question']} There are several options:\n{lines}\n{LETTER_ANSWER}"
@@ -35,7 +48,7 @@ class MMBench(Task):
         """The row's index: the question's number plus 1,000,000 per rotation."""
         return str(self._index(doc))
 
-    def unit(self, value: Any) -> object:  # noqa: ANN401
+    def unit(self, value: Any) -> object:
         """The question's number, which its rotations share."""
         return int(value) % CYCLE
 
@@ -54,8 +67,8 @@ class MMBench(Task):
             raise InvalidValueError(f"{self.name}: index {doc['index']!r} is no whole number") from None
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        # Only a missing option is none; the text "nan" stays an option, as in the reference.
-        options = {letter: doc[letter] if isinstance(doc[letter], str) else None for letter in "ABCD"}
+        # Only null is no option; the text "nan" is one, and stands for a missing column (the reference).
+        options = {letter: _text(doc.get(letter, "nan")) for letter in "ABCD"}
         early = prefetch(response, options)
         late = extract_letter(response, [letter for letter in options if options[letter] is not None])
         return {
@@ -80,8 +93,13 @@ class MMBench(Task):
             )
         return hits
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        return {"gpt_eval_score": 100 * mean(self._hits(rows).values())}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Hit or miss of every question, all its rotations together."""
+        return [Tally(str(index), {"hit": hit, "n": 1.0}) for index, hit in self._hits(rows).items()]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Share of the questions that are right, in percent."""
+        return {"gpt_eval_score": 100 * ratio(sums["hit"], sums["n"])}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Accuracy (0 to 1) per category and per L2 category, over questions."""
@@ -100,7 +118,7 @@ class MMBenchTest(MMBench):
 
     summary: ClassVar[str] = "test questions, writes the table that the MMBench server scores"
     columns: ClassVar[tuple[str, ...]] = ("index", "question", "hint", *"ABCD", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("index", "question", *"ABCD")
+    scored_columns: ClassVar[tuple[str, ...]] = ("index", "question", "A", "B")
     main_metric: ClassVar[str] = "submission"
     scale: ClassVar[str] = "answers"
     submission_only: ClassVar[bool] = True
@@ -114,16 +132,22 @@ class MMBenchTest(MMBench):
         texts = {key: None if doc.get(key) is None else str(doc[key]) for key in copied}
         return {"score": None, "index": self._index(doc), "prediction": response, **texts}
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        return {"submission": float(len(rows))}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Every row is one answer to hand in."""
+        return [Tally(str(row["sample_id"]), {"submission": 1.0}) for row in rows]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """How many answers there are to hand in."""
+        return {"submission": sums["submission"]}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Nothing is known before the server answers."""
         return {}
 
 
-def _given(text: object) -> bool:
-    return isinstance(text, str) and text not in ("", "nan")
+def _text(value: object) -> str | None:
+    """The text of a cell, None for null and for the float nan that tables turn it into."""
+    return None if value is None or value != value else str(value)
 
 
 _REPO = "lmms-lab-encoder/MMBench"

@@ -1,14 +1,24 @@
 """MME: two yes/no questions per image, points for each and for both."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from math import fsum
 from typing import Any, ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.base import (
+    SHORT_ANSWER,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Tally,
+    Task,
+    mean,
+    ratio,
+)
 from zoo_exp.tasks.scoring.text import yes_no_prefix
-from zoo_exp.tasks.scoring.yes_no import PERCEPTION, mme_categories
+from zoo_exp.tasks.scoring.yes_no import PERCEPTION, MMEImage, gold_yes_no, mme_images
 
 _ASK = " Please answer yes or no."
 _ENDINGS = {
@@ -44,39 +54,59 @@ class MME(Task):
     def sample_id(self, doc: Doc) -> str:
         """The image's id and a digest of what is asked: an image has two questions."""
         asked = f"{doc['question']}\n{doc['answer']}"
-        return f"{doc['category']}/{doc['question_id']}#{sha256(asked.encode()).hexdigest()[:8]}"
+        return f"{self.image_id(doc)}#{sha256(asked.encode()).hexdigest()[:8]}"
 
     def image_id(self, doc: Doc) -> str:
         """Category and file, which the two questions of an image share."""
-        return f"{doc['category']}/{doc['question_id']}"
+        name, category = str(doc["question_id"]), doc["category"]
+        return name if name.startswith(f"{category}/") else f"{category}/{name}"
 
     def reference(self, doc: Doc) -> str:
         """The answer."""
         return str(doc["answer"])
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        gold = doc["answer"].lower().strip().replace(".", "")
+        gold = gold_yes_no(doc["answer"].lower().strip().replace(".", ""))
         return {
             "score": float(yes_no_prefix(response) == gold),
             "category": str(doc["category"]),
             "image": str(doc["question_id"]),
         }
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        points = mme_categories((row["category"], row["image"], row["score"]) for row in rows)
-        totals = {}
-        for name, perception in (("mme_perception_score", True), ("mme_cognition_score", False)):
-            share = [c.points for category, c in points.items() if (category in PERCEPTION) == perception]
-            if share:
-                totals[name] = fsum(share)
-        return {**totals, "mme_total_score": fsum(totals.values())}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Points of every image, under its category."""
+        return [
+            Tally(
+                f"{image.category}/{image.name}",
+                {f"points {image.category}": image.points, f"n {image.category}": 1.0},
+            )
+            for image in mme_images((row["category"], row["image"], row["score"]) for row in rows)
+        ]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Sums of the categories' points: perception, cognition (every other category), both.
+
+        A sum without a category is left out, as in the reference.
+        """
+        totals: dict[str, Any] = {}
+        for key in sorted(key for key in sums if key.startswith("points ")):
+            category = key.removeprefix("points ")
+            name = "mme_perception_score" if category in PERCEPTION else "mme_cognition_score"
+            totals[name] = totals.get(name, 0.0) + ratio(sums[key], sums[f"n {category}"])
+        return {**totals, "mme_total_score": sum(totals.values())}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Per category: points, share per question (acc) and per image (acc_plus)."""
-        points = mme_categories((row["category"], row["image"], row["score"]) for row in rows)
+        groups: dict[str, list[MMEImage]] = defaultdict(list)
+        for image in mme_images((row["category"], row["image"], row["score"]) for row in rows):
+            groups[image.category].append(image)
         return {
-            name: {"score": c.points, "acc": c.accuracy, "acc_plus": c.both_right}
-            for name, c in sorted(points.items())
+            name: {
+                "score": mean(image.points for image in images),
+                "acc": mean(image.accuracy for image in images),
+                "acc_plus": mean(image.both_right for image in images),
+            }
+            for name, images in sorted(groups.items())
         }
 
 

@@ -17,9 +17,11 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
+    Tally,
     Task,
     mean,
     option_lines,
+    ratio,
 )
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.scoring.mmmu import open_is_right, parse_choice, parse_open
@@ -61,15 +63,18 @@ class MMMU(Task):
 
     def images(self, doc: Doc) -> "list[Image]":
         """The images that question and options name, by number."""
-        numbers = sorted({int(n) for n in _MARKER.findall(f"{doc['question']} {doc['options']}")})
+        text = doc["question"]
+        if doc["question_type"] == "multiple-choice":
+            text = f"{text} {' '.join(self._options(doc))}"
+        numbers = sorted({int(n) for n in _MARKER.findall(text)})
         where = f"{self.name}, sample {self.sample_id(doc)}"
         self.require(doc, [f"image_{n}" for n in numbers])
         return [decode_image(doc[f"image_{n}"], f"{where}, image {n}") for n in numbers]
 
     def content(self, doc: Doc, model_family: str) -> "list[str | Image]":
-        """Images between the texts that the markers separate, by number and not by mention, as the reference does.
+        """Images between the texts that the markers separate, by number and not by mention (the reference).
 
-        Where a marker is repeated there are more gaps than images, and the reference drops the texts in between.
+        Where a marker is repeated there are more gaps than images, and the texts in between are dropped.
         """
         images, prompt = self.images(doc), self.prompt(doc, model_family)
         if model_family == "qwen3_vl":
@@ -87,10 +92,14 @@ class MMMU(Task):
 
     def reference(self, doc: Doc) -> str:
         """The answer, with its text for a multiple-choice question."""
-        options = dict(zip(LETTERS, self._options(doc), strict=False))
+        options = self.letters(doc)
         return (
             f"{doc['answer']}. {options[doc['answer']]}" if doc["answer"] in options else str(doc["answer"])
         )
+
+    def letters(self, doc: Doc) -> dict[str, str]:
+        """Letter -> text of the options."""
+        return dict(zip(LETTERS, self._options(doc), strict=False))
 
     def _options(self, doc: Doc) -> list[str]:
         options = doc["options"]
@@ -103,25 +112,29 @@ class MMMU(Task):
             ) from None
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        subject = _subject(str(doc["id"]))
+        known = {
+            "subject": _subject(str(doc["id"])),
+            "gold": str(doc["answer"]),
+            "order": doc.get("row", -1),
+        }
         if doc["question_type"] != "multiple-choice":
             right = open_is_right(parse_open(response), doc["answer"])
-            return {"score": float(right), "subject": subject, "drawn_from": 0, "gold": str(doc["answer"])}
-        options = dict(zip(LETTERS, self._options(doc), strict=False))
+            return {**known, "score": float(right), "drawn_from": 0}
+        options = self.letters(doc)
         letter = parse_choice(response, options)
         drawn = letter is None
         if letter is None:
             letter = random.Random(f"mmmu {doc['id']}").choice(list(options))
         return {
+            **known,
             "score": float(letter == doc["answer"]),
-            "subject": subject,
             "drawn_from": len(options) if drawn else 0,
-            "gold": str(doc["answer"]),
-            "order": doc.get("row", -1),
         }
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        return {"mmmu_acc": round(mean(row["score"] for row in rows), 5)}
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Accuracy, rounded to five places as in the reference."""
+        accuracy = ratio(sums["score"], sums["n"])
+        return {"mmmu_acc": round(accuracy, 5) if isinstance(accuracy, float) else accuracy}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Accuracy and number of questions per subject."""
@@ -133,19 +146,20 @@ class MMMU(Task):
 
 @dataclass(frozen=True)
 class MMMUSerial(MMMU):
-    """The reference's own draw: one stream of random letters, seed 0, over the questions in document order."""
+    """The reference's own draw: one stream of letters, seed 0, over the questions in document order."""
 
     summary: ClassVar[str] = (
         "the same, unreadable choices drawn in document order from seed 0 (the reference)"
     )
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """The rows in document order (where rows know theirs), with the reference's draws."""
         stream = random.Random(0)
-        scores = []
-        for row in sorted(rows, key=lambda row: row.get("order", -1)):
-            drawn = stream.choice(LETTERS[: row["drawn_from"]]) if row["drawn_from"] else None
-            scores.append(float(drawn == row["gold"]) if drawn else row["score"])
-        return {"mmmu_acc": round(mean(scores), 5)}
+        drawn = []
+        for row in sorted(rows, key=lambda row: row["order"]):
+            letter = stream.choice(LETTERS[: row["drawn_from"]]) if row["drawn_from"] else None
+            drawn.append({**row, "score": float(letter == row["gold"])} if letter else row)
+        return super().tallies(drawn)
 
 
 def _subject(sample_id: str) -> str:

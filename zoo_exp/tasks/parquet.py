@@ -1,5 +1,6 @@
 """Rows of parquet files by number, reading one row group at a time: a folder of any size opens at once."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -48,9 +49,9 @@ class ParquetRows:
 
     def __len__(self) -> int:
         """Rows of all files."""
-        return self._ends[-1]
+        return int(self._ends[-1])
 
-    def _read_group(self, number: int) -> Any:  # noqa: ANN401
+    def _read_group(self, number: int) -> Any:
         import pyarrow as pa
 
         file, group = self._groups[number]
@@ -72,12 +73,22 @@ class ParquetRows:
         """One column of all rows."""
         return [value for file in self._files for value in file.read([name]).column(name).to_pylist()]
 
+    def texts(self) -> list[dict[str, Any]]:
+        """All rows without their images."""
+        names = [name for name in self.columns if not is_image(name)]
+        return [row for file in self._files for row in file.read(names).to_pylist()]
+
+
+def is_image(column: str) -> bool:
+    """Whether a column holds images by its official name: `image`, or MMMU's `image_1` to `image_7`."""
+    return re.fullmatch(r"image(_\d)?", column) is not None
+
 
 def find_parquet(folder: Path, split: str, config: str | None) -> list[Path]:
     """The files of one split (and configuration) below a folder, in order.
 
-    A folder that mirrors the hub has many: files in a folder named as the configuration win over others, and those
-    whose name starts with the split over others. A folder with a single nameless table is taken as it is.
+    A folder that mirrors the hub has many: files in a folder named as the configuration win over others, and
+    those whose name starts with the split over others. Files whose names say no split are taken as they are.
 
     Raises:
         MissingFileError: no parquet file at all.

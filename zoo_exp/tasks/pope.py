@@ -4,16 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.base import (
+    SHORT_ANSWER,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Tally,
+    Task,
+    ratio,
+    unit_name,
+)
 from zoo_exp.tasks.scoring.text import yes_no_word
-from zoo_exp.tasks.scoring.yes_no import pope_metrics
+from zoo_exp.tasks.scoring.yes_no import gold_yes_no, pope_counts
 
 _ENDINGS = {"plm": "\nYour response must be concise.", "embedded": ""}
 
 
 @dataclass(frozen=True)
 class POPE(Task):
-    """The whole response is `yes` or `no`; F1 of `yes` is the number that papers report (spec: benchmarks 5)."""
+    """The whole response is `yes` or `no`; papers report the F1 of `yes` (spec: benchmarks 5)."""
 
     family: ClassVar[str] = "pope"
     summary: ClassVar[str] = "object existence, yes or no; accuracy, precision, recall, F1"
@@ -24,7 +34,7 @@ class POPE(Task):
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question, and how to answer."""
-        return doc["question"].strip() + _ENDINGS.get(model_family, SHORT_ANSWER)
+        return str(doc["question"]).strip() + _ENDINGS.get(model_family, SHORT_ANSWER)
 
     def sample_id(self, doc: Doc) -> str:
         """Category and number: the numbers start again in every category."""
@@ -39,7 +49,7 @@ class POPE(Task):
         return yes_no_word(doc["answer"])
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        prediction, gold = yes_no_word(response), yes_no_word(doc["answer"])
+        prediction, gold = yes_no_word(response), gold_yes_no(yes_no_word(doc["answer"]))
         return {
             "score": float(prediction == gold),
             "prediction": prediction,
@@ -47,13 +57,26 @@ class POPE(Task):
             "category": str(doc.get("category", "")),
         }
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        return pope_metrics([(row["prediction"], row["ground_truth"]) for row in rows])
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Right answers, and hits and misses of `yes`, of every row."""
+        return [Tally(unit_name(row), pope_counts(row["prediction"], row["ground_truth"])) for row in rows]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """The five numbers; the yes ratio is the gold's, as in the reference."""
+        precision = ratio(sums["hit"], sums["hit"] + sums["false_yes"])
+        recall = ratio(sums["hit"], sums["hit"] + sums["false_no"])
+        return {
+            "pope_accuracy": ratio(sums["right"], sums["n"]),
+            "pope_precision": precision,
+            "pope_recall": recall,
+            "pope_f1_score": ratio(2 * precision * recall, precision + recall),
+            "pope_yes_ratio": ratio(sums["yes"], sums["n"]),
+        }
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """The same five numbers for each category."""
         categories = sorted({row["category"] for row in rows})
-        return {c: self._aggregate([dict(r) for r in rows if r["category"] == c]) for c in categories}
+        return {name: self.aggregate([r for r in rows if r["category"] == name]) for name in categories}
 
 
 _REPO = "lmms-lab-encoder/POPE"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -44,10 +44,10 @@ class ScienceQA(Task):
         return f"{context}{doc['question']}\n{options}{ending}"
 
     def sample_id(self, doc: Doc) -> str:
-        """The row's number in its split; the data set has no ids, so rows without a number are known by content."""
+        """The row's number in its split, or a digest of its content: the data set has no ids."""
         if "row" in doc:
             return str(doc["row"])
-        image = doc.get("image")
+        image: Any = doc.get("image")
         pixels = image.tobytes() if hasattr(image, "tobytes") else b""
         text = json.dumps([doc.get(key) for key in ("question", "choices", "hint", "answer")], default=str)
         return sha256(text.encode() + pixels).hexdigest()[:16]

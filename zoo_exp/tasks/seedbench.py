@@ -1,8 +1,8 @@
 """SEED-Bench: multiple choice about images and videos; the image rows alone are the papers' SEED-I."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -11,9 +11,11 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
+    Tally,
     Task,
-    mean,
     option_lines,
+    ratio,
+    unit_name,
 )
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.scoring.text import first_letter
@@ -39,8 +41,10 @@ class SeedBench(Task):
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question, four options, and how to answer."""
-        lines = option_lines([doc[choice] for choice in _CHOICES])
-        return f"{doc['question']}\n{lines}{'' if model_family == 'embedded' else LETTER_ANSWER}"
+        options = [doc[choice] for choice in _CHOICES]
+        if model_family == "embedded":
+            return f"{doc['question']}\n{option_lines([option for option in options if option])}"
+        return f"{doc['question']}\n{option_lines(options)}{LETTER_ANSWER}"
 
     def images(self, doc: Doc) -> "list[Image]":
         """One image, or the frames of a video."""
@@ -63,12 +67,21 @@ class SeedBench(Task):
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": first_letter(response, doc["answer"]), "data_type": str(doc["data_type"])}
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        kinds = sorted({row["data_type"] for row in rows})
-        metrics = {
-            f"seed_{kind}": mean(row["score"] for row in rows if row["data_type"] == kind) for kind in kinds
-        }
-        return {**metrics, "seed_all": mean(row["score"] for row in rows)}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Score and number, for all rows and for the row's kind."""
+        return [
+            Tally(
+                unit_name(row),
+                {f"{what} {kind}": n for kind in ("all", row["data_type"])
+                 for what, n in (("score", row["score"]), ("n", 1.0))},
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Accuracy of images, videos, and both; a kind without rows is left out."""
+        kinds = sorted(key.removeprefix("n ") for key in sums if key.startswith("n "))
+        return {f"seed_{kind}": ratio(sums[f"score {kind}"], sums[f"n {kind}"]) for kind in kinds}
 
 
 @dataclass(frozen=True)

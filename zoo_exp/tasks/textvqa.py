@@ -22,8 +22,9 @@ class TextVQA(Task):
     generation: ClassVar[GenerationSettings] = GenerationSettings(None, ("ASSISTANT:",))
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question with a capital first letter and all others small (the reference does so), and how to answer."""
-        return doc["question"].capitalize() + self._hint(doc) + _ENDINGS.get(model_family, SHORT_ANSWER)
+        """The question with only its first letter capital (as the reference has it), and how to answer."""
+        hint = "" if model_family == "embedded" else self._hint(doc)
+        return str(doc["question"]).capitalize() + hint + _ENDINGS.get(model_family, SHORT_ANSWER)
 
     def _hint(self, doc: Doc) -> str:
         return ""
@@ -47,7 +48,7 @@ class TextVQA(Task):
 
 @dataclass(frozen=True)
 class TextVQAWithOCR(TextVQA):
-    """The protocol of LLaVA's own script: the data set's OCR tokens are in the prompt (spec: benchmarks 11)."""
+    """The protocol of LLaVA's own script: OCR tokens in the prompt (spec: benchmarks 11)."""
 
     summary: ClassVar[str] = "the same with the data set's OCR tokens in the prompt, as LLaVA's script does"
     columns: ClassVar[tuple[str, ...]] = (*TextVQA.columns, "ocr_tokens")

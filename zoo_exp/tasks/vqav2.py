@@ -1,11 +1,11 @@
 """VQAv2: open questions with ten annotators' answers each, and test-dev, whose answers are hidden."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Tally, Task
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
@@ -58,8 +58,13 @@ class VQAv2TestDev(VQAv2):
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": None, "question_id": int(doc["question_id"]), "answer": response}
 
-    def _aggregate(self, rows: Sequence[Parts]) -> dict[str, float]:
-        return {"submission": float(len(rows))}
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Every row is one answer to hand in."""
+        return [Tally(str(row["sample_id"]), {"submission": 1.0}) for row in rows]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """How many answers there are to hand in."""
+        return {"submission": sums["submission"]}
 
 
 TASKS = (

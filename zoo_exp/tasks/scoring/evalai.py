@@ -1,4 +1,4 @@
-"""The answer normaliser of the VQA challenge, with the quirks of the reference evaluator (spec: benchmarks 2, 3)."""
+"""The VQA challenge's answer normaliser, with the reference evaluator's quirks (spec: benchmarks 2, 3)."""
 
 import re
 from functools import lru_cache
@@ -6,36 +6,36 @@ from functools import lru_cache
 from zoo_exp.tasks.scoring.evalai_tables import ARTICLES, CONTRACTIONS, NUMBERS, PUNCTUATION
 
 _ANY_PUNCTUATION = re.compile("[" + re.escape("".join(PUNCTUATION)) + ".]")
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_COMMA_IN_NUMBER = re.compile(r"\d,+\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 # The reference hands re.UNICODE (32) to an argument that means `count`: only 32 periods are ever removed.
 _PERIODS_REMOVED = 32
 
 
 def split_possessive(text: str) -> str:
-    """The word step, which TextVQA alone applies: lower case, no commas, no question marks, "'s" a word of its own."""
+    """The word step, TextVQA's alone: lower case, no commas, no question marks, "'s" a word of its own."""
     return text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 
 def remove_punctuation(text: str) -> str:
     """The punctuation step.
 
-    A mark next to a blank anywhere in the text (or any mark, where the text has a number like 1,000) vanishes;
-    otherwise it becomes a blank. A period goes unless a digit follows.
+    A mark that is next to a blank somewhere in the text vanishes (every mark does where the text has a number
+    like 1,000); otherwise it becomes a blank. A period goes unless a digit follows.
     """
     if not _ANY_PUNCTUATION.search(text):
         return text
     numeric = _COMMA_IN_NUMBER.search(text) is not None
     out = text
-    for mark in PUNCTUATION:
-        if mark in text:
-            gone = numeric or f"{mark} " in text or f" {mark}" in text
-            out = out.replace(mark, "" if gone else " ")
+    # The rule looks at the given text alone, so the order of the marks does not matter.
+    for mark in set(_ANY_PUNCTUATION.findall(text)) - {"."}:
+        gone = numeric or f"{mark} " in text or f" {mark}" in text
+        out = out.replace(mark, "" if gone else " ")
     return _PERIOD.sub("", out, count=_PERIODS_REMOVED)
 
 
 def normalize_words(text: str) -> str:
-    """The digit and article step: number words to digits, no articles, apostrophes put back ("dont" to "don't")."""
+    """The digit and article step: number words to digits, no articles, "dont" to "don't"."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 

@@ -79,7 +79,7 @@ def extract_letter(response: str, letters: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One rotated copy of a question: its index, gold letter and the letter read without help (None: unread)."""
+    """One rotation of a question: its index, gold letter, and the letter read without help (or None)."""
 
     index: int
     answer: str
@@ -89,8 +89,8 @@ class Row:
 def circular(rows: Sequence[Row], resolve: Callable[[Row], str | None]) -> dict[int, int]:
     """Hit (1) or miss (0) of every question whose unrotated row (index below 1,000,000) is there.
 
-    A question is right when all its rotations are. First the letters read without help are looked at; only where
-    those are all right, `resolve` reads the others in ascending index until the first wrong one.
+    A question is right when all its rotations are. The letters read without help are looked at first; only
+    where those are all right, `resolve` reads the others in ascending index until the first wrong one.
 
     Args:
         rows: Rows in any order; copies of one question share `index` modulo 1,000,000.

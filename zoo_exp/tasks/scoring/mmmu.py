@@ -39,7 +39,7 @@ def extract_numbers(text: str) -> list[str]:
 
 
 def normalize_open(text: str) -> list[str | float]:
-    """A number rounded to 2 places, or the lower-case text; a single character with a blank on either side."""
+    """A number rounded to 2 places, or the lower-case text; one character gets a blank on either side."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]
@@ -49,7 +49,7 @@ def normalize_open(text: str) -> list[str | float]:
 
 
 def parse_open(response: str) -> list[str | float]:
-    """Everything that an open response may mean: its telling ends and the numbers in them, without repeats."""
+    """All that an open response may mean: its telling ends and the numbers in them, without repeats."""
     response = response.strip().strip(".").lower()
     parts = response.split("\n")
     ends = []

@@ -25,8 +25,10 @@ def soft_accuracy(prediction: str, answers: Sequence[str], normalize: Callable[[
 
 def answer_texts(answers: Sequence[object]) -> list[str]:
     """The annotators' answers as strings: VQAv2 stores a dict each, TextVQA the strings themselves."""
-    texts = [answer["answer"] if isinstance(answer, dict) else answer for answer in answers]
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise InvalidValueError(f"a reference answer must be a string, got {wrong[0]!r}")
+    texts = []
+    for answer in answers:
+        text = answer.get("answer") if isinstance(answer, dict) else answer
+        if not isinstance(text, str):
+            raise InvalidValueError(f"a reference answer must be a string, got {text!r}")
+        texts.append(text)
     return texts

@@ -1,9 +1,8 @@
-"""Aggregates of the yes/no benchmarks: POPE's five numbers, MME's points (spec: benchmarks 5, 6)."""
+"""What a yes/no answer counts for: POPE's hits and misses, MME's points (spec: benchmarks 5, 6)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import fsum
 
 from zoo_exp.core.errors import InvalidValueError
 
@@ -12,60 +11,71 @@ PERCEPTION = frozenset(
 )
 
 
-def pope_metrics(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """The five POPE numbers of (prediction, gold) pairs, gold being `yes` or `no`.
+def gold_yes_no(answer: str) -> str:
+    """The right answer, which must be one of the two words.
 
-    A prediction that is neither word lowers accuracy only; the yes ratio is the gold's, as in the reference.
+    Raises:
+        InvalidValueError: it is neither.
     """
-    n = len(pairs)
-    right = sum(prediction == gold for prediction, gold in pairs)
-    hit = sum(prediction == gold == "yes" for prediction, gold in pairs)
-    false_yes = sum(prediction == "yes" and gold == "no" for prediction, gold in pairs)
-    false_no = sum(prediction == "no" and gold == "yes" for prediction, gold in pairs)
-    precision = hit / (hit + false_yes) if hit + false_yes else 0.0
-    recall = hit / (hit + false_no) if hit + false_no else 0.0
+    if answer not in ("yes", "no"):
+        raise InvalidValueError(f"the right answer is '{answer}', but must be yes or no")
+    return answer
+
+
+def pope_counts(prediction: str, gold: str) -> dict[str, float]:
+    """What one answer adds: right, and for `yes` a hit, a false yes or a false no.
+
+    A prediction that is neither word is no false no: it lowers accuracy only.
+    """
     return {
-        "pope_accuracy": right / n,
-        "pope_precision": precision,
-        "pope_recall": recall,
-        "pope_f1_score": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        "pope_yes_ratio": sum(gold == "yes" for _, gold in pairs) / n,
+        "n": 1.0,
+        "right": float(prediction == gold),
+        "yes": float(gold == "yes"),
+        "hit": float(prediction == gold == "yes"),
+        "false_yes": float(prediction == "yes" and gold == "no"),
+        "false_no": float(prediction == "no" and gold == "yes"),
     }
 
 
 @dataclass(frozen=True)
-class MMECategory:
-    """Points of one MME category: `accuracy` per question and `both_right` per image, 0 to 100 each."""
+class MMEImage:
+    """What an image's two questions give: `accuracy` per question and `both_right`, 0 to 100 points each."""
 
+    category: str
+    name: str
     accuracy: float
     both_right: float
 
     @property
     def points(self) -> float:
-        """The category's share of the score, 0 to 200."""
+        """The image's points, 0 to 200."""
         return self.accuracy + self.both_right
 
 
-def mme_categories(rows: Iterable[tuple[str, str, float]]) -> dict[str, MMECategory]:
-    """Points per category of (category, image, right 0 or 1) rows; an image has exactly two questions.
+class UnpairedError(InvalidValueError):
+    """An MME image that does not have exactly two questions."""
+
+    def __init__(self, category: str, image: str, found: int, images: int) -> None:
+        self.category, self.image = category, image
+        super().__init__(
+            f"MME: image '{image}' of {category} has {found} question(s) instead of 2 "
+            f"({images} such image(s)): its points count pairs, so give complete pairs"
+        )
+
+
+def mme_images(rows: Iterable[tuple[str, str, float]]) -> list[MMEImage]:
+    """Points of every image from (category, image, right 0 or 1) rows.
 
     Raises:
-        InvalidValueError: images without their pair, the first of them named.
+        UnpairedError: images without exactly two rows; names the first of them.
     """
-    images: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    images: dict[tuple[str, str], list[float]] = defaultdict(list)
     for category, image, right in rows:
-        images[category][image].append(right)
-    odd = [(image, len(r)) for of in images.values() for image, r in of.items() if len(r) != 2]
+        images[category, image].append(right)
+    odd = sorted(key for key, right in images.items() if len(right) != 2)
     if odd:
-        image, n = min(odd)
-        raise InvalidValueError(
-            f"MME: image '{image}' has {n} question(s) instead of 2 ({len(odd)} such image(s)): "
-            "its score counts pairs, so give complete pairs (with a limit: an even one)"
-        )
-    return {
-        category: MMECategory(
-            accuracy=100 * fsum(sum(right) / 2 for right in of.values()) / len(of),
-            both_right=100 * fsum(float(sum(right) == 2) for right in of.values()) / len(of),
-        )
-        for category, of in images.items()
-    }
+        raise UnpairedError(*odd[0], len(images[odd[0]]), len(odd))
+    return [
+        MMEImage(category, image, 50 * sum(right), 100 * float(sum(right) == 2))
+        for (category, image), right in images.items()
+    ]

@@ -1,0 +1,253 @@
+"""The command line as a user meets it: what it prints, where, and with which exit code."""
+
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from zoo_exp.cli import main
+from zoo_exp.core.errors import InvalidValueError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """A runner that only remembers what it was given; `answer` is what it returns, or raises."""
+    module = types.ModuleType("zoo_exp.evaluation.runner")
+    module.seen, module.answer = [], 0
+
+    def run(experiment):
+        module.seen.append(experiment)
+        if isinstance(module.answer, BaseException):
+            raise module.answer
+        return module.answer
+
+    module.run = run
+    import zoo_exp.evaluation
+
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(zoo_exp.evaluation, "runner", module, raising=False)
+    return module
+
+
+def test_nothing_typed_prints_help(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for command in ("run", "list", "show", "embedded"):
+        assert f"\n    {command} " in out
+
+
+@pytest.mark.parametrize("command", ["run", "list", "show", "embedded"])
+def test_help_of_each_command_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m zoo_exp {command}" in capsys.readouterr().out.split("Examples:")[1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "models"], ["list", "tasks"], ["list", "exps"]])
+def test_looking_around_imports_nothing_heavy(arguments):
+    heavy = ["torch", "lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
+    code = (
+        "import sys; from zoo_exp.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [("selectors", ["zoo", "divprune", "random"]), ("tasks", ["embedded_pope", "mme", "nine"]),
+     ("models", ["embedded", "llava_next_7b"]), ("exps", ["ablation_fusion"])],
+)  # fmt: skip
+def test_list_gives_one_line_for_each_name(what, names, capsys):
+    assert main(["list", what]) == 0
+    first_words = [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")
+    ]
+    assert set(names) <= set(first_words)
+    assert len(first_words) == len(set(first_words))
+
+
+def test_show_prints_yaml_with_the_cells(capsys):
+    assert main(["show", "exp=ablation_fusion", "task=[embedded_pope,embedded_mme]", "budget=16"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# python -m zoo_exp run exp=ablation_fusion")
+    shown = yaml.safe_load(out)
+    assert [cell["task"] for cell in shown["cells"]] == ["embedded_pope", "embedded_mme"]
+    assert {cell["arms"] for cell in shown["cells"]} == {len(shown["arms"])}
+    assert "zoo multiply @16" in [arm["arm"] for arm in shown["arms"]]
+
+
+def test_run_hands_the_experiment_to_the_runner(runner, tmp_path):
+    runner.answer = 3
+    assert main(["run", "selector=zoo", f"out={tmp_path}", "limit=2", "budget=16"]) == 3
+    (experiment,) = runner.seen
+    assert (experiment.limit, experiment.out) == (2, tmp_path)
+    assert experiment.overrides == ("selector=zoo", f"out={tmp_path}", "limit=2", "budget=16")
+
+
+def test_flags_and_overrides_may_stand_in_any_order(runner, capsys):
+    assert main(["run", "--cfg", "job", "selector=zoo", "--debug", "budget=16", "seed=3"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 3
+    assert main(["run", "budget=16,8", "-m", "selector=zoo", "--cfg=sweep"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in lines] == [["selector=zoo", f"budget={b}"] for b in (16, 8)]
+    assert runner.seen == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rum"], ["command 'rum'", "'run'"]),
+        (["+exp=ablation_fusion"], ["python -m zoo_exp run +exp=ablation_fusion"]),
+        (["list", "selector"], ["'selectors'"]),
+        (["show"], ["exp=NAME"]),
+        (["run", "bugdet=64"], ["Did you mean 'budget'?"]),
+        (["run", "+exp=ablation"], ["experiment 'ablation'", "ablation_fusion"]),
+        (["run", "selector=zoo", "budget=1000"], ["1000", "144"]),
+        (["run", "selector=zoo", "budget=64,32"], ["add -m"]),
+        (["run", "-m", "selector=zoo", "budget=64,1000"], ["1000", "at the point"]),
+        (["run", "selector=full", "--config-dir", "nowhere"], ["nowhere", "no such folder"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(arguments, words, capsys, runner):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    for word in words:
+        assert word in captured.err
+    assert runner.seen == []
+
+
+def test_debug_adds_the_traceback(capsys):
+    assert main(["run", "bugdet=64", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "error: unknown config key 'bugdet'" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--foo"], ["list"], ["list", "models", "more"], ["run", "--cfg", "no"]]
+)
+def test_argparse_refuses_with_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_an_error_of_the_runner_is_told_without_traceback(runner, capsys):
+    runner.answer = InvalidValueError("the weights are broken")
+    assert main(["run", "selector=full"]) == 2
+    assert capsys.readouterr().err == "error: the weights are broken\n"
+
+
+def test_a_failed_write_names_the_file(runner, capsys):
+    runner.answer = PermissionError(13, "Permission denied", "/some/records.jsonl")
+    assert main(["run", "selector=full"]) == 2
+    assert capsys.readouterr().err == "error: /some/records.jsonl: Permission denied\n"
+
+
+def test_a_bug_keeps_its_traceback(runner):
+    runner.answer = TypeError("a bug")
+    with pytest.raises(TypeError, match="a bug"):
+        main(["run", "selector=full"])
+
+
+def test_a_file_in_the_place_of_the_output_folder(runner, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["run", "selector=full", f"out={tmp_path}/file/runs"]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert runner.seen == []
+
+
+def test_an_output_folder_that_cannot_be_written_to(runner, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert main(["run", "selector=full", f"out={tmp_path}/runs"]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+    assert runner.seen == []
+
+
+def exit_after_interrupt():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise SystemExit(1)  # noqa: B904 - what Lightning's Trainer does
+
+
+def test_ctrl_c_is_told_in_one_line(runner, capsys):
+    runner.answer = KeyboardInterrupt()
+    assert main(["run", "selector=full"]) == 130
+    assert "same command goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_recognised_behind_lightnings_exit(runner, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda experiment: exit_after_interrupt())
+    assert main(["run", "selector=full"]) == 130
+    assert "records are kept" in capsys.readouterr().err
+
+
+# A process whose runner writes the seed to a file, fails for seed 1, and waits for Ctrl-C for seed 9.
+CHILD = """
+import sys, time, types
+import zoo_exp.evaluation
+from pathlib import Path
+def run(experiment):
+    Path(experiment.out).mkdir(parents=True, exist_ok=True)
+    Path(experiment.out, str(experiment.seed)).write_text("")
+    if experiment.seed == 9: time.sleep(60)
+    return 4 if experiment.seed == 1 else 0
+module = types.ModuleType("zoo_exp.evaluation.runner"); module.run = run
+sys.modules[module.__name__] = zoo_exp.evaluation.runner = module
+"""
+
+
+@pytest.fixture
+def fake_processes(tmp_path, monkeypatch):
+    """A start-up file that puts the runner of `CHILD` into every process of a sweep."""
+    (tmp_path / "sitecustomize.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    return tmp_path / "runs"
+
+
+def test_a_sweep_runs_every_point_in_its_own_process_and_sums_up(fake_processes, capfd):
+    assert main(["run", "selector=full", "seed=0,1,2", "-m", f"out={fake_processes}"]) == 4
+    assert sorted(path.name for path in fake_processes.iterdir()) == ["0", "1", "2"]
+    out = capfd.readouterr().out
+    assert "3 points, 1 failed" in out
+    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["ok", "exit", "ok"]
+
+
+def test_ctrl_c_stops_a_sweep_after_the_point_has_stopped(fake_processes):
+    command = [
+        sys.executable,
+        "-m",
+        "zoo_exp",
+        "run",
+        "selector=full",
+        "seed=9,2",
+        "-m",
+        f"out={fake_processes}",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as sweep:
+        deadline = time.monotonic() + 50
+        while not (fake_processes / "9").exists():
+            assert sweep.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        sweep.send_signal(signal.SIGINT)  # to the parent alone: it passes it on
+        _, err = sweep.communicate(timeout=50)
+    assert sweep.returncode == 130
+    assert "same command goes on" in err
+    assert not (fake_processes / "2").exists()

@@ -1,0 +1,170 @@
+"""From overrides to an experiment, and what is said about wrong ones."""
+
+import pytest
+
+from zoo_exp.config import compose
+from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+
+
+def labels(*overrides):
+    return [arm.label for arm in compose(overrides).arms]
+
+
+def test_ablation_fusion_is_four_fusions_at_three_budgets_beside_full_blind_and_random():
+    experiment = compose(["+exp=ablation_fusion"])
+    assert len(experiment.tasks) == 9
+    assert len(experiment.tasks) * experiment.limit >= 900
+    assert [arm.label for arm in experiment.arms if arm.budget is None] == ["full", "blind"]
+    zoo = [arm for arm in experiment.arms if arm.selector == "zoo"]
+    assert {(arm.options["fusion"], arm.budget.count) for arm in zoo} == {
+        (fusion, count) for fusion in ("none", "diversity", "sum", "multiply") for count in (48, 32, 16)
+    }
+    random = [arm for arm in experiment.arms if arm.selector == "random"]
+    assert sorted((arm.budget.count, arm.seed_index) for arm in random) == sorted(
+        (count, seed) for count in (48, 32, 16) for seed in range(3)
+    )
+    assert len(experiment.arms) == 2 + len(zoo) + len(random)
+
+
+def test_the_model_brings_its_own_budgets_tasks_and_limit():
+    experiment = compose(["+exp=ablation_fusion", "model=llava_next_7b"])
+    assert {arm.budget.count for arm in experiment.arms if arm.budget} == {640, 320, 160}
+    assert "pope" in experiment.tasks
+    assert experiment.limit is None
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_the_prefix_of_an_override_does_not_matter(prefix):
+    experiment = compose([f"{prefix}exp=ablation_fusion", f"{prefix}seed=7", f"{prefix}model.layers=2"])
+    assert (experiment.name, experiment.seed, experiment.model.layers) == ("ablation_fusion", 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [("64", ["zoo multiply @64"]), ("[64,32]", ["zoo multiply @64", "zoo multiply @32"]),
+     ("11.1%", ["zoo multiply @0.111"]), ("0.5", ["zoo multiply @0.5"])],
+)  # fmt: skip
+def test_budget_replaces_the_budgets_of_all_arms(budget, expected):
+    assert labels("selector=zoo", f"budget={budget}") == expected
+
+
+def test_budget_replaces_an_arms_own_budgets_too():
+    own = "+arms=[{selector: zoo, budgets: [9]}, {selector: full}]"
+    assert labels(own) == ["zoo @9", "full"]
+    assert labels(own, "budget=5") == ["zoo @5", "full"]
+
+
+def test_selector_replaces_the_arms():
+    assert labels("+exp=ablation_fusion", "selector=divprune", "budget=16") == ["divprune @16"]
+    assert labels("selector=[full,zoo]", "budget=16") == ["full", "zoo multiply @16"]
+
+
+def test_selector_options_go_to_the_selector():
+    options = ["+selector.options.fusion=sum", "selector.options.n_directions=16"]
+    assert labels("selector=zoo", *options, "budget=9") == ["zoo sum n_directions=16 @9"]
+
+
+def test_selectors_with_a_file_bring_their_settings():
+    assert labels("selector=random", "budget=16") == [f"random @16 seed {seed}" for seed in range(3)]
+    assert labels("selector=random", "selector.seeds=1", "budget=16") == ["random @16"]
+
+
+def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
+    def tasks(value):
+        return compose(["selector=full", f"task={value}"]).tasks
+
+    assert tasks("embedded_pope") == ("embedded_pope",)
+    assert tasks("[embedded_pope,embedded_mme]") == ("embedded_pope", "embedded_mme")
+    assert len(tasks("nine")) == 9
+    assert len(tasks("eight")) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "words"),
+    [
+        (["bugdet=64"], UnknownNameError, ["config key 'bugdet'", "Did you mean 'budget'?"]),
+        (["+bugdet=64"], UnknownNameError, ["Did you mean 'budget'?"]),
+        (["model.bach_size=2"], UnknownNameError, ["Did you mean 'model.batch_size'?"]),
+        (["seed.x=2"], UnknownNameError, ["seed is a value"]),
+        (["model=llava15_7"], UnknownNameError, ["model 'llava15_7'", "'llava15_7b'", "list models"]),
+        (["+exp=ablation_fuson"], UnknownNameError, ["experiment", "'ablation_fusion'", "list exps"]),
+        (["selector=zo"], UnknownNameError, ["selector 'zo'", "'zoo'"]),
+        (["selector=full", "task=embeded_pope"], UnknownNameError, ["task", "'embedded_pope'"]),
+        (["selector=zoo", "selector.options.fuson=sum"], UnknownNameError, ["'fuson'", "'fusion'"]),
+        (["selector=zoo", "selector.fusion=sum"], UnknownNameError, ["selector.options.fusion"]),
+        (["selector=zoo", "selector.options.fusion=mulitply"], InvalidValueError, ["mulitply", "multiply"]),
+        (["selector.options.fusion=sum"], InvalidValueError, ["selector=NAME"]),
+        (["selector=zoo", "budget=0"], InvalidValueError, ["budget 0"]),
+        (["selector=zoo", "budget=-4"], InvalidValueError, ["budget -4"]),
+        (["selector=zoo", "budget=many"], InvalidValueError, ["'many'"]),
+        (["selector=zoo", "budget=145"], InvalidValueError, ["145", "144"]),
+        (["selector=zoo", "budget=[]"], InvalidValueError, ["budget=[]"]),
+        (["selector=zoo", "budget=null"], InvalidValueError, ["budget=null"]),
+        (["selector=full", "selector.budgets=[3]"], InvalidValueError, ["takes no budget"]),
+        (["selector=divprune", "selector.seeds=2"], InvalidValueError, ["seeds=2", "draws nothing"]),
+        (["selector=[full,full]"], InvalidValueError, ["'full' is listed twice"]),
+        (["selector=full", "task=[gqa,gqa]"], InvalidValueError, ["'gqa' is listed twice"]),
+        (["selector=full", "seed=-1"], InvalidValueError, ["seed=-1", "at least 0"]),
+        (["selector=full", "limit=0"], InvalidValueError, ["limit=0", "at least 1"]),
+        (["selector=full", "limit=some"], InvalidValueError, ["limit", "'some'", "Integer"]),
+        (["selector=full", "model.dtype=float8"], InvalidValueError, ["model.dtype=float8", "bfloat16"]),
+        (["selector=full", "data=folder"], InvalidValueError, ["data.root"]),
+        ([], InvalidValueError, ["no arm to run", "+exp=NAME"]),
+        (["budget"], InvalidValueError, ["'budget' is not key=value"]),
+        (["~seed"], InvalidValueError, ["seed=null"]),
+        (["a@b=1"], InvalidValueError, ["'a@b=1'"]),
+        (["model=[embedded]"], InvalidValueError, ["one name is expected"]),
+        (["+arms=[{selecter: zoo}]"], UnknownNameError, ["arms[0].selecter", "arms[0].selector"]),
+        (["+arms=[{options: {}}]"], InvalidValueError, ["selector"]),
+    ],
+)
+def test_bad_input_is_named(overrides, error, words):
+    with pytest.raises(error) as caught:
+        compose(overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_several_problems_are_told_at_once():
+    with pytest.raises(InvalidValueError) as caught:
+        compose(["model=embeded", "bugdet=3"])
+    assert "'embedded'" in str(caught.value)
+    assert "'budget'" in str(caught.value)
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "exp").mkdir()
+
+    def write(text):
+        (tmp_path / "exp" / "mine.yaml").write_text(text)
+        return compose(["+exp=mine"], [tmp_path])
+
+    return write
+
+
+def test_a_folder_of_the_users_own(own):
+    experiment = own("defaults:\n  - override /model: llava15_7b\narms:\n  - {selector: zoo, label: ours}\n")
+    assert experiment.model.name == "llava15_7b"
+    assert [arm.label for arm in experiment.arms] == ["ours @192", "ours @128", "ours @64"]
+
+
+def test_a_typo_in_a_file_is_found_with_its_line(own):
+    with pytest.raises(UnknownNameError, match=r"arms\[0\].optoins.*'arms\[0\].options'.*mine.yaml, line 3"):
+        own("name: mine\narms:\n  - {selector: zoo, optoins: {fusion: sum}}\n")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "name: ${nowhere}\n"])
+def test_a_file_that_makes_no_sense_is_named(own, text):
+    with pytest.raises(ZooExpError, match=r"mine\.yaml|nowhere"):
+        own(text)
+
+
+def test_two_arms_with_one_label_are_refused(own):
+    with pytest.raises(InvalidValueError, match="'same @48' names two different arms"):
+        own("arms:\n  - {selector: zoo, label: same}\n  - {selector: divprune, label: same}\n")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match="nowhere"):
+        compose(["selector=full"], [tmp_path / "nowhere"])

@@ -1,0 +1,42 @@
+"""Every registered selector, with the options that change its rule, keeps every rule of the contract."""
+
+import pytest
+
+from zoo_exp import selectors
+from zoo_exp.testing import CHECKS
+
+VARIANTS = {
+    "cdpruner": [{"relevance": "clip"}],
+    "cls_attention": [{"attention": "received"}],
+    "divprune": [{"newline": "keep"}, {"newline": "as_released"}],
+    "feature_norm": [{"of": "features"}],
+    "mmtok": [{"image_weight": 2.0}],
+    "vispruner": [{"attention": "received"}, {"important_share": 0}, {"important_share": 1}],
+    "visionzip": [{"variant": "official_code"}, {"attention": "received"}, {"contextual_share": 0.5}],
+    "zoo": [
+        {"estimator": "closed_form"},
+        {"estimator": "first_order", "n_directions": 3},
+        {"estimator": "feature_norm"},
+        {"fusion": "none"},
+        {"fusion": "diversity"},
+        {"fusion": "sum"},
+        {"projector": "low_rank", "rank": 4},
+        {"projector": "low_rank", "rank": 4, "estimator": "closed_form"},
+        {"layer": 1, "n_directions": 8},
+        {"dtype": "bfloat16"},
+        {"variant": "official_code"},
+    ],
+}
+CASES = [(name, options) for name in selectors.available() for options in [{}, *VARIANTS.get(name, [])]]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=[" ".join([n, *(f"{k}={v}" for k, v in o.items())]) for n, o in CASES]
+)
+def test_contract(name, options, check):
+    CHECKS[check](selectors.get(name, **options))
+
+
+def test_every_variant_belongs_to_a_selector():
+    assert set(VARIANTS) <= set(selectors.available())

@@ -1,0 +1,156 @@
+"""The floors of the house: imports only go down, and what is light stays light."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "zoo_exp"
+# The longest name that fits decides. A module may import its own floor and what lies below.
+FLOORS = {
+    "zoo_exp": 4,  # the front door: it may name everything, lazily
+    "zoo_exp.core": 0,
+    "zoo_exp.selectors": 1,
+    "zoo_exp.models": 1,
+    "zoo_exp.tasks": 1,
+    "zoo_exp.embedded": 1,
+    "zoo_exp.testing": 1,
+    "zoo_exp.evaluation": 2,
+    "zoo_exp.evaluation.runner": 3,  # records become tables here
+    "zoo_exp.measure": 2,
+    "zoo_exp.config": 2,
+    "zoo_exp.report": 3,
+    "zoo_exp.cluster": 3,
+    "zoo_exp.cli": 4,
+    "zoo_exp._cli": 4,
+    "zoo_exp.__main__": 4,
+}
+ENGINE = ("zoo_exp.core", "zoo_exp.selectors", "zoo_exp.models", "zoo_exp.tasks", "zoo_exp.testing")
+FORBIDDEN = {
+    "zoo_exp": ("lightning", "wandb", "datasets", "transformers"),
+    "zoo_exp.selectors": ("lightning", "wandb", "datasets", "transformers"),
+    "zoo_exp.models": ("lightning", "wandb", "datasets"),
+    "zoo_exp.report": ("torch", "transformers"),
+}
+
+
+def modules():
+    """Every module of the package: dotted name -> file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def below(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+def floor(name):
+    return FLOORS[max((known for known in FLOORS if below(name, known)), key=len)]
+
+
+def imports(source, lazy=True):
+    """Dotted names that `source` imports outside of `if TYPE_CHECKING`; functions count with `lazy` only."""
+    names = []
+
+    def visit(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                names.extend(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                names.extend(f"{child.module}.{alias.name}" for alias in child.names)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                for other in child.orelse:
+                    visit(other)
+            elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                visit(child)
+
+    visit(ast.parse(source))
+    return names
+
+
+def test_the_reader_of_imports_sees_what_it_should():
+    source = (
+        "import a.b\nfrom c import d as e\nif TYPE_CHECKING:\n    import hidden\n"
+        "def f():\n    from g.h import i\nclass K:\n    import m\n"
+        "try:\n    import n\nexcept ImportError:\n    pass\n"
+    )
+    assert imports(source) == ["a.b", "c.d", "g.h.i", "m", "n"]
+    assert imports(source, lazy=False) == ["a.b", "c.d", "m", "n"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_only_go_down(name):
+    ours = [
+        used for used in imports(MODULES[name].read_text()) if below(used, "zoo_exp") and used != "zoo_exp"
+    ]
+    climbing = [
+        used for used in ours if floor(used) > floor(name) and not used.startswith("zoo_exp.__version__")
+    ]
+    assert climbing == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if below(name, "zoo_exp.core")])
+def test_core_imports_torch_and_the_standard_library_only(name):
+    others = {used.split(".")[0] for used in imports(MODULES[name].read_text())} - sys.stdlib_module_names
+    assert others <= {"torch", "zoo_exp"}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_module_names_what_its_package_must_not_load(package):
+    depth = package == "zoo_exp"
+    for name, path in MODULES.items():
+        if name == package if depth else below(name, package):
+            tops = {
+                used.split(".")[0] for used in imports(path.read_text(), lazy=package != "zoo_exp.models")
+            }
+            assert not tops & set(FORBIDDEN[package]), name
+
+
+@pytest.mark.parametrize("module", ["zoo_exp", "zoo_exp.selectors", "zoo_exp.tasks", "zoo_exp.config"])
+def test_importing_loads_nothing_heavy(module):
+    heavy = ["lightning", "wandb", "datasets", "transformers", "pandas", "matplotlib"]
+    code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_every_package_of_the_house_has_a_floor():
+    packages = {".".join(name.split(".")[:2]) for name in MODULES}
+    assert packages - set(FLOORS) == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_stays_under_350_lines(name):
+    assert len(MODULES[name].read_text().splitlines()) <= 350
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on():
+    private = re.compile("|".join(rf"(?<![\w.]){folder}/" for folder in ("/work", "/root", "/home")))
+    skipped = {
+        ".git",
+        ".venv",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+        "runs",
+        "__pycache__",
+    }
+    kinds = {".py", ".md", ".yaml", ".toml", ".txt", ".sh", ".sbatch", ".csv", ".json", ".cfg", ""}
+    hits = [
+        path.relative_to(ROOT)
+        for path in ROOT.rglob("*")
+        if path.is_file() and path.suffix in kinds and not skipped & set(path.relative_to(ROOT).parts)
+        if path != Path(__file__) and private.search(path.read_text(encoding="utf-8", errors="ignore"))
+    ]
+    assert hits == []

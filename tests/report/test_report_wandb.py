@@ -1,0 +1,163 @@
+"""W&B offline: which mode, one line, and what was really written, read back from its file."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
+
+from zoo_exp.core.errors import MissingFileError, UnknownNameError
+from zoo_exp.report import summary
+from zoo_exp.report.wandb import log_run, plain_key, resolve_mode
+
+VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "NETRC", "WANDB_PROJECT")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    """Neither variables nor key files of whoever runs the tests, and no way out."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    return tmp_path / "netrc"
+
+
+def test_the_variable_beats_the_configuration_beats_the_key(monkeypatch):
+    assert resolve_mode().name == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert resolve_mode().name == "online"
+    assert "x" * 40 not in resolve_mode().reason
+    assert resolve_mode("offline").name == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("online").name == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert resolve_mode("online").name == "offline"
+
+
+def test_a_key_for_another_host_is_no_key(no_account):
+    no_account.write_text("machine example.org login user password abc\ndefault login u password p\n")
+    assert resolve_mode().name == "offline"
+    no_account.write_text("machine api.wandb.ai login user password abc\n")
+    assert resolve_mode().name == "online"
+
+
+def test_a_broken_netrc_is_no_key(no_account):
+    no_account.write_text("machine machine machine")
+    assert resolve_mode().name == "offline"
+
+
+@pytest.mark.parametrize("place", ["WANDB_MODE", "configuration"])
+def test_an_unknown_mode_names_the_nearest(monkeypatch, place):
+    if place == "WANDB_MODE":
+        monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(UnknownNameError, match=rf"'offlin'\. Did you mean 'offline'.*{place}"):
+        resolve_mode("offlin" if place == "configuration" else "auto")
+
+
+def test_disabled_writes_nothing(tmp_path):
+    lines = []
+    assert log_run(tmp_path, {}, "disabled", echo=lines.append) is None
+    assert lines == ["W&B: disabled (set by the configuration)."]
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(MissingFileError, match=r"results\.json"):
+        log_run(tmp_path, {}, "offline")
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(MissingFileError, match="is damaged"):
+        log_run(tmp_path, {}, "offline")
+
+
+def test_labels_cannot_leave_the_media_folder():
+    assert plain_key("a/../../b") == "a_.._.._b"
+    assert plain_key("zoo multiply @11.1%") == "zoo multiply @11.1%"
+
+
+def read_back(folder):
+    """History rows, configuration, run and files of an offline run.
+
+    The file is LevelDB's log format: after a 7-byte head, blocks of 32 KiB with records of 7 bytes head
+    (checksum, length, type) and a piece of a protobuf message. Written for wandb 0.31.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("run-*.wandb")
+    data, position, message = path.read_bytes(), 7, b""
+    found = {"history": [], "config": {}, "run": None, "files": []}
+
+    def values(items):
+        tree = {}
+        for item in items:
+            *folders, last = list(item.nested_key) or [item.key]
+            place = tree
+            for name in folders:
+                place = place.setdefault(name, {})
+            place[last] = json.loads(item.value_json)
+        return tree
+
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        message = (b"" if kind in (1, 2) else message) + data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind not in (1, 4):
+            continue
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(message)
+        what = record.WhichOneof("record_type")
+        if what == "run":
+            found["run"] = record.run
+            found["config"].update(values(record.run.config.update))
+        elif what == "history":
+            found["history"].append(values(record.history.item))
+        elif what == "files":
+            found["files"] += [file.path for file in record.files.files]
+    return found
+
+
+def test_offline_run_holds_scalars_table_and_masks_and_is_logged_once(make_run, monkeypatch):
+    run = make_run(images=8)
+    results = summary.write(run, "made_up", TASKS, arms(), made_up_aggregate, made_up_metric, draws=50)
+    lines = []
+    folder = log_run(run, {"model": {"name": "embedded"}, "budgets": [16]}, echo=lines.append)
+    assert folder.is_relative_to(run / "wandb")
+    (line,) = lines
+    assert line.startswith("W&B: offline (no API key found). To upload: ")
+    assert (Path.cwd() / line.split("wandb sync ")[1]).resolve() == folder
+
+    written = read_back(folder)
+    (row,) = [r for r in written["history"] if "results" in r]
+    frame = results.frame.set_index(["arm", "task"])
+    for arm, task in [("zoo none @16", "embedded_pope"), ("random @16 (2 seeds)", "embedded_gqa")]:
+        assert row[f"{task}/{arm}"] == pytest.approx(frame.loc[(arm, task), "value"])
+    assert row["retained/full"] == 100
+    assert row["kept_tokens/zoo none @16"] == 16
+    assert "flops_tflop/full" not in row
+    assert row["results"]["_type"] == "table-file"
+    assert (row["results"]["nrows"], row["results"]["ncols"]) == results.frame.shape
+    assert row["masks/zoo none @16"]["count"] == len(TASKS)
+    assert row["gallery"]["count"] == 1
+    assert written["config"]["model"] == {"name": "embedded"}
+    assert written["run"].run_group == "made_up"
+    media = [name for name in written["files"] if "mask" in name or "images" in name]
+    assert media
+    for name in media:
+        assert (folder / "files" / name).is_file(), name
+
+    table = json.loads((folder / "files" / row["results"]["path"]).read_text())
+    assert table["columns"] == list(results.frame.columns)
+    assert (run / "wandb-data" / "artifacts").is_dir()
+    assert "WANDB_MODE" not in os.environ
+    assert "WANDB_DATA_DIR" not in os.environ
+
+    assert log_run(run, {}, echo=lines.append) == folder
+    assert lines == [line, line]
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1

@@ -1,0 +1,162 @@
+"""Names, descriptions, and what every task must do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from zoo_exp import tasks
+from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.tasks import registry
+
+EMBEDDED = [name for name in tasks.available() if name.startswith("embedded_")]
+OFFICIAL = {
+    "embedded_gqa": "gqa",
+    "embedded_vqav2": "vqav2_val",
+    "embedded_textvqa": "textvqa_val",
+    "embedded_scienceqa": "scienceqa_img",
+    "embedded_pope": "pope",
+    "embedded_mme": "mme",
+    "embedded_mmbench": "mmbench_en_dev_static",
+    "embedded_mmmu": "mmmu_val",
+    "embedded_seedbench": "seedbench_image",
+}
+
+
+def test_every_name_leads_to_its_task():
+    for name in tasks.available():
+        assert tasks.get(name).name == name
+    # The other direction: no task that a module defines is left out.
+    for module in set(registry._MODULES.values()):
+        file = __import__(f"zoo_exp.tasks.{module}", fromlist=["TASKS"])
+        assert {task.name for task in file.TASKS} == {n for n, m in registry._MODULES.items() if m == module}
+
+
+def test_an_unknown_name_gets_the_nearest_one():
+    with pytest.raises(UnknownNameError, match=r"unknown task 'popee'. Did you mean 'pope'\?.*list tasks"):
+        tasks.get("popee")
+
+
+def test_descriptions_say_name_metric_and_purpose():
+    lines = tasks.describe()
+    assert [line.name for line in lines] == tasks.available()
+    assert all(line.metric and 10 < len(line.summary) < 110 for line in lines)
+    assert {line.name: line.metric for line in lines}["mme"] == "mme_total_score"
+
+
+def test_names_and_scores_need_no_heavy_import():
+    program = (
+        "import sys, zoo_exp.tasks as t; t.available(); t.describe();"
+        "t.get('gqa').score({'answer': 'a'}, 'a');"
+        "heavy = 'torch datasets lightning transformers torchmetrics numpy PIL pyarrow'.split();"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_benchmarks_are_the_official_classes_on_other_rows(name):
+    inside, official = tasks.get(name), tasks.get(OFFICIAL[name])
+    assert type(inside) is type(official)
+    assert inside.source.kind == "embedded"
+    assert inside.source.config == official.family
+
+
+def test_a_response_must_be_a_string():
+    with pytest.raises(InvalidValueError, match=r"gqa: a response must be a string, got NoneType"):
+        tasks.get("gqa").score({"answer": "a"}, None)
+
+
+@pytest.mark.parametrize("name", tasks.available())
+def test_a_row_without_what_scoring_needs_is_refused(name):
+    task = tasks.get(name)
+    with pytest.raises(InvalidValueError, match=f"{name}: the row lacks {task.scored_columns[0]}"):
+        task.score({"nothing": 1}, "yes")
+
+
+@pytest.mark.parametrize(
+    ("name", "doc", "message"),
+    [
+        ("gqa", {"answer": None}, "gqa: the row has no answer"),
+        ("gqa", {"answer": 5}, r"cannot score a row with \{'answer': 5\}"),
+        ("pope", {"answer": "maybe"}, "the right answer is 'maybe', but must be yes or no"),
+        (
+            "mme",
+            {"question_id": "a", "category": "color", "answer": "?"},
+            r"the right answer is '\?', but must be yes or no",
+        ),
+        ("pope", {"answer": 3}, "cannot score"),
+        (
+            "scienceqa_img",
+            {"choices": ["a", "b"], "answer": 2},
+            r"answer 2 is no number of a choice \(0 to 1\)",
+        ),
+        ("vqav2_val", {"answers": None}, "no reference answers"),
+        ("textvqa_val", {"answers": [None]}, "must be a string, got None"),
+        (
+            "mmmu_val",
+            {"id": "v_Art_1", "options": "[1", "answer": "A", "question_type": "multiple-choice"},
+            r"options '\[1' is no Python list",
+        ),
+        (
+            "mmbench_en_dev_static",
+            {"index": "x", "answer": "A", **dict.fromkeys("ABCD", "t")},
+            "index 'x' is no whole number",
+        ),
+        ("seedbench_image", {"answer": "A", "data_type": "video"}, "the task seedbench takes those"),
+    ],
+)
+def test_bad_fields_are_named(name, doc, message):
+    with pytest.raises(InvalidValueError, match=message):
+        tasks.get(name).score(doc, "yes")
+
+
+def test_aggregates_refuse_no_rows_and_repeated_samples():
+    task = tasks.get("gqa")
+    with pytest.raises(InvalidValueError, match="gqa: no rows"):
+        task.aggregate([])
+    with pytest.raises(InvalidValueError, match="2 rows have the sample id 'a'"):
+        task.aggregate([{"sample_id": "a", "score": 1.0}, {"sample_id": "a", "score": 0.0}])
+
+
+def test_a_random_letter_is_the_samples_own():
+    """Arms must draw the same letter for the same unreadable question, whatever was scored before."""
+    task = tasks.get("mmmu_val")
+    docs = [
+        {
+            "id": f"validation_Art_{i}",
+            "options": str(list("wxyz")),
+            "answer": "A",
+            "question_type": "multiple-choice",
+        }
+        for i in range(400)
+    ]
+    first = [task.score(doc, "?")["score"] for doc in docs]
+    assert first[::-1] == [task.score(doc, "no idea")["score"] for doc in reversed(docs)]
+    assert 0.15 < sum(first) / len(first) < 0.35  # 1 of 4 options, +-4.6 standard errors
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_gold_answer_of_embedded_rows_is_worth_everything(name):
+    pytest.importorskip("zoo_exp.embedded.benchmarks")
+    from zoo_exp.tasks.data import load
+
+    task = tasks.get(name)
+    rows, answers, wrong = load(task, limit=24), [], []
+    lettered = task.family in ("scienceqa", "mmbench", "mmmu", "seedbench")
+    for doc in rows:
+        task.require(doc, task.columns)
+        gold = task.reference(doc)[:1] if lettered else task.reference(doc)
+        ids = {"sample_id": task.sample_id(doc), "image_id": task.image_id(doc)}
+        answers.append({**ids, **task.score(doc, gold)})
+        wrong.append({**ids, **task.score(doc, "zebra")})
+        assert task.images(doc)[0].mode == "RGB"
+    assert json.loads(json.dumps(answers)) == answers
+    best, worst = task.aggregate(answers)[task.main_metric], task.aggregate(wrong)[task.main_metric]
+    assert best == {"0-1": 1, "0-100": 100}.get(task.scale, best)
+    assert worst < best / 2
+    assert all(row["score"] == 1 for row in answers)

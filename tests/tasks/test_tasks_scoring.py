@@ -1,0 +1,155 @@
+"""Fast scoring rules beside slow, literal ones, and what must hold for any text."""
+
+import re
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.tasks.scoring import evalai, mmbench, mmmu, text
+from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
+from zoo_exp.tasks.scoring.yes_no import UnpairedError, mme_images
+
+few = settings(max_examples=150, deadline=None)
+ANSWERS = st.text(alphabet="aA bB.,;-'/1230\t\n?!()", max_size=12)
+RESPONSES = st.text(alphabet="ABCDE abn.,:()\n'", max_size=16)
+
+
+def slow_soft_accuracy(prediction, answers):
+    values = []
+    for i in range(len(answers)):
+        others = answers[:i] + answers[i + 1 :]
+        values.append(min(1.0, sum(other == prediction for other in others) / 3))
+    return sum(values) / len(values)
+
+
+@few
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12), st.sampled_from("abcd"))
+def test_soft_accuracy_is_the_leave_one_out_mean(answers, prediction):
+    fast = soft_accuracy(prediction, answers, str)
+    assert fast == pytest.approx(slow_soft_accuracy(prediction, answers), abs=1e-12)
+    assert 0 <= fast <= 1
+
+
+@pytest.mark.parametrize(("agree", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_soft_accuracy_of_ten_annotators(agree, score):
+    assert soft_accuracy("x", ["x"] * agree + ["y"] * (10 - agree), str) == pytest.approx(score, abs=1e-12)
+
+
+def slow_punctuation(given_text):
+    out = given_text
+    for mark in evalai.PUNCTUATION:
+        beside_blank = mark + " " in given_text or " " + mark in given_text
+        if beside_blank or re.search(r"(?<=\d)(,)+(?=\d)", given_text):
+            out = out.replace(mark, "")
+        else:
+            out = out.replace(mark, " ")
+    kept, removed = "", 0
+    for i, character in enumerate(out):
+        followed = i + 1 < len(out) and re.match(r"\d", out[i + 1])
+        if character == "." and not followed and removed < 32:
+            removed += 1
+        else:
+            kept += character
+    return kept
+
+
+@few
+@given(ANSWERS | st.text(max_size=20))
+def test_punctuation_step_is_the_literal_one(sample):
+    assert evalai.remove_punctuation(sample) == slow_punctuation(sample)
+
+
+@few
+@given(ANSWERS)
+def test_normalised_text_is_lower_case_words_without_articles(sample):
+    words = evalai.normalize_textvqa(sample)
+    assert words == words.lower()
+    assert not {"a", "an", "the"} & set(words.split())
+    assert words == " ".join(words.split())
+
+
+def test_vqa_answers_are_strings_or_dicts():
+    assert answer_texts([{"answer": "a", "answer_id": 1}, "b"]) == ["a", "b"]
+    with pytest.raises(InvalidValueError, match="must be a string, got 3"):
+        answer_texts([3])
+    with pytest.raises(InvalidValueError, match="no reference answers"):
+        soft_accuracy("a", [], str)
+
+
+@few
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_exact_match_ignores_ascii_case_and_punctuation(prediction, gold):
+    same = text.exact_match(prediction, prediction + "!") == 1.0
+    assert same
+    assert text.exact_match(prediction, gold) == text.exact_match(gold, prediction)
+    padded = string.punctuation + prediction + string.punctuation
+    assert text.exact_match(padded, gold) == text.exact_match(prediction, gold)
+
+
+def test_exact_match_keeps_what_the_reference_keeps():
+    assert text.exact_match("yes.", "yes")
+    assert not text.exact_match("yes .", "yes")  # a blank stays
+    assert not text.exact_match("the left", "left")
+    assert not text.exact_match("two", "2")
+
+
+@few
+@given(RESPONSES)
+def test_yes_no_prefix_looks_at_four_characters_only(response):
+    assert text.yes_no_prefix("I.'d s" + response + " yes") == "other"
+    assert text.yes_no_prefix("ayes" + response) == "yes"
+
+
+@few
+@given(RESPONSES, st.permutations("ABCD"))
+def test_static_letter_does_not_depend_on_the_order_of_letters(response, letters):
+    assert mmbench.extract_letter(response, letters) == mmbench.extract_letter(response, "ABCD")
+
+
+@few
+@given(RESPONSES)
+def test_a_letter_is_found_only_if_it_is_there(response):
+    letter = mmbench.extract_letter(response, "ABCD")
+    assert (letter is not None) == any(x in response for x in "ABCD")
+    assert letter is None or letter in response
+
+
+def test_mmbench_questions_without_an_unrotated_row_do_not_count():
+    rows = [mmbench.Row(mmbench.CYCLE + 1, "A", "A"), mmbench.Row(2, "A", "A")]
+    assert mmbench.circular(rows, lambda row: None) == {2: 1}
+
+
+def test_mmbench_asks_for_help_only_where_it_can_matter():
+    asked = []
+    rows = [
+        mmbench.Row(1, "A", None),
+        mmbench.Row(1 + mmbench.CYCLE, "B", "C"),  # wrong: nobody needs to read row 1
+        mmbench.Row(2, "A", None),
+        mmbench.Row(2 + mmbench.CYCLE, "B", None),  # after row 2 is wrong
+    ]
+    assert mmbench.circular(rows, lambda row: asked.append(row.index) or "D") == {1: 0, 2: 0}
+    assert asked == [2]
+
+
+@few
+@given(RESPONSES, st.integers(2, 5))
+def test_mmmu_letter_is_an_option(response, n):
+    options = dict(zip("ABCDE"[:n], ["cat", "dog", "bee", "ant", "fox"], strict=False))
+    assert mmmu.parse_choice(response, options) in (*options, None)
+
+
+def test_mme_images_need_their_pair():
+    rows = [("color", "a", 1.0), ("color", "a", 0.0), ("count", "b", 1.0)]
+    with pytest.raises(UnpairedError, match=r"image 'b' of count has 1 question.* complete pairs"):
+        mme_images(rows)
+    (image,) = mme_images(rows[:2])
+    assert (image.accuracy, image.both_right, image.points) == (50, 0, 50)
+
+
+def test_a_number_with_several_commas_is_a_number():
+    """The reference's pattern takes a run of commas between digits, wherever in the text it is."""
+    assert evalai.remove_punctuation("a;b 1,,2") == "ab 12"
+    assert evalai.remove_punctuation("a;b 1,,c") == "a b 1  c"

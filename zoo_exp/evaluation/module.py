@@ -1,0 +1,186 @@
+"""`PrunedVLM`: a VLM under Lightning's test loop, one vision pass per batch and then every arm."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from zoo_exp.config.experiment import Arm, Cell
+from zoo_exp.core.seeding import generator_for
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.evaluation.journal import Journal
+from zoo_exp.evaluation.masks import MaskWriter
+from zoo_exp.evaluation.rating import Ratings
+from zoo_exp.evaluation.samples import Batch, Sample
+from zoo_exp.measure.flops import CostModel
+from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.prompt import generate_pruned, prune_prompt
+from zoo_exp.tasks.base import Task
+
+Done = Mapping[str, Collection[str]]  # arm id -> sample ids that have a record
+
+
+class PrunedVLM(lightning.LightningModule):
+    """Answers the questions of one cell after another under every arm.
+
+    Args:
+        loaded: model, processor and adapter.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        self.loaded, self.model = loaded, loaded.model
+        self.costs = CostModel(loaded.model.config)
+
+    def begin(
+        self, cell: Cell, task: Task, done: Done, records: Journal, timings: Journal, masks: MaskWriter
+    ) -> None:
+        """Take up a cell: what to answer, what is answered already, and where rows go."""
+        self.cell, self.task, self.done = cell, task, done
+        self.records, self.timings, self.masks = records, timings, masks
+        self.selectors = {arm.id: arm.build() for arm in cell.arms}
+        self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors, leave the rows."""
+        inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
+        return Batch(batch.samples, inputs)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch: encode, then select, prune and generate per arm; rows are on disk when this returns."""
+        with torch.inference_mode():
+            started = time.perf_counter()
+            tokens = self.loaded.adapter.encode(batch.inputs, self.needs)
+            self._synchronise()
+            vision_ms = (time.perf_counter() - started) * 1e3
+            ratings = Ratings(self._synchronise)
+            answered = [self._answer(arm, batch, tokens, vision_ms, ratings) for arm in self.cell.arms]
+        rows = [row for records, _, _ in answered for row in records]
+        self.last_answers = len(rows)
+        self.records.append(rows)
+        self.timings.append(timing for _, timing, _ in answered if timing)
+        self.masks.write(self.task, batch.samples, tokens, rows, [kept for _, _, kept in answered])
+
+    def _answer(
+        self, arm: Arm, batch: Batch, tokens: list[list[VisualTokens]], vision_ms: float, ratings: Ratings
+    ) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, list[Selection]]]:
+        """Records, timing and selections of one arm on those samples of the batch that it has not answered yet."""
+        done = self.done.get(arm.id, ())
+        places = [place for place, sample in enumerate(batch.samples) if sample.id not in done]
+        if not places:
+            return [], None, {}
+        samples = [batch.samples[place] for place in places]
+        inputs = batch.inputs if len(places) == len(batch.samples) else _rows(batch.inputs, places, tokens)
+        visual = [tokens[place] for place in places]
+        started = time.perf_counter()
+        selections, select_ms = self._select(arm, samples, visual, ratings)
+        selected = time.perf_counter()
+        prompt = prune_prompt(self.loaded.adapter, inputs, visual, selections)
+        settings = self.task.generation
+        new_tokens = generate_pruned(
+            self.model, prompt, max_new_tokens=settings.max_new_tokens or DEFAULT_NEW_TOKENS, do_sample=False
+        )
+        self._synchronise()
+        finished = time.perf_counter()
+        responses = self.loaded.processor.batch_decode(new_tokens, skip_special_tokens=True)
+        lengths = prompt.attention_mask.sum(1).tolist()
+        generated = self._generated_lengths(new_tokens)
+        records = [
+            self._record(
+                arm, sample, _cut(response, settings.until), kept, sum(t.count for t in images), length, new
+            )
+            for sample, response, kept, images, length, new in zip(
+                samples, responses, prompt.kept_tokens, visual, lengths, generated, strict=True
+            )
+        ]
+        timing = {
+            "task": self.task.name,
+            "arm": arm.label,
+            "arm_id": arm.id,
+            "batch_size": len(samples),
+            "vision_ms": round(vision_ms * len(samples) / len(batch.samples), 3),
+            "select_ms": round(select_ms, 3),
+            "prefill_decode_ms": round((finished - selected) * 1e3, 3),
+            "spent_ms": round((finished - started) * 1e3, 3),  # a rating that an earlier arm made is not in it
+        }
+        return records, timing, {s.id: chosen for s, chosen in zip(samples, selections, strict=True)}
+
+    def _select(
+        self,
+        arm: Arm,
+        samples: Sequence[Sample],
+        visual: Sequence[Sequence[VisualTokens]],
+        ratings: Ratings,
+    ) -> tuple[list[list[Selection]], float]:
+        """Selections per sample and image, all images of the batch in one call; and the selector's milliseconds.
+
+        The milliseconds hold the rating's in full, also where another arm has rated the tokens already.
+        """
+        draws = tuple(
+            (f"{self.task.name}/{sample.id}/{arm.seed_index}", number)
+            for sample, images in zip(samples, visual, strict=True)
+            for number in range(len(images))
+        )
+        selector = self.selectors[arm.id]
+        flat = [image for images in visual for image in images]
+        generators = [generator_for(self.cell.seed, name, number) for name, number in draws]
+        rating = ratings.rate(selector, flat, generators, draws)
+        started = time.perf_counter()
+        chosen = iter(selector.select_many(flat, arm.budget, rating.generators(), rating.scores))
+        self._synchronise()
+        milliseconds = rating.milliseconds + (time.perf_counter() - started) * 1e3
+        return [[next(chosen) for _ in images] for images in visual], milliseconds
+
+    def _record(
+        self, arm: Arm, sample: Sample, response: str, kept: int, n_visual: int, length: int, new: int
+    ) -> dict[str, Any]:
+        parts = self.task.score(sample.doc, response)
+        return {
+            "task": self.task.name,
+            **arm.as_dict(),
+            "cell": self.cell.id,
+            "sample_id": sample.id,
+            "image_id": self.task.image_id(sample.doc),
+            "question": self.task.question(sample.doc),
+            "reference": self.task.reference(sample.doc),
+            "response": response,
+            "score": parts["score"],
+            "parts": parts,
+            "kept_tokens": kept,
+            "n_visual": n_visual,
+            "prompt_tokens": length,
+            "new_tokens": new,
+            "flops_tflop": round(self.costs.answer(n_visual, length, new) / 1e12, 9),
+        }
+
+    def _generated_lengths(self, new_tokens: Tensor) -> list[int]:
+        """Tokens up to and including the end mark [B]."""
+        ends = self.model.generation_config.eos_token_id
+        ends_tensor = torch.as_tensor(ends if isinstance(ends, list) else [ends], device=new_tokens.device)
+        ended = torch.isin(new_tokens, ends_tensor).cumsum(1).clamp(max=1)
+        return (new_tokens.shape[1] - ended.sum(1) + ended.amax(1)).tolist()
+
+    def _synchronise(self) -> None:
+        """Wait for the GPU, so that stage times are its times; nothing to do on a CPU."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+DEFAULT_NEW_TOKENS = 128
+
+
+def _rows(
+    inputs: Mapping[str, Any], places: list[int], tokens: Sequence[Sequence[VisualTokens]]
+) -> dict[str, Any]:
+    """The text inputs of some rows; pictures are encoded already and not needed any more."""
+    return {key: inputs[key][places] for key in ("input_ids", "attention_mask")}
+
+
+def _cut(response: str, until: Sequence[str]) -> str:
+    """The response up to the first of the texts that end an answer."""
+    for end in until:
+        response = response.split(end)[0]
+    return response.strip()

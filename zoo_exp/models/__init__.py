@@ -1,0 +1,1 @@
+"""Model families, pruned prompts, and pruning inside a running model."""

@@ -1,0 +1,79 @@
+"""Watching modules while they run: their last call, and attention from queries and keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module: what went in and what came out."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def tensor(self) -> Tensor:
+        """The output, or its first element where a module answers with a tuple."""
+        first: Tensor = self.output[0] if isinstance(self.output, tuple) else self.output
+        return first
+
+
+class Capture:
+    """Context manager that notes the last call of named modules; no hook stays behind."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = modules
+        self._handles: list[RemovableHandle] = []
+        self.calls: dict[str, Call] = {}
+
+    def __enter__(self) -> "Capture":
+        """Place the hooks."""
+        for name, module in self._modules.items():
+
+            def note(
+                _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object, name: str = name
+            ) -> None:
+                self.calls[name] = Call(args, kwargs, output)
+
+            self._handles.append(module.register_forward_hook(note, with_kwargs=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the hooks out."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the module of that name has run."""
+        return name in self.calls
+
+    def __getitem__(self, name: str) -> Call:
+        """The last call of a module."""
+        return self.calls[name]
+
+
+def attention_rows(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
+    """Attention of some query rows without a mask: softmax(q k^T * scale) in float32.
+
+    Args:
+        queries: rows to ask for [..., R, H * d].
+        keys: all rows [..., N, H * d].
+        heads: H.
+        scale: what the layer multiplies its logits with.
+
+    Returns:
+        Probabilities [..., H, R, N]. Costs R N d per head, where the layer itself pays N N d.
+    """
+    q = queries.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    k = keys.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    return (q @ k.transpose(-1, -2) * scale).softmax(dim=-1, dtype=torch.float32)

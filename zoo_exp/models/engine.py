@@ -1,0 +1,246 @@
+"""`Engine`: pruning inside a running model, at three interception points, undone without a trace.
+
+They are the image-feature call, the inner model's call, and the language model with its decoder layers
+(docs/engine.md).
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.models.base import VLMAdapter, count_positions
+from zoo_exp.models.image_tap import ImageTap
+from zoo_exp.models.layer_hooks import LayerHooks, LayerPass
+from zoo_exp.models.segments import Segment, real_tokens, whole_prompt
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prompt that is being read, or was.
+
+    Attributes:
+        layers: the pass through the decoder; its segments are what each layer sees.
+        origin: column in the prompt that was given of every token that entered the decoder [B, n]; -1 padding.
+        length: columns of the prompt that was given.
+        next_given: position that the caller counts for the first token behind the prompt [B].
+    """
+
+    layers: LayerPass
+    origin: Tensor
+    length: int
+    next_given: Tensor
+
+
+class Engine:
+    """Prunes what a model's own `forward` and `generate` do, while attached.
+
+    Attributes:
+        adapter: of the model.
+        tap: chooses before the language model, or None.
+        layers: drops tokens between decoder layers, or None.
+        kept_tokens: visual tokens of the last prompt that entered the language model, by row.
+        visual: visual columns of the next prompt [B, L] (bool), where a caller hands over embeddings, not ids.
+        force: gather even where every token stays (tests).
+    """
+
+    def __init__(
+        self,
+        adapter: VLMAdapter,
+        tap: ImageTap | None,
+        layers: LayerHooks | None,
+        positions: str,
+        *,
+        force: bool = False,
+    ) -> None:
+        self.adapter, self.tap, self.layers, self.force = adapter, tap, layers, force
+        self.kept_tokens: list[int] = []
+        self.visual: Tensor | None = None
+        self._positions = positions
+        self._undo: list[Callable[[], None]] = []
+        self._ids: Tensor | None = None
+        self._running: Prefill | None = None
+        self._caches: weakref.WeakKeyDictionary[Any, Prefill] = weakref.WeakKeyDictionary()
+        self._signature = inspect.signature(type(adapter.vlm).forward)
+
+    def attach(self) -> None:
+        """Place the hooks; on an error none stays."""
+        vlm, llm = self.adapter.vlm, self.adapter.llm
+        try:
+            if self.tap is not None:
+                self._undo.append(self.tap.attach())
+            for handle in (
+                vlm.register_forward_pre_hook(self._before_vlm, with_kwargs=True),
+                llm.register_forward_pre_hook(self._before_llm, with_kwargs=True),
+                llm.register_forward_hook(self._behind_llm),
+                *(self.layers.attach() if self.layers is not None else []),
+            ):
+                self._undo.append(handle.remove)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Leave the model as it was found."""
+        while self._undo:
+            self._undo.pop()()
+        self._ids = self._running = self.visual = None
+        if self.layers is not None:
+            self.layers.current = None
+        self._caches.clear()
+
+    def _before_vlm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = self._signature.bind(module, *args, **kwargs).arguments
+        encoded = given.get("mm_encoder_outputs") or {}
+        has_images = given.get("pixel_values") is not None or encoded.get("image") is not None
+        self._ids = given.get("input_ids") if has_images else None
+        cache = given.get("past_key_values")
+        if has_images and cache is not None and int(cache.get_seq_length()) > 0:
+            raise InvalidValueError(
+                "an image that comes when the cache already holds a prompt cannot be pruned: pass the whole "
+                "conversation with an empty cache, or run that turn without pruning"
+            )
+
+    def _before_llm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._running = None  # of a pass that ended in an error
+        if self.layers is not None:
+            self.layers.current = None
+        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        if embeds is None:
+            return None
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if past > 0:
+            prompt = self._caches.get(cache)
+            return None if prompt is None else (args, self._decode(kwargs, embeds, prompt, past))
+        ids, self._ids = self._ids, None
+        visual, self.visual = self.visual, None
+        if visual is None and ids is not None:
+            visual = (ids == self.adapter.image_token_id).to(embeds.device)
+        if visual is None or not bool(visual.any()):
+            self._forget(len(embeds))
+            return None
+        return args, self._prefill(kwargs, embeds, cache, ids, visual)
+
+    def _forget(self, batch: int) -> None:
+        """The last prompt had no visual token."""
+        self.kept_tokens = [0] * batch
+        if self.tap is not None:
+            self.tap.selections = [[] for _ in range(batch)]
+        if self.layers is not None:
+            self.layers.answers, self.layers.counts = {}, [[0] * len(self.adapter.layers)] * batch
+
+    def _prefill(
+        self, kwargs: dict[str, Any], embeds: Tensor, cache: Any, ids: Tensor | None, visual: Tensor
+    ) -> dict[str, Any]:
+        real = real_tokens(kwargs.get("attention_mask"), len(embeds), embeds.shape[1], 0, embeds.device)
+        given = whole_prompt(real, visual, self._given_positions(kwargs.get("position_ids"), real))
+        segment = given
+        if self.tap is not None and ids is not None:
+            keep, features = self.tap.choose(ids.to(embeds.device), real, embeds)
+            if self.force or features is not None or not torch.equal(keep, real):
+                order, segment = given.shorten(keep, 0, self._positions)
+                embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
+                if features is not None:
+                    embeds = embeds.masked_scatter(segment.visual[..., None], features.to(embeds))
+                # Always with a mask: positions with gaps and no mask look like packed sequences (spec: engine 2.4).
+                kwargs = {
+                    **kwargs,
+                    "inputs_embeds": embeds,
+                    "attention_mask": segment.mask.long(),
+                    "position_ids": segment.positions,
+                }
+        self.kept_tokens = segment.visual.sum(dim=1).tolist()
+        if segment is given and self.layers is None:
+            return kwargs
+        first = whole_prompt(segment.mask, segment.visual, segment.positions)
+        current = LayerPass(True, [first], cache)
+        if self.layers is not None:
+            self.layers.start(current, embeds)
+            self.layers.current = current
+        text_positions = given.positions[-1] if given.positions.ndim == 3 else given.positions
+        self._running = Prefill(current, segment.source, given.length, text_positions[:, -1] + 1)
+        return kwargs
+
+    def _given_positions(self, positions: Tensor | None, real: Tensor) -> Tensor:
+        """Positions that the caller counts [B, L] or [3, B, L]."""
+        if positions is None:
+            positions = self.adapter.new_positions(real)
+        if positions is None:
+            return count_positions(real)
+        positions = positions[-3:] if positions.ndim == 3 else positions
+        return positions.expand(*positions.shape[:-2], *real.shape)
+
+    def _decode(self, kwargs: dict[str, Any], embeds: Tensor, prompt: Prefill, past: int) -> dict[str, Any]:
+        kwargs = dict(kwargs)
+        segments = prompt.layers.segments
+        first = segments[0]
+        generated = past - first.length
+        if embeds.shape[1] > 1:
+            embeds = kwargs["inputs_embeds"] = self._without_overlap(
+                kwargs.get("position_ids"), embeds, prompt, generated
+            )
+        new = embeds.shape[1]
+        given = kwargs.get("attention_mask")
+        is_2d = isinstance(given, Tensor) and given.ndim == 2
+        real = given[:, -new:].long() if is_2d else first.source.new_ones(len(embeds), new)
+        kwargs["position_ids"] = first.after(torch.arange(new, device=embeds.device) + generated)
+        if first.padded or is_2d:
+            kwargs["attention_mask"] = first.decode_mask(generated, real)
+        if self.layers is not None and len(segments) > 1:
+            current = LayerPass(False, segments, prompt.layers.cache)
+            self.layers.decode(current, embeds, real, past)
+            self.layers.current = current
+        return kwargs
+
+    def _without_overlap(
+        self, positions: Tensor | None, embeds: Tensor, prompt: Prefill, generated: int
+    ) -> Tensor:
+        """Drop tokens that the cache holds already.
+
+        `generate` cuts a later turn by the length of the cache, which is shorter than the conversation.
+        """
+        if positions is None:
+            return embeds
+        new = embeds.shape[1]
+        start = (positions[-1] if positions.ndim == 3 else positions)[:, -new]
+        overlap = int((prompt.next_given + generated - start).max())
+        if not 0 <= overlap < new:
+            raise InvalidValueError(
+                f"the cache and the {new} new tokens do not line up: they begin {overlap} places before the end of "
+                "what the cache holds"
+            )
+        return embeds[:, overlap:]
+
+    def _behind_llm(self, module: nn.Module, args: Any, output: Any) -> Any:
+        running, self._running = self._running, None
+        if self.layers is not None:
+            self.layers.current = None
+        if running is None:
+            return None
+        segments = running.layers.segments
+        if running.layers.cache is not None:
+            self._caches[running.layers.cache] = running
+        elif (cache := getattr(output, "past_key_values", None)) is not None:
+            self._caches[cache] = running
+        if segments[-1].length != running.length or len(segments) > 1 or self.force:
+            output.last_hidden_state = _full_length(output.last_hidden_state, segments, running)
+        return output
+
+
+def _full_length(hidden: Tensor, segments: list[Segment], prompt: Prefill) -> Tensor:
+    """Hidden states at the places of the prompt that was given [B, L, D]; zeros for dropped tokens.
+
+    So logits have the length of `input_ids`, and labels fit. The last column is always the last token's.
+    """
+    last = segments[-1]
+    column = prompt.origin.gather(1, last.source.clamp(min=0))
+    column = column.masked_fill(last.source < 0, prompt.length).masked_fill(column < 0, prompt.length)
+    wide = hidden.new_zeros(len(hidden), prompt.length + 1, hidden.shape[-1])
+    wide = wide.scatter(1, column[..., None].expand_as(hidden), hidden)[:, :-1]
+    ends = column[:, -1:] == prompt.length - 1
+    return torch.where(ends[..., None], wide, torch.cat([wide[:, :-1], hidden[:, -1:]], dim=1))

@@ -1,0 +1,117 @@
+"""`ImageTap`: sees what a model's image-feature call computes, and lets a selector choose from it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.seeding import generator_for
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.capture import Capture
+from zoo_exp.models.prompt import features_of
+from zoo_exp.selectors.base import Selector
+
+
+class ImageTap:
+    """Wraps `get_image_features` of the inner model while attached.
+
+    Attributes:
+        selections: of the last prompt, by row and image.
+    """
+
+    def __init__(
+        self, adapter: VLMAdapter, selector: Selector, budget: Budget | int | float | str | None, seed: int
+    ):
+        self.selections: list[list[Selection]] = []
+        self._adapter, self._selector, self._budget, self._seed = adapter, selector, budget, seed
+        self._images: list[VisualTokens] | None = None
+        self._chosen: list[list[VisualTokens]] | None = None
+
+    def attach(self) -> Callable[[], None]:
+        """Wrap the call; the function returned takes the wrapper off."""
+        own = self._adapter.vlm.__dict__
+        before = own.get("get_image_features")
+        original = self._adapter.vlm.get_image_features
+
+        @functools.wraps(original)  # `generate` reads the signature
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            with Capture(self._adapter.taps(self._selector.needs)) as capture:
+                output = original(*args, **kwargs)
+            pooled = list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
+            with torch.no_grad():
+                call = self._adapter.call_arguments(args, kwargs)
+                self._images = self._adapter.collect(capture, pooled, call, self._selector.needs)
+            self._chosen = None
+            return output
+
+        own["get_image_features"] = encode
+
+        def restore() -> None:
+            del own["get_image_features"]
+            if before is not None:
+                own["get_image_features"] = before
+            self._images = self._chosen = None
+
+        return restore
+
+    @torch.no_grad()
+    def choose(self, ids: Tensor, real: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Choose among the visual tokens of a prompt.
+
+        Args:
+            ids: `input_ids` [B, L]; beam search repeats each row, its copies share the selections.
+            real: real tokens [B, L] (bool).
+            embeds: embeddings of the prompt with the visual tokens in place [B, L, D].
+
+        Returns:
+            Tokens that stay [B, L] (bool), and features of all visual ones among them [sum K, D] where a
+            selector merged some (None otherwise).
+
+        Raises:
+            InvalidValueError: placeholders that do not match the images.
+        """
+        visual = (ids == self._adapter.image_token_id) & real
+        slots = visual.flatten().nonzero().squeeze(1)
+        if self._images is None:
+            raise InvalidValueError(
+                "the image features of this prompt were computed before pruning was switched on"
+            )
+        copies, rest = divmod(len(slots), max(1, sum(t.count for t in self._images)))
+        if rest or not copies or len(ids) % copies:
+            raise InvalidValueError(
+                f"the prompts have {len(slots)} image placeholders, which images with "
+                f"{[t.count for t in self._images]} visual tokens do not fill"
+            )
+        if self._chosen is None or copies * len(self._chosen) != len(ids):
+            self._chosen = self._select(ids[::copies], real[::copies])
+        images = [t for row in self._chosen for _ in range(copies) for t in row]
+        answers = [s for row in self.selections for _ in range(copies) for s in row]
+        if not torch.equal(embeds.view(-1, embeds.shape[-1])[slots[0]], images[0].projected[0].to(embeds)):
+            raise InvalidValueError(
+                "the image features of this prompt are not those of the last image-feature call"
+            )
+        keep = real & ~visual
+        index, start = [], 0
+        for tokens, answer in zip(images, answers, strict=True):
+            index.append(answer.indices + start)
+            start += tokens.count
+        keep.view(-1)[slots[torch.cat(index).to(slots.device)]] = True
+        if all(answer.merged is None for answer in answers):
+            return keep, None
+        return keep, torch.cat([features_of(t, s) for t, s in zip(images, answers, strict=True)])
+
+    def _select(self, ids: Tensor, real: Tensor) -> list[list[VisualTokens]]:
+        """Ask the selector, one generator per image: seed and number of the image in its prompt decide."""
+        rows = self._adapter.group_by_row(ids.masked_fill(~real, -1), self._images or [])
+        if "text" in self._selector.needs:
+            rows = self._adapter.with_questions(rows, ids, real)
+        flat = [t for row in rows for t in row]
+        generators = [generator_for(self._seed, str(i)) for row in rows for i in range(len(row))]
+        answers = iter(self._selector.select_many(flat, self._budget, generators))
+        self.selections = [[next(answers) for _ in row] for row in rows]
+        return rows

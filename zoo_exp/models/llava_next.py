@@ -1,0 +1,90 @@
+"""LLaVA-NeXT: a base tile and a grid of tiles per image, cropped to the image's shape, one newline per row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.models.capture import Capture
+from zoo_exp.models.llava import LlavaAdapter
+
+NEWLINE = -1
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """`LlavaNextForConditionalGeneration` (LLaVA 1.6).
+
+    Rows of newline tokens are zero in every captured field, and their tile number is -1.
+    """
+
+    family: ClassVar[str] = "llava_next"
+
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        super().__init__(model, processor)
+        self.n_visual = None
+
+    def collect(
+        self,
+        capture: Capture,
+        pooled: Sequence[Tensor],
+        call: Mapping[str, Any],
+        needs: frozenset[str],
+    ) -> list[VisualTokens]:
+        """One entry per image, in the order of the packed sequence."""
+        rows = self.tower.rows(capture, needs)
+        per_tile = capture["projector"].tensor.shape[1]
+        if "features" in needs:
+            rows["features"] = capture["projector"].args[0]
+        shared = self.projector_fields(needs)
+        images, first = [], 0
+        for projected, source in zip(pooled, self.sources(call["image_sizes"], per_tile), strict=True):
+            source = source.to(projected.device)
+            tiles = slice(first, first + int(source.max()) // per_tile + 1)
+            first = tiles.stop
+            fields: dict[str, Any] = {
+                name: value[tiles.start] if name in ("cls", "cls_key") else _pick(value[tiles], source)
+                for name, value in rows.items()
+            }
+            fields["tile"] = torch.where(source == NEWLINE, NEWLINE, source // per_tile)
+            if "hidden" in needs:
+                hidden = self.tower.hidden(capture, tiles)
+                fields["hidden"] = {layer: _rows(value, source) for layer, value in hidden.items()}
+            if "replay" in needs:
+                fields["replay"] = self.tower.replay(capture, tiles, source)
+            images.append(VisualTokens(projected=projected, **shared, **fields))
+        return images
+
+    def sources(self, image_sizes: Tensor, per_tile: int) -> list[Tensor]:
+        """For each image, tile * per_tile + place of every token of its sequence [N]; -1 for newlines.
+
+        Row numbers take the way of the features through the model's own packing (spec: engine 4), so that
+        cropping and newlines are what the model does, whatever its version.
+        """
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        config = self.model.config
+        side, pinpoints = config.vision_config.image_size, config.image_grid_pinpoints
+        numbers = [
+            torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
+            for tiles in (image_size_to_num_patches(size, pinpoints, side) for size in image_sizes)
+        ]
+        packed, _ = self.vlm.pack_image_features(
+            numbers,
+            image_sizes,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            image_newline=torch.tensor([float(NEWLINE)], dtype=torch.float64),
+        )
+        return [image[:, 0].long() for image in packed]
+
+
+def _pick(value: Tensor, source: Tensor) -> Tensor:
+    """Rows of [T, N, ...] by flat number, zeros for newlines."""
+    return _rows(value.flatten(0, 1), source)
+
+
+def _rows(value: Tensor, source: Tensor) -> Tensor:
+    picked = value[source.clamp(min=0)]
+    picked[source == NEWLINE] = 0
+    return picked

@@ -1,0 +1,220 @@
+"""`load_model`: a checkpoint, the embedded model, or an architecture with random weights, ready for pruning."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.models.architectures import ARCHITECTURES, architecture
+from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.registry import adapter_for, check_family
+from zoo_exp.models.weight_files import check_weight_files
+
+DTYPES = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_CLASSES = {
+    "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
+    "llava_next": ("LlavaNextForConditionalGeneration", "LlavaNextProcessor"),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "AutoProcessor"),
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what belongs to it.
+
+    Attributes:
+        model: the Hugging Face model, in evaluation mode.
+        processor: its processor; None where random weights were asked for and no processor is at hand.
+        adapter: the family's adapter.
+        name: what was asked for.
+        n_visual: visual tokens of an image, or None where it depends on the image.
+    """
+
+    model: Any
+    processor: Any
+    adapter: VLMAdapter
+    name: str
+    n_visual: int | None
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    device: str | torch.device | None = None,
+    device_map: str | None = None,
+    revision: str | None = None,
+    weights: str = "pretrained",
+    layers: int | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a vision-language model that can be pruned.
+
+    Args:
+        name_or_path: `embedded`, a hub id, or a folder with a checkpoint.
+        dtype: `auto` (as saved), `float32`, `float16` or `bfloat16`.
+        attention: attention backend of `transformers`: `sdpa`, `eager`, `flash_attention_2`.
+        device: where the model goes; not with `device_map`.
+        device_map: as in `from_pretrained`, for instance `auto`.
+        revision: commit or tag on the hub.
+        weights: `pretrained`, or `random` for the architecture alone (timing and tests).
+        layers: keep only the first decoder layers.
+        trust_remote_code: let a checkpoint bring its own code; refused otherwise.
+        seed: of random weights.
+
+    Raises:
+        UnknownNameError: a model type without an adapter, an unknown dtype.
+        MissingFileError: no such checkpoint, or a damaged one.
+        InvalidValueError: pickled weights, remote code, layers out of range.
+    """
+    name = str(name_or_path)
+    if dtype not in DTYPES:
+        raise UnknownNameError("dtype", dtype, DTYPES)
+    if weights not in ("pretrained", "random"):
+        raise UnknownNameError("weights", weights, ("pretrained", "random"))
+    if device is not None and device_map is not None:
+        raise InvalidValueError(f"device {device} and device_map {device_map}: give one of them")
+    path = name
+    if name == "embedded":
+        from zoo_exp.embedded.model import weights_folder
+
+        path = str(weights_folder())
+    with _quiet():
+        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        config = _config(path, name, weights, hub)
+        if layers is not None:
+            keep_layers(config, layers)
+        options: dict[str, Any] = {"dtype": DTYPES[dtype], "attn_implementation": attention}
+        if weights == "random":
+            model = _random(config, options, seed)
+        else:
+            check_weight_files(path, name)
+            model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
+        if device is not None:
+            model = model.to(device)
+        processor = _processor(path, name, config.model_type, hub, needed=weights == "pretrained")
+    model.eval()
+    adapter = adapter_for(model, processor)
+    return LoadedModel(model, processor, adapter, name, adapter.n_visual)
+
+
+def keep_layers(config: Any, layers: int) -> None:
+    """Cut the decoder of a configuration down to its first layers.
+
+    Raises:
+        InvalidValueError: fewer than one layer, or more than there are.
+    """
+    text = config.text_config
+    if not 1 <= layers <= text.num_hidden_layers:
+        raise InvalidValueError(
+            f"layers {layers}: the decoder has {text.num_hidden_layers}, give 1 to that many"
+        )
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+
+
+def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+    from transformers.configuration_utils import PretrainedConfig
+
+    if weights == "random" and path in ARCHITECTURES and not Path(path).is_dir():
+        return architecture(path)
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise MissingFileError(f"model '{name}': {path} has no config.json; give a folder with a checkpoint")
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(path, revision=hub["revision"])
+    except (OSError, json.JSONDecodeError) as error:
+        raise MissingFileError(
+            f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give 'embedded', a "
+            "folder, or a hub id that can be downloaded or is cached"
+        ) from error
+    if "auto_map" in raw and not hub["trust_remote_code"]:
+        raise InvalidValueError(
+            f"model '{name}' brings its own code (auto_map in config.json): it is not run unless you ask for it "
+            "with trust_remote_code=True"
+        )
+    check_family(str(raw.get("model_type")))
+    return AutoConfig.from_pretrained(path, **hub)
+
+
+def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> Any:
+    import transformers
+    from safetensors import SafetensorError
+
+    model_class = getattr(transformers, _CLASSES[config.model_type][0])
+    try:
+        return model_class.from_pretrained(path, config=config, use_safetensors=True, **options)
+    except SafetensorError as error:
+        raise MissingFileError(
+            f"model '{name}': a weights file is damaged ({_first_line(error)}): get the checkpoint again"
+        ) from error
+    except OSError as error:
+        raise MissingFileError(
+            f"model '{name}': its safetensors cannot be loaded ({_first_line(error)}); pickled weights (.bin) are "
+            "refused because opening them runs code"
+        ) from error
+
+
+def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
+    import transformers
+
+    model_class = getattr(transformers, _CLASSES[config.model_type][0])
+    dtype = options.pop("dtype")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_class._from_config(config, dtype=torch.float32 if dtype == "auto" else dtype, **options)
+
+
+def _processor(path: str, name: str, model_type: str, hub: dict[str, Any], *, needed: bool) -> Any:
+    import transformers
+
+    processor_class = getattr(transformers, _CLASSES[model_type][1])
+    if not needed and not Path(path).is_dir():
+        hub = {**hub, "local_files_only": True}
+    try:
+        processor = processor_class.from_pretrained(path, **hub)
+    except (OSError, ValueError, ImportError) as error:
+        if not needed:
+            return None
+        raise MissingFileError(
+            f"model '{name}': its processor cannot be loaded: {_first_line(error)}"
+        ) from error
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor notes about fallbacks that change nothing (torchvision is not needed)."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,131 @@
+"""A pruned prompt as tensors, for `generate` without hooks: one vision pass serves every arm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.models.base import POSITIONS, VLMAdapter
+
+
+@dataclass(frozen=True)
+class PrunedPrompt:
+    """What enters the language model.
+
+    Attributes:
+        inputs_embeds: left-padded embeddings [B, L, D].
+        attention_mask: 1 for real tokens [B, L].
+        position_ids: [B, L] or [3, B, L], or None where `generate` counts the mask.
+        kept_tokens: visual tokens that are in each row, counted after pruning.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor | None
+    kept_tokens: list[int]
+
+
+@torch.no_grad()
+def prune_prompt(
+    adapter: VLMAdapter,
+    inputs: Mapping[str, Any],
+    tokens: Sequence[Sequence[VisualTokens]],
+    selections: Sequence[Sequence[Selection]],
+    positions: str | None = None,
+) -> PrunedPrompt:
+    """Write prompts that hold only the selected visual tokens.
+
+    Args:
+        adapter: of the model that will read them.
+        inputs: the processor's output: `input_ids` [B, L] and `attention_mask`.
+        tokens: visual tokens by row and image, as `adapter.encode` gave them.
+        selections: which of them stay, in the same layout.
+        positions: `contiguous` renumbers what is left, `original` keeps every token's position; None takes
+            the family's default.
+
+    Raises:
+        InvalidValueError: unknown positions, or placeholders that do not match the images.
+    """
+    positions = check_positions(positions, adapter)
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    visual = real & (ids == adapter.image_token_id)
+    images = [t for row in tokens for t in row]
+    chosen = [s for row in selections for s in row]
+    slots = visual.flatten().nonzero().squeeze(1)
+    if len(images) != len(chosen) or len(slots) != sum(t.count for t in images):
+        raise InvalidValueError(
+            f"the prompts have {len(slots)} image placeholders; there are {len(images)} images with "
+            f"{sum(t.count for t in images)} visual tokens and {len(chosen)} selections"
+        )
+    keep = real & ~visual
+    embed = adapter.model.get_input_embeddings()
+    features: Tensor | None = None
+    if chosen:
+        starts, start = [], 0
+        for t in images:
+            starts.append(start)
+            start += t.count
+        index = torch.cat([s.indices + at for s, at in zip(chosen, starts, strict=True)])
+        keep.view(-1)[slots[index.to(slots.device)]] = True
+        features = torch.cat([features_of(t, s) for t, s in zip(images, chosen, strict=True)])
+    order, new_mask = left_pack(keep)
+    new_ids = ids.gather(1, order)
+    stays_visual = visual.gather(1, order) & new_mask
+    embeds: Tensor = embed(new_ids)
+    if features is not None:
+        embeds = embeds.masked_scatter(stays_visual[..., None], features.to(embeds))
+    old = adapter.position_ids(inputs, real) if positions == "original" else None
+    if old is None:
+        position_ids = adapter.new_positions(new_mask)
+    else:
+        position_ids = old.gather(-1, order.expand(*old.shape[:-2], *order.shape))
+        position_ids = position_ids.masked_fill(~new_mask, 0)
+    return PrunedPrompt(embeds, new_mask.long(), position_ids, stays_visual.sum(dim=1).tolist())
+
+
+def features_of(tokens: VisualTokens, selection: Selection) -> Tensor:
+    """What enters the language model for one image [K, D]: its own features, or what they were merged into."""
+    if selection.merged is not None:
+        return selection.merged.to(tokens.projected.dtype)
+    return tokens.projected[selection.indices]
+
+
+def left_pack(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns [B, L'] that put the kept places of each row [B, L] in order at its right end, and their mask."""
+    lengths = keep.sum(dim=1)
+    longest = int(lengths.max()) if len(lengths) else 0
+    order = keep.to(torch.uint8).sort(dim=1, stable=True).indices[:, keep.shape[1] - longest :]
+    column = torch.arange(longest, device=keep.device)
+    return order, column >= (longest - lengths)[:, None]
+
+
+def check_positions(positions: str | None, adapter: VLMAdapter) -> str:
+    """The position policy to follow.
+
+    Raises:
+        InvalidValueError: neither `contiguous` nor `original`.
+    """
+    if positions is None:
+        return adapter.positions
+    if positions not in POSITIONS:
+        raise InvalidValueError(f"positions '{positions}': allowed are {', '.join(POSITIONS)}")
+    return positions
+
+
+def generate_pruned(model: Any, prompt: PrunedPrompt, **generate_kwargs: Any) -> Tensor:
+    """Let the model answer a pruned prompt; any option of `generate` goes.
+
+    Returns:
+        The new tokens only [B, T], padded on the right as `generate` does.
+    """
+    given: dict[str, Any] = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
+    if prompt.position_ids is not None:
+        given["position_ids"] = prompt.position_ids
+    answer: Tensor = model.generate(**given, **generate_kwargs)
+    return answer

@@ -1,0 +1,140 @@
+"""`pruned`, `attach` and `detach`: pruning for any script that calls `model.generate`."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.tokens import Selection
+from zoo_exp.models.engine import Engine
+from zoo_exp.models.image_tap import ImageTap
+from zoo_exp.models.layer_hooks import LayerHooks
+from zoo_exp.models.prompt import check_positions
+from zoo_exp.models.registry import adapter_for
+from zoo_exp.selectors import registry
+from zoo_exp.selectors.base import Selector
+from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector
+
+BudgetLike = Budget | int | float | str | None
+_attached: "weakref.WeakKeyDictionary[Any, Pruning]" = weakref.WeakKeyDictionary()
+
+
+class Pruning:
+    """Pruning that is switched on for a model.
+
+    Attributes:
+        selector: the rule.
+        budget: how many visual tokens an image keeps.
+    """
+
+    def __init__(self, engine: Engine, selector: Selector | LayerSelector, budget: BudgetLike) -> None:
+        self.selector, self.budget = selector, budget
+        self._engine = engine
+
+    @property
+    def selections(self) -> list[list[Selection]]:
+        """What an input selector kept of the last prompt, by row and image."""
+        return self._engine.tap.selections if self._engine.tap is not None else []
+
+    @property
+    def layer_answers(self) -> dict[int, list[LayerAnswer]]:
+        """What a layer selector kept of the last prompt: decoder layer -> one answer per row."""
+        return self._engine.layers.answers if self._engine.layers is not None else {}
+
+    @property
+    def kept_tokens(self) -> list[int]:
+        """Visual tokens of the last prompt that entered the language model, by row."""
+        return self._engine.kept_tokens
+
+    @property
+    def layer_counts(self) -> list[list[int]]:
+        """Visual tokens of the last prompt at the input of every decoder layer, by row."""
+        if self._engine.layers is not None:
+            return self._engine.layers.counts
+        return [[kept] * len(self._engine.adapter.layers) for kept in self._engine.kept_tokens]
+
+
+@contextmanager
+def pruned(
+    model: Any,
+    selector: str | Selector | LayerSelector,
+    budget: BudgetLike = None,
+    *,
+    seed: int = 0,
+    positions: str | None = None,
+    **options: Any,
+) -> Iterator[Pruning]:
+    """Prune visual tokens in everything that a model does inside the `with` block.
+
+    Args:
+        model: a Hugging Face LLaVA, LLaVA-NeXT or Qwen2.5-VL, or what `load_model` gave.
+        selector: a name, or a selector.
+        budget: visual tokens that an image keeps: a count (64) or a keep ratio (0.111, "11.1%").
+        seed: of selectors that draw; the image's number in its prompt is the rest of the seed.
+        positions: `contiguous` or `original`; None takes what the model's family does.
+        **options: of a selector given by name.
+
+    Yields:
+        What was kept of the last prompt.
+
+    Raises:
+        UnknownNameError: an unknown selector, option or model type.
+        InvalidValueError: a value out of range, or a model that is being pruned already.
+    """
+    handle = attach(model, selector, budget, seed=seed, positions=positions, **options)
+    try:
+        yield handle
+    finally:
+        detach(model)
+
+
+def attach(
+    model: Any,
+    selector: str | Selector | LayerSelector,
+    budget: BudgetLike = None,
+    *,
+    seed: int = 0,
+    positions: str | None = None,
+    **options: Any,
+) -> Pruning:
+    """Switch pruning on until `detach`; arguments as in `pruned`."""
+    processor = getattr(model, "processor", None)
+    model = getattr(model, "model", model) if processor is not None else model
+    adapter = adapter_for(model, processor)
+    if model in _attached:
+        raise InvalidValueError(
+            "this model is being pruned already: leave the `with` block or detach it first"
+        )
+    rule: Any = registry.get(selector, **options) if isinstance(selector, str) else selector
+    if options and not isinstance(selector, str):
+        raise InvalidValueError(
+            f"options {', '.join(options)} go with a selector's name, not with a selector"
+        )
+    if budget is not None:
+        budget = Budget.parse(budget)
+    positions = check_positions(positions, adapter)
+    if isinstance(rule, LayerSelector):
+        engine = Engine(adapter, None, LayerHooks(adapter.llm, rule, budget), positions)
+    elif isinstance(rule, Selector):
+        engine = Engine(adapter, ImageTap(adapter, rule, budget, seed), None, positions)
+    else:
+        raise InvalidValueError(f"selector {rule!r} is neither a name nor a selector")
+    engine.attach()
+    handle = Pruning(engine, rule, budget)
+    _attached[model] = handle
+    return handle
+
+
+def detach(model: Any) -> None:
+    """Switch pruning off; nothing stays on the model.
+
+    Raises:
+        InvalidValueError: the model is not being pruned.
+    """
+    model = model.model if getattr(model, "processor", None) is not None else model
+    handle = _attached.pop(model, None)
+    if handle is None:
+        raise InvalidValueError("this model is not being pruned: there is nothing to detach")
+    handle._engine.detach()

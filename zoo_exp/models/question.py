@@ -1,0 +1,79 @@
+"""Which tokens of a prompt are the question, and which of them belong to one word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WORD_STARTS = ("\u2581", "\u0120")
+"""How SentencePiece and byte-level tokenizers mark a piece that begins a word."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a tokenizer tells about the parts of a prompt.
+
+    Attributes:
+        suffix: ids with which a prompt ends after the question (the assistant's turn), if known.
+        special: ids that are no words.
+        tokenizer: for word numbers, or None.
+    """
+
+    suffix: tuple[int, ...] = ()
+    special: frozenset[int] = frozenset()
+    tokenizer: Any = field(default=None, compare=False)
+
+    def select(self, row: Tensor, mask: Tensor, image_token_id: int) -> tuple[Tensor, Tensor | None]:
+        """The question's tokens in one prompt.
+
+        They are the text tokens after the last placeholder, without the assistant's opening and special tokens;
+        where nothing follows the images, all text tokens.
+
+        Args:
+            row: `input_ids` [L].
+            mask: attention mask [L].
+            image_token_id: the placeholder.
+
+        Returns:
+            Their ids [n], and word numbers [n] (None without a tokenizer).
+        """
+        ids = row[mask.bool()].tolist()
+        images = [i for i, t in enumerate(ids) if t == image_token_id]
+        text = self._words(ids[images[-1] + 1 :] if images else ids)
+        if not text:
+            text = self._words([t for t in ids if t != image_token_id])
+        words = None if self.tokenizer is None else torch.tensor(self._numbers(text), dtype=torch.int64)
+        return torch.tensor(text, dtype=torch.int64, device=row.device), words
+
+    def _words(self, ids: list[int]) -> list[int]:
+        n = len(self.suffix)
+        if n and tuple(ids[-n:]) == self.suffix:
+            ids = ids[:-n]
+        return [t for t in ids if t not in self.special]
+
+    def _numbers(self, ids: Sequence[int]) -> list[int]:
+        pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
+        marked = any(p.startswith(_WORD_STARTS) for p in pieces)
+        numbers: list[int] = []
+        for piece in pieces:
+            starts = not numbers or not marked or piece.startswith(_WORD_STARTS)
+            numbers.append(len(numbers) and numbers[-1] + int(starts))
+        return numbers
+
+
+def question_of(processor: Any) -> Question:
+    """What the processor's tokenizer and chat template say about a prompt's end."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        return Question()
+    suffix: tuple[int, ...] = ()
+    turn = [{"role": "user", "content": [{"type": "text", "text": "word"}]}]
+    template = getattr(processor, "chat_template", None)
+    if template is not None:
+        opened = processor.apply_chat_template(turn, add_generation_prompt=True)
+        closed = processor.apply_chat_template(turn, add_generation_prompt=False)
+        if isinstance(opened, str) and opened.startswith(closed):
+            suffix = tuple(tokenizer(opened[len(closed) :], add_special_tokens=False)["input_ids"])
+    return Question(suffix, frozenset(tokenizer.all_special_ids), tokenizer)

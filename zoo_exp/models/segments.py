@@ -1,0 +1,137 @@
+"""`Segment`: what a run of decoder layers sees of the prompt, and how a shorter one is made from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_exp.models.base import count_positions
+from zoo_exp.models.prompt import left_pack
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The prompt as decoder layers from `first` on see it; rows are left-padded.
+
+    Attributes:
+        first: number of the first decoder layer, from 0.
+        mask: real tokens [B, n] (bool).
+        visual: visual tokens, merged ones included [B, n] (bool).
+        positions: position ids [B, n] or [3, B, n].
+        source: column of each token in the sequence that entered the first decoder layer [B, n]; -1 for padding
+            and merged tokens.
+        padded: whether any row is padded.
+    """
+
+    first: int
+    mask: Tensor
+    visual: Tensor
+    positions: Tensor
+    source: Tensor
+    padded: bool
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.mask.shape[1]
+
+    def after(self, step: Tensor) -> Tensor:
+        """Positions of the tokens that come `step` [q] places behind the prompt: [B, q] or [3, B, q]."""
+        return self.positions[..., -1:] + 1 + step
+
+    def decode_mask(self, generated: int, new: Tensor) -> Tensor:
+        """Mask over the prompt, what was generated since, and new tokens [B, q]: [B, n + generated + q]."""
+        return torch.cat([self.mask.long(), new.new_ones(len(new), generated), new], dim=1)
+
+    def shorten(self, keep: Tensor, first: int, positions: str) -> tuple[Tensor, "Segment"]:
+        """The segment that is left when only the tokens in `keep` [B, n] stay.
+
+        Returns:
+            The columns [B, n'] to gather, and the segment.
+        """
+        order, mask = left_pack(keep)
+        columns = order.expand(*self.positions.shape[:-2], *order.shape)
+        kept = self.positions.gather(-1, columns).masked_fill(~mask, 0)
+        if positions == "contiguous":
+            kept = count_positions(mask).expand_as(kept)
+        return order, Segment(
+            first=first,
+            mask=mask,
+            visual=self.visual.gather(1, order) & mask,
+            positions=kept,
+            source=self.source.gather(1, order).masked_fill(~mask, -1),
+            padded=bool((~mask).any()),
+        )
+
+    def insert(self, hidden: Tensor, extra: list[Tensor], positions: str) -> tuple[Tensor, "Segment"]:
+        """Put merged tokens [m, D] of each row behind its last visual token.
+
+        Under `original` positions a merged token takes the position of the visual token before it.
+
+        Returns:
+            Hidden states [B, n', D], and the segment.
+        """
+        axes = self.positions if self.positions.ndim == 3 else self.positions[None]
+        rows: list[tuple[Tensor, ...]] = []
+        for b, merged in enumerate(extra):
+            real = self.mask[b].nonzero().squeeze(1)
+            at = self.visual[b, real].nonzero()
+            cut = int(at[-1]) + 1 if len(at) else 0
+            m = len(merged)
+            head, tail = real[:cut], real[cut:]
+            last = axes[:, b, real[max(0, cut - 1)], None].expand(-1, m)
+            rows.append(
+                (
+                    torch.cat([hidden[b, head], merged.to(hidden), hidden[b, tail]]),
+                    torch.cat([self.visual[b, head], self.visual.new_ones(m), self.visual[b, tail]]),
+                    torch.cat([axes[:, b, head], last, axes[:, b, tail]], dim=1).T,
+                    torch.cat([self.source[b, head], self.source.new_full((m,), -1), self.source[b, tail]]),
+                )
+            )
+        lengths = [len(row[1]) for row in rows]
+        longest = max(lengths)
+        states, visual, places, source = (
+            torch.stack([_pad_left(row[i], longest, fill) for row in rows])
+            for i, fill in ((0, 0), (1, False), (2, 0), (3, -1))
+        )
+        column = torch.arange(longest, device=hidden.device)
+        mask = column >= (longest - torch.tensor(lengths, device=hidden.device))[:, None]
+        kept = places.permute(2, 0, 1)
+        if positions == "contiguous":
+            kept = count_positions(mask).expand_as(kept)
+        kept = kept if self.positions.ndim == 3 else kept[0]
+        return states, Segment(self.first, mask, visual, kept, source, min(lengths) < longest)
+
+
+def whole_prompt(real: Tensor, visual: Tensor, positions: Tensor) -> Segment:
+    """The segment before anything was dropped."""
+    column = torch.arange(real.shape[1], device=real.device)
+    source = torch.where(real, column, -1)
+    return Segment(0, real, visual & real, positions, source, bool((~real).any()))
+
+
+def real_tokens(
+    mask: Tensor | Mapping[str, Any] | None, batch: int, new: int, past: int, device: Any
+) -> Tensor:
+    """Which of the `new` tokens are real [B, new] (bool), from any form of mask that a model is handed.
+
+    `transformers` gives None, [B, S], and for static caches a 4-D mask or a dict of them: there, the last query
+    row says which columns are real (spec: engine 2.4).
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is None:
+        return torch.ones(batch, new, dtype=torch.bool, device=device)
+    if mask.ndim == 4:
+        row = mask[:, 0, -1]
+        row = row if row.dtype == torch.bool else row == 0
+        return row[:, past : past + new].expand(batch, -1)
+    return mask[:, -new:].bool()
+
+
+def _pad_left(row: Tensor, length: int, fill: float) -> Tensor:
+    out = row.new_full((length, *row.shape[1:]), fill)
+    out[length - len(row) :] = row
+    return out

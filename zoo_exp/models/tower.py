@@ -1,0 +1,112 @@
+"""What a CLIP or SigLIP tower can tell about its patches, from hooks instead of eager attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_exp.models.capture import Capture, attention_rows
+
+_ATTENTION = frozenset({"cls_attention", "received_attention", "keys", "cls"})
+
+
+class ClipTower:
+    """The encoder under the projector of LLaVA-1.5 and LLaVA-NeXT.
+
+    Attributes:
+        skip: 1 where the model cuts the CLS token off before the projector, else 0.
+        has_cls: whether there is one.
+        feature_layer: number of the encoder layer, from 0, whose output goes to the projector.
+    """
+
+    def __init__(self, tower: nn.Module, config: Any) -> None:
+        self.tower: Any = tower
+        self.layers: Any = self.tower.encoder.layers
+        self.patch_size: int = config.vision_config.patch_size
+        self.heads: int = config.vision_config.num_attention_heads
+        self.skip = 1 if config.vision_feature_select_strategy == "default" else 0
+        self.has_cls = hasattr(self.tower.embeddings, "class_embedding")
+        chosen = config.vision_feature_layer
+        last = chosen if isinstance(chosen, int) else chosen[-1]
+        self.feature_layer = last % (len(self.layers) + 1) - 1
+
+    def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
+        """The modules behind some needs."""
+        wanted: dict[str, nn.Module] = {}
+        if needs & _ATTENTION:
+            layer = self.layers[self.feature_layer]
+            wanted |= {"query": layer.self_attn.q_proj, "key": layer.self_attn.k_proj, "feature": layer}
+        if needs & {"hidden", "replay"}:
+            wanted |= {f"layer{i}": layer for i, layer in enumerate(self.layers)}
+        return wanted
+
+    def rows(self, capture: Capture, needs: frozenset[str]) -> dict[str, Tensor]:
+        """Fields of `VisualTokens` over a batch of images, [B, N, ...] (`cls` and `cls_key` [B, ...])."""
+        fields: dict[str, Tensor] = {}
+        if not needs & _ATTENTION:
+            return fields
+        query, key = capture["query"].tensor, capture["key"].tensor
+        scale = (key.shape[-1] // self.heads) ** -0.5
+        if "cls_attention" in needs and self.has_cls:
+            rows = attention_rows(query[:, :1], key, self.heads, scale)
+            fields["cls_attention"] = rows[:, :, 0].mean(dim=1)[:, self.skip :]
+        if "received_attention" in needs:
+            # Image by image: [H, N, N] at a time.
+            received = [
+                attention_rows(q, k, self.heads, scale).mean(dim=(0, 1))
+                for q, k in zip(query, key, strict=True)
+            ]
+            fields["received_attention"] = torch.stack(received)[:, self.skip :]
+        mean_key = key.unflatten(-1, (self.heads, -1)).mean(dim=2)
+        if "keys" in needs:
+            fields["keys"] = mean_key[:, self.skip :]
+        if "cls" in needs and self.has_cls:
+            fields["cls"], fields["cls_key"] = capture["feature"].tensor[:, 0], mean_key[:, 0]
+        return fields
+
+    def hidden(self, capture: Capture, images: slice) -> dict[int, Tensor]:
+        """Outputs of the encoder layers, numbered from 1, for some images: [n * N, Dv] each."""
+        count = len(self.layers)
+        return {i + 1: capture[f"layer{i}"].tensor[images, self.skip :].flatten(0, 1) for i in range(count)}
+
+    def replay(
+        self, capture: Capture, images: slice, source: Tensor | None = None
+    ) -> Callable[[int, Tensor], Tensor]:
+        """The tower after a layer, as a function of that layer's patch features.
+
+        The CLS token, and patches that have no visual token, enter with the values that they had. The answer
+        is the tower's output: its last layer and the final layer norm, so that it is defined for every layer
+        number from 1 to the last.
+
+        Args:
+            capture: with every encoder layer.
+            images: the tiles of one image.
+            source: flat patch number of each visual token [N], -1 for newlines; None for all in order.
+        """
+        calls = [capture[f"layer{i}"] for i in range(len(self.layers))]
+        skip, norm = self.skip, self.tower.post_layernorm
+
+        @torch.no_grad()
+        def run(number: int, hidden: Tensor) -> Tensor:
+            state = calls[number - 1].tensor[images]
+            place = torch.arange(hidden.shape[-2], device=hidden.device) if source is None else source
+            real = place >= 0
+            lead, width = hidden.shape[:-2], hidden.shape[-1]
+            rows = hidden.reshape(-1, hidden.shape[-2], width).to(state.dtype)
+            patches = state[:, skip:].flatten(0, 1).repeat(len(rows), 1, 1)
+            patches[:, place[real]] = rows[:, real]
+            x = torch.cat(
+                [state[:, :skip].repeat(len(rows), 1, 1), patches.reshape(-1, state.shape[1] - skip, width)],
+                dim=1,
+            )
+            for layer, call in zip(self.layers[number:], calls[number:], strict=True):
+                rest = {k: v for k, v in call.kwargs.items() if k != "hidden_states"}
+                out = layer(x, *call.args[1:], **rest)
+                x = out[0] if isinstance(out, tuple) else out
+            flat = norm(x)[:, skip:].reshape(len(rows), -1, width)
+            answer = torch.zeros_like(rows)
+            answer[:, real] = flat[:, place[real]]
+            return answer.reshape(*lead, *hidden.shape[-2:]).to(hidden.dtype)
+
+        return run

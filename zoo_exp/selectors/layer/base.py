@@ -1,0 +1,137 @@
+"""What a layer selector is: a rule that drops visual tokens behind some layers of the language model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+
+BudgetLike = Budget | int | float | str | None
+Schedule = dict[int, int]
+"""Decoder layer, from 0 -> how many visual tokens may leave it."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a batch as it enters the language model, without padding.
+
+    Attributes:
+        embeds: input embeddings [n, D].
+        visual: visual tokens [n] (bool).
+        n_layers: decoder layers of the model.
+    """
+
+    embeds: Tensor
+    visual: Tensor
+    n_layers: int
+
+    @property
+    def n_visual(self) -> int:
+        """N, visual tokens of the row."""
+        return int(self.visual.sum())
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One row behind a decoder layer.
+
+    Attributes:
+        layer: number of the layer, from 0.
+        hidden: its output [n, D].
+        visual: visual tokens, merged ones included [n] (bool).
+        source: place of each token in the `Prompt` [n]; -1 for merged tokens.
+        attention: function (rows [r]) -> causal attention of these query rows at this layer [H, r, n], float32.
+        keys: function () -> rotated keys of this layer [n, Hkv * d].
+        norm: the model's final norm.
+    """
+
+    layer: int
+    hidden: Tensor
+    visual: Tensor
+    source: Tensor
+    attention: Callable[[Tensor], Tensor]
+    keys: Callable[[], Tensor]
+    norm: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LayerAnswer:
+    """Which visual tokens of one row go on.
+
+    Attributes:
+        indices: into the row's current visual tokens, ascending [k] (int64).
+        merged: tokens that are put behind the kept ones [m, D], or None.
+    """
+
+    indices: Tensor
+    merged: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LayerSelector:
+    """A rule that decides inside the language model. Its options are its dataclass fields.
+
+    A rule implements `schedule` and `pick`; `start` prepares what all of its layers share.
+
+    Attributes:
+        positions: `original` keeps every token's position behind the layer, `contiguous` renumbers.
+
+    Class attributes:
+        name: what a user types.
+        paper: where the rule comes from.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    positions: str = "original"
+
+    def __post_init__(self) -> None:
+        """Check the options; subclasses extend it."""
+        if self.positions not in ("original", "contiguous"):
+            raise InvalidValueError(
+                f"positions {self.positions!r} of selector {self.name}: allowed are original and contiguous"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `VisualTokens` that the rule looks at: none, it works on hidden states."""
+        return frozenset()
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the answer depends on a generator."""
+        return False
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """Layers behind which the rule acts, from 0, ascending."""
+        raise NotImplementedError
+
+    def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
+        """How many of `n_visual` tokens leave each of the rule's layers.
+
+        Raises:
+            InvalidValueError: a budget that the rule cannot reach.
+        """
+        raise NotImplementedError
+
+    def start(self, prompt: Prompt) -> object:
+        """What the rule's layers share for one row, from the input embeddings."""
+        return None
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        """Choose `count` of the row's visual tokens.
+
+        Args:
+            view: the row behind the layer.
+            count: what `schedule` says for this layer, at most the number of visual tokens.
+            state: what `start` gave for this row.
+        """
+        raise NotImplementedError
+
+
+def layer_average(counts: list[int]) -> float:
+    """Mean number of visual tokens over the layers of the model, from the count at every layer's input."""
+    return sum(counts) / len(counts)

@@ -1,0 +1,70 @@
+"""Is a folder of data what a task needs? Rows, columns, a checksum, and one image that opens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.data import Rows, load
+from zoo_exp.tasks.parquet import ParquetRows
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `check` found.
+
+    Attributes:
+        task: name of the task.
+        rows: rows that belong to it.
+        expected_rows: rows of the official split, None where unknown.
+        columns: columns of the rows.
+        checksum: sha256 over the sha256 of every file, in order; empty for sources that are no files.
+        image_size: width and height in pixels of the first row's first image.
+    """
+
+    task: str
+    rows: int
+    expected_rows: int | None
+    columns: Sequence[str]
+    checksum: str
+    image_size: tuple[int, int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all official rows are there, as far as their number is known."""
+        return self.expected_rows in (None, self.rows)
+
+
+def check(task: Task, root: Path | str | None = None) -> DataReport:
+    """Load a task's data and decode one image.
+
+    Raises:
+        MissingFileError: files are missing or damaged, an image does not open.
+        InvalidValueError: a wrong split, missing columns, no rows.
+    """
+    rows = load(task, root)
+    image = task.images(rows[0])[0]
+    return DataReport(
+        task.name,
+        len(rows),
+        task.source.rows,
+        tuple(rows[0]),
+        _checksum(rows),
+        (image.width, image.height),
+    )
+
+
+def _checksum(rows: Rows) -> str:
+    tables = [rows.table, *(rows.images or ())[:1]]
+    paths = [path for table in tables if isinstance(table, ParquetRows) for path in table.paths]
+    if not paths:
+        return ""
+    whole = sha256()
+    for path in paths:
+        one = sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                one.update(block)
+        whole.update(one.digest())
+    return whole.hexdigest()
