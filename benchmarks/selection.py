@@ -5,8 +5,8 @@
 
 On a CUDA device inputs are bfloat16 and times are CUDA events; on a CPU float32 and one thread. Weights are
 random with a falling spectrum like trained ones. Errors are against finite differences along 4096 other
-directions in float64. On a CPU the released sensitivity runs along 8 of the 64 directions and its time is scaled
-up, marked with ~. Memory is the peak above what was held before (on a CPU: of resident pages).
+directions in float64. On a CPU the released sensitivity runs along 8 of the 64 directions and its time is
+scaled up, marked with ~. Memory is the peak above what was held before (on a CPU: of resident pages).
 """
 
 import argparse
@@ -142,7 +142,7 @@ def many_directions(x: Tensor, mlp: MLP, n_directions: int = 4096) -> Tensor:
 
 
 def released_sensitivity(x: Tensor, mlp: MLP, directions: Tensor) -> Tensor:
-    """The published procedure: both perturbed copies of every token through the projector, 8 directions at a time."""
+    """The published procedure: perturbed copies of all tokens through the projector, 8 directions at a time."""
     x, parts = x.float(), []
     for u in directions.split(8):
         plus, minus = mlp(x + STEP * u[:, None]), mlp(x - STEP * u[:, None])
@@ -151,7 +151,7 @@ def released_sensitivity(x: Tensor, mlp: MLP, directions: Tensor) -> Tensor:
 
 
 def released_broadcast(z: Tensor, weights: Tensor, k: int) -> Tensor:
-    """Published selection of LLaVA-1.5: all pairs as [N, N, D], then the minimum over all picks at every step."""
+    """Published selection of LLaVA-1.5: all pairs as [N, N, D], then the minimum over all picks each time."""
     return _published_loop(1 - F.cosine_similarity(z[:, None], z[None], dim=-1), weights, k)
 
 

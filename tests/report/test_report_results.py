@@ -125,24 +125,23 @@ def test_comparisons_are_against_the_best_of_the_budget(make_run):
     assert pd.isna(pairs.loc["random @16 (2 seeds)", "p_value"])
 
 
-class F1FromSums:
-    """The made-up F1 as a function of sums."""
+def f1_from_sums(_):
+    """The made-up F1 as a function of sums, as a task would say it."""
 
-    def tallies(self, rows):
-        return [
-            SimpleNamespace(
-                counts={"hits": row["said"] and row["gold"], "said": row["said"], "gold": row["gold"]}
-            )
-            for row in rows
-        ]
+    def tally(row):
+        return SimpleNamespace(
+            counts={"hits": row["said"] and row["gold"], "said": row["said"], "gold": row["gold"]}
+        )
 
-    def metrics(self, sums):
-        return {"f1": 2 * sums["hits"] / (sums["said"] + sums["gold"])}
+    return SimpleNamespace(
+        tallies=lambda rows: [tally(row) for row in rows],
+        metrics=lambda sums: {"f1": 2 * sums["hits"] / (sums["said"] + sums["gold"])},
+    )
 
 
 def test_sums_give_the_same_value_and_nearly_the_same_interval(make_run):
     run = make_run()
-    exact, linear = results_of(run, scoring=lambda _: F1FromSums()), results_of(run)
+    exact, linear = results_of(run, scoring=f1_from_sums), results_of(run)
     for arm in ("full", "random @16 (2 seeds)", "blind"):
         first, second = (line(results, arm, "embedded_pope") for results in (exact, linear))
         assert first["value"] == second["value"]
@@ -168,6 +167,16 @@ def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
     assert results.notes == [
         f"{TASKS[1]}: left out, its metric cannot be computed: an image has one question of its two"
     ]
+
+
+def test_answers_for_a_server_have_no_metric(make_run):
+    run = make_run()
+    metric = {**dict.fromkeys(TASKS, "accuracy"), TASKS[2]: "submission"}.__getitem__
+    results = compute(
+        *("x", read_records(run), read_timings(run), TASKS, arms(), made_up_aggregate, metric), draws=50
+    )
+    assert results.tasks == TASKS[:2]
+    assert "scored by the benchmark's server" in results.notes[0]
 
 
 def test_an_image_with_a_gap_is_left_out_as_a_whole(make_run):

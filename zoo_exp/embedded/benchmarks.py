@@ -65,6 +65,8 @@ def _rotations(question: Question) -> list[Question]:
 def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row]:
     """The first `limit` rows (all of them by default) of a family's benchmark.
 
+    Besides the official columns each row has `scene`: all families ask about the same scenes.
+
     Args:
         family: one of the nine, such as gqa.
         split: validation or test.
@@ -80,7 +82,7 @@ def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row
     wanted = ROWS if limit is None else min(limit, ROWS)
     make = _ROW_MAKERS[family]
     return [
-        make(split, index, place, question, _image(split, index))
+        {**make(split, index, place, question, _image(split, index)), "scene": _name(split, index)}
         for index, place, question in islice(asked(family, split), wanted)
     ]
 

@@ -55,7 +55,7 @@ def text_forward(
         shift: gap between the prefix and the first text position, drawn per step in training, so that a
             shortened prefix with contiguous positions is nothing new to the model.
     """
-    batch, length = ids.shape
+    batch = len(ids)
     head_dim = llm.config.head_dim
     start = llm.embed_tokens(torch.tensor([PREFIX_TEXT], device=ids.device)).expand(batch, -1, -1)
     prefix = torch.cat([start, visual], 1)

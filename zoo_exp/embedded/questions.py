@@ -5,16 +5,14 @@ unambiguous one of its kind. Shapes, colours and sides are named only where exac
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zoo_exp.embedded.scene import IMAGE_SIZE, Scene, Thing
+from zoo_exp.embedded import facts
+from zoo_exp.embedded.facts import MIDDLE
+from zoo_exp.embedded.scene import Scene
 from zoo_exp.embedded.vocabulary import COLOR_NAMES, DIGITS, LETTERS, QUADRANTS, SHAPES, WORDS
 
-MIDDLE = IMAGE_SIZE / 2
-MIDLINE_MARGIN = 7  # pixels: nearer to the middle, a side would be a matter of taste
-MIN_DISTANCE = 10  # pixels between two things whose relation is asked
 ATTEMPTS = 8
 
 
@@ -60,54 +58,8 @@ def _yes_no(text: str, answer: bool, topic: str) -> Question:
     return Question(text, "yes" if answer else "no", (), topic)
 
 
-def _unique(things: list[Thing], attribute: str) -> list[Thing]:
-    """Things that nobody else shares the attribute (name or color) with."""
-    counts = Counter(getattr(thing, attribute) for thing in things)
-    return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
-
-
-def _pairs_unique(things: list[Thing]) -> list[Thing]:
-    """Things whose colour and shape together are unique."""
-    counts = Counter((thing.color, thing.name) for thing in things)
-    return [thing for thing in things if counts[thing.color, thing.name] == 1]
-
-
-def _call(rng: random.Random, thing: Thing, things: list[Thing]) -> str:
-    """A name that fits this thing only: the shape alone where that is enough, in some of the cases."""
-    alone = thing in _unique(things, "name")
-    return thing.name if alone and rng.random() < 0.6 else f"{thing.color} {thing.name}"
-
-
-# ------------------------------------------------------------------------------------------- existence
-
-
-def _describe_present(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    if not scene.shapes:
-        return None
-    thing = rng.choice(scene.shapes)
-    return rng.choice([thing.name, f"{thing.color} object", f"{thing.color} {thing.name}"]), "random"
-
-
-def _describe_absent(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    """Something that is not there; adversarial where its shape and its colour both are, on different things."""
-    names = {thing.name for thing in scene.shapes}
-    colors = {thing.color for thing in scene.shapes}
-    pairs = {(thing.color, thing.name) for thing in scene.shapes}
-    kind = rng.randrange(3)
-    if kind == 0:
-        return rng.choice([name for name in SHAPES if name not in names]), "popular"
-    if kind == 1:
-        free = [color for color in COLOR_NAMES if color not in colors]
-        return (f"{rng.choice(free)} object", "popular") if free else None
-    mixed = sorted(f"{c} {n}" for c in colors for n in names if c is not None and (c, n) not in pairs)
-    if mixed and rng.random() < 0.6:
-        return rng.choice(mixed), "adversarial"
-    color, name = rng.choice(COLOR_NAMES), rng.choice(SHAPES)
-    return None if (color, name) in pairs else (f"{color} {name}", "random")
-
-
 def _existence(scene: Scene, rng: random.Random, present: bool) -> Question | None:
-    found = (_describe_present if present else _describe_absent)(scene, rng)
+    found = (facts.describe_present if present else facts.describe_absent)(scene, rng)
     return found and _yes_no(f"Is there a {found[0]}?", present, found[1])
 
 
@@ -116,99 +68,45 @@ def pope(scene: Scene, rng: random.Random) -> Question | None:
     return _existence(scene, rng, rng.random() < 0.5)
 
 
-# ---------------------------------------------------------------------------------- attributes, relations
-
-
-def _color_of(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    things = _unique(scene.shapes, "name")
-    if not things:
-        return None
-    thing = rng.choice(things)
-    assert thing.color is not None
-    return f"What color is the {thing.name}?", thing.color
-
-
-def _shape_of(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    things = _unique(scene.shapes, "color")
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return f"What shape is the {thing.color} object?", thing.name
-
-
-def _relation(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    things = _pairs_unique(scene.shapes)
-    if len(things) < 2:
-        return None
-    one, other = rng.sample(things, 2)
-    dx, dy = one.x - other.x, one.y - other.y
-    if max(abs(dx), abs(dy)) < MIN_DISTANCE:
-        return None
-    first, second = _call(rng, one, scene.shapes), _call(rng, other, scene.shapes)
-    if abs(dx) > abs(dy):
-        return f"Is the {first} left or right of the {second}?", "left" if dx < 0 else "right"
-    return f"Is the {first} above or below the {second}?", "above" if dy < 0 else "below"
-
-
 def gqa(scene: Scene, rng: random.Random) -> Question | None:
     """Colour, shape, or spatial relation (GQA)."""
     draw = rng.random()
     if draw < 0.3:
-        found, topic = _color_of(scene, rng), "color"
+        found, topic = facts.color_of(scene, rng), "color"
     elif draw < 0.6:
-        found, topic = _shape_of(scene, rng), "shape"
+        found, topic = facts.shape_of(scene, rng), "shape"
     else:
-        found, topic = _relation(scene, rng), "relation"
+        found, topic = facts.relation(scene, rng), "relation"
     return found and Question(*found, (), topic)
-
-
-# ------------------------------------------------------------------------------------- counting, reading
-
-
-def _count(scene: Scene, rng: random.Random, attribute: str) -> tuple[str, int]:
-    there = [getattr(thing, attribute) for thing in scene.shapes]
-    everything = SHAPES if attribute == "name" else COLOR_NAMES
-    wanted = rng.choice(there) if there and rng.random() < 0.75 else rng.choice(everything)
-    return f"How many {wanted} objects?", there.count(wanted)
 
 
 def vqav2(scene: Scene, rng: random.Random) -> Question | None:
     """Counting, colour, existence (VQAv2)."""
     draw = rng.random()
     if draw < 0.6:
-        text, number = _count(scene, rng, "name" if draw < 0.3 else "color")
+        text, number = facts.count(scene, rng, "name" if draw < 0.3 else "color")
         return Question(text, str(number), (), "number")
     if draw < 0.8:
-        found = _color_of(scene, rng)
+        found = facts.color_of(scene, rng)
         return found and Question(*found, (), "other")
     question = pope(scene, rng)
     return question and Question(question.text, question.answer, (), "yes/no")
 
 
-def _reading(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
-    if not scene.writings:
-        return None
-    thing = rng.choice(scene.writings)
-    return f"What {thing.kind} is written?", thing.name, thing.kind
-
-
 def textvqa(scene: Scene, rng: random.Random) -> Question | None:
     """Read the word or the digit (TextVQA)."""
-    found = _reading(scene, rng)
+    found = facts.reading(scene, rng)
     return found and Question(found[0], found[1], (), found[2])
-
-
-# ------------------------------------------------------------------------------------- multiple choice
 
 
 def mmbench(scene: Scene, rng: random.Random) -> Question | None:
     """Colour, shape or word with four options (MMBench)."""
     draw = rng.random()
     if draw < 0.4:
-        found = _color_of(scene, rng)
+        found = facts.color_of(scene, rng)
         return found and _choice(rng, *found, list(COLOR_NAMES), "attribute_recognition")
     if draw < 0.8:
-        found = _shape_of(scene, rng)
+        found = facts.shape_of(scene, rng)
         return found and _choice(rng, *found, list(SHAPES), "object_recognition")
     written = [thing for thing in scene.writings if thing.kind == "word"]
     if not written:
@@ -216,21 +114,17 @@ def mmbench(scene: Scene, rng: random.Random) -> Question | None:
     return _choice(rng, "What word is written?", written[0].name, list(WORDS), "ocr")
 
 
-def _clear_of_midlines(thing: Thing) -> bool:
-    return abs(thing.x - MIDDLE) >= MIDLINE_MARGIN and abs(thing.y - MIDDLE) >= MIDLINE_MARGIN
-
-
 def seedbench(scene: Scene, rng: random.Random) -> Question | None:
     """Where a thing is, or how many there are, with four options (SEED-Bench)."""
     if rng.random() < 0.6:
-        things = [thing for thing in _pairs_unique(scene.shapes) if _clear_of_midlines(thing)]
+        things = [thing for thing in facts.pairs_unique(scene.shapes) if facts.clear_of_midlines(thing)]
         if not things:
             return None
         thing = rng.choice(things)
         side = ("upper" if thing.y < MIDDLE else "lower") + ("-left" if thing.x < MIDDLE else "-right")
-        text = f"Where is the {_call(rng, thing, scene.shapes)}?"
+        text = f"Where is the {facts.call(rng, thing, scene.shapes)}?"
         return _choice(rng, text, side, list(QUADRANTS), "instance_location")
-    text, number = _count(scene, rng, "name")
+    text, number = facts.count(scene, rng, "name")
     if number > 4:
         return None
     return _choice(rng, text, str(number), [str(i) for i in range(5)], "instances_counting")
@@ -273,8 +167,6 @@ def mmmu(scene: Scene, rng: random.Random) -> Question | None:
     )
 
 
-# --------------------------------------------------------------------------------------- paired yes / no
-
 MME_TOPICS = ("existence", "count", "color", "position", "OCR")
 
 
@@ -307,7 +199,7 @@ def _mme_count(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
 
 
 def _mme_color(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    things = _unique(scene.shapes, "name")
+    things = facts.unique(scene.shapes, "name")
     if not things:
         return None
     thing = rng.choice(things)
@@ -316,7 +208,7 @@ def _mme_color(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
 
 
 def _mme_position(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    things = [thing for thing in _pairs_unique(scene.shapes) if _clear_of_midlines(thing)]
+    things = [thing for thing in facts.pairs_unique(scene.shapes) if facts.clear_of_midlines(thing)]
     if not things:
         return None
     thing = rng.choice(things)

@@ -52,9 +52,9 @@ CHAT_TEMPLATE = (
 
 
 def words(text: str) -> list[str]:
-    """Split a prompt into vocabulary words: question marks stand alone, full stops vanish ("A. red" is A, red).
+    r"""Split a prompt into vocabulary words: question marks stand alone, full stops vanish ("A. red" is A, red).
 
-    >>> words("What color is it?\\nA. red")
+    >>> words("What color is it?\nA. red")
     ['What', 'color', 'is', 'it', '?', 'A', 'red']
     """
     return text.replace("?", " ?").replace(".", " ").split()

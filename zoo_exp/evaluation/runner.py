@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Work:
 
     cell: Cell
     task: Task
-    rows: Sequence[dict[str, Any]]
+    rows: data.Rows
     ids: list[str]
     done: Done
     todo: list[int]
@@ -119,15 +119,15 @@ def _run_cells(experiment: Experiment, console: Console) -> int:
     return missing
 
 
-def _plan(experiment: Experiment, rows: Mapping[str, Sequence[dict[str, Any]]]) -> list[Work]:
+def _plan(experiment: Experiment, rows: Mapping[str, data.Rows]) -> list[Work]:
     """What is left of every cell."""
     answered = resume.answered(experiment.run_dir)
     return [_work(cell, rows[cell.id], answered.get(cell.id, {})) for cell in experiment.cells()]
 
 
-def _work(cell: Cell, rows: Sequence[dict[str, Any]], done: Done) -> Work:
+def _work(cell: Cell, rows: data.Rows, done: Done) -> Work:
     task = get_task(cell.task)
-    ids = [task.sample_id(rows[place]) for place in range(len(rows))]
+    ids = rows.sample_ids(task)
     twice = len(ids) - len(set(ids))
     if twice:
         raise InvalidValueError(f"{task.name}: {twice} rows share their sample id with another row")
@@ -207,6 +207,7 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
         [arm.as_dict() for arm in experiment.arms],
         aggregate=lambda name, rows: tasks[name].aggregate(rows),
         main_metric=lambda name: tasks[name].main_metric,
+        scoring=lambda name: tasks[name],
         console=console,
     )
     if answers:

@@ -48,8 +48,10 @@ class Pending(Dataset[Sample]):
 
 
 def shard(todo: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The rank's part: exact, without padding. A rank that would get nothing repeats the last sample, since an
-    empty loader makes Lightning stop; rows are keyed by sample, so a repeated one does no harm.
+    """The rank's part: exact, without padding.
+
+    A rank that would get nothing repeats the last sample, since an empty loader makes Lightning stop; rows are
+    keyed by sample, so a repeated one does no harm.
     """
     return list(todo[rank::world_size] or todo[-1:])
 
@@ -80,6 +82,7 @@ class Collate:
         self.task, self.processor, self.model_family = task, processor, model_family
 
     def __call__(self, samples: list[Sample]) -> Batch:
+        """Inputs of a batch."""
         texts, images = [], []
         for sample in samples:
             content = []

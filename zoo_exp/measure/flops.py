@@ -1,5 +1,6 @@
-"""FLOPs of a VLM's stages, counted from its configuration: 1 multiply-add = 2 FLOP, everything that is a matrix product.
+"""FLOPs of a VLM's stages, counted from its configuration: 1 multiply-add = 2 FLOP.
 
+Everything that is a matrix product counts.
 A test compares with torch's own counter. Softmax, norms and activations (below 1 %) are left out on both sides.
 """
 

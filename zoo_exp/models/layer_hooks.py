@@ -55,6 +55,7 @@ class LayerHooks:
         self._layers: Any = self._llm.layers
         self.selector = selector
         self._budget = budget
+        self._positions = selector.positions or "original"
         self._at = selector.layers(len(self._layers))
         self.current: LayerPass | None = None
         self.answers: dict[int, list[LayerAnswer]] = {}
@@ -81,7 +82,7 @@ class LayerHooks:
         for b, count in enumerate(counts):
             current.schedules.append(self.selector.schedule(self._budget, count, n_layers) if count else {})
             real = segment.mask[b]
-            prompt = Prompt(embeds[b, real], segment.visual[b, real], n_layers)
+            prompt = Prompt(embeds[b, real], segment.visual[b, real], n_layers, self._budget)
             current.states.append(self.selector.start(prompt) if count else None)
         self.counts = [[count] * n_layers for count in counts]
 
@@ -164,10 +165,10 @@ class LayerHooks:
         merged = [hidden[b, :0] if a.merged is None else a.merged for b, a in enumerate(answers)]
         if bool((keep == segment.mask).all()) and not any(len(m) for m in merged):
             return None
-        order, shorter = segment.shorten(keep, number + 1, self.selector.positions)
+        order, shorter = segment.shorten(keep, number + 1, self._positions)
         hidden = hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1]))
         if any(len(m) for m in merged):
-            hidden, shorter = shorter.insert(hidden, merged, self.selector.positions)
+            hidden, shorter = shorter.insert(hidden, merged, self._positions)
         current.segments.append(shorter)
         current.overrides[number + 1] = self._arguments(
             current, shorter, hidden, shorter.mask.long(), shorter.positions
@@ -186,8 +187,8 @@ class LayerHooks:
         real = segment.mask[b].nonzero().squeeze(1)
         visual = segment.visual[b, real]
         n_visual = int(visual.sum())
-        count = current.schedules[b].get(number, n_visual)
-        if not n_visual or count >= n_visual:
+        count = current.schedules[b].get(number)
+        if not n_visual or count is None:
             return LayerAnswer(torch.arange(n_visual, device=hidden.device))
         place = current.segments[0].mask[b].long().cumsum(dim=0) - 1
         source = segment.source[b, real]
@@ -198,9 +199,10 @@ class LayerHooks:
             source=torch.where(source < 0, source, place[source.clamp(min=0)]),
             attention=lambda rows: attention.rows(b, real[rows])[..., real],
             keys=lambda: attention.keys(b)[real],
+            gravity=lambda rows: attention.gravity(b, real[rows])[:, real],
             norm=self._llm.norm,
         )
-        return self.selector.pick(view, count, current.states[b])
+        return self.selector.pick(view, min(count, n_visual), current.states[b])
 
 
 class RowAttention:
@@ -225,6 +227,12 @@ class RowAttention:
     def keys(self, b: int) -> Tensor:
         """Rotated keys of batch row b [n, Hkv * d]."""
         return self._rotate(self._keys[b], b, None).transpose(0, 1).flatten(1)
+
+    def gravity(self, b: int, index: Tensor) -> Tensor:
+        """Product of rotated vectors of ones, over sqrt(d), of rows `index` [r] with all: [r, n]."""
+        ones = self._keys.new_ones(self._keys.shape[1], self._attention.head_dim, dtype=torch.float32)
+        turned = self._rotate(ones, b, None)[0]
+        return turned[index] @ turned.T * self._attention.head_dim**-0.5
 
     def _rotate(self, x: Tensor, b: int, index: Tensor | None) -> Tensor:
         cos, sin = (t[b if len(t) > 1 else 0] for t in (self._cos, self._sin))

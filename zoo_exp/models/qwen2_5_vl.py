@@ -83,7 +83,7 @@ class QwenAdapter(VLMAdapter):
         """The merger on tokens [..., 4 Dv] -> [..., D]."""
         patches = x.reshape(-1, x.shape[-1] // self.visual.spatial_merge_unit)
         out: Tensor = self.merger(patches.to(self.merger.mlp[0].weight.dtype))
-        return out.view(*x.shape[:-1], -1).to(x.dtype)
+        return out.view(*x.shape[:-1], out.shape[-1]).to(x.dtype)
 
     def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
         """Time, row and column of every token [3, B, L]."""

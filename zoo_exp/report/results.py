@@ -16,6 +16,7 @@ from zoo_exp.report.records import recorded_arms
 from zoo_exp.report.samples import Aggregate, Scoring, TaskSamples, align
 
 REFERENCE = "full"
+SUBMISSION = "submission"  # main metric of tasks whose right answers are not public
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def compute(
     computed: list[TaskEstimate] = []
     problems: list[ZooExpError] = []
     for task in tasks:
+        if main_metric(task) == SUBMISSION:
+            notes.append(f"{task}: left out, its answers are scored by the benchmark's server")
+            continue
         samples = align(records, task, ids)
         if samples is None:
             notes.append(f"{task}: no questions answered under every arm yet; left out")
@@ -91,7 +95,7 @@ def compute(
         try:
             computed.append(estimate(samples, rows, aggregate, main_metric(task), sums, draws, seed))
         except ZooExpError as error:
-            # Half a run can lack what a metric needs (one question of a pair); other tasks still have a table.
+            # Half a run can lack what a metric needs (one question of a pair); others still have a table.
             problems.append(error)
             notes.append(f"{task}: left out, its metric cannot be computed: {error}")
     if not computed and problems:

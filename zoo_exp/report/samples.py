@@ -74,7 +74,7 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
     present = [arm for arm in arm_ids if arm in begun]
     mine = mine[mine["arm_id"].isin(present)]
     counts = mine["sample_id"].value_counts()
-    # Some metrics need all questions of an image (MME's pairs), so an image with a gap is left out as a whole.
+    # Some metrics need all questions of an image (MME's pairs): an image with a gap is left out as a whole.
     gaps = set(mine.loc[mine["sample_id"].isin(counts.index[counts < len(present)]), "image_id"])
     common = sorted(mine.loc[~mine["image_id"].isin(gaps), "sample_id"].unique())
     if not present or not common:
@@ -114,8 +114,8 @@ def metric_statistic(
     """The task's main metric as something that can be resampled.
 
     Whether the metric is a plain mean of scores is tried out, on all questions and on the first half of the
-    images. If it is not, and `scoring` says of which sums it is made, draws are exact as well; else the metric is
-    linearised.
+    images. If it is not, and `scoring` says of which sums it is made, draws are exact as well; else the metric
+    is linearised.
 
     Raises:
         InvalidValueError: the aggregate does not give `metric`.

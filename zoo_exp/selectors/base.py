@@ -181,6 +181,7 @@ class GreedySelector(Selector):
             [tokens.projected], [k], None if weights is None else [weights], combine=self.combine
         )[0]
 
+    @torch.no_grad()
     def select_many(
         self,
         tokens: Sequence[VisualTokens],

@@ -22,11 +22,13 @@ class Prompt:
         embeds: input embeddings [n, D].
         visual: visual tokens [n] (bool).
         n_layers: decoder layers of the model.
+        budget: what the user asked for.
     """
 
     embeds: Tensor
     visual: Tensor
     n_layers: int
+    budget: BudgetLike = None
 
     @property
     def n_visual(self) -> int:
@@ -45,6 +47,8 @@ class LayerView:
         source: place of each token in the `Prompt` [n]; -1 for merged tokens.
         attention: function (rows [r]) -> causal attention of these query rows at this layer [H, r, n], float32.
         keys: function () -> rotated keys of this layer [n, Hkv * d].
+        gravity: function (rows [r]) -> product of rotated vectors of ones, over sqrt(d) [r, n]: what distance
+            alone does to a logit.
         norm: the model's final norm.
     """
 
@@ -54,6 +58,7 @@ class LayerView:
     source: Tensor
     attention: Callable[[Tensor], Tensor]
     keys: Callable[[], Tensor]
+    gravity: Callable[[Tensor], Tensor]
     norm: Callable[[Tensor], Tensor]
 
 
@@ -77,7 +82,7 @@ class LayerSelector:
     A rule implements `schedule` and `pick`; `start` prepares what all of its layers share.
 
     Attributes:
-        positions: `original` keeps every token's position behind the layer, `contiguous` renumbers.
+        positions: `original` keeps every token's position behind the layer, `contiguous` renumbers them.
 
     Class attributes:
         name: what a user types.
@@ -86,13 +91,25 @@ class LayerSelector:
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    positions: str = "original"
+    positions: str | None = "original"
 
     def __post_init__(self) -> None:
         """Check the options; subclasses extend it."""
-        if self.positions not in ("original", "contiguous"):
+        self.check_choice("positions", ("original", "contiguous"))
+
+    def check_choice(self, option: str, allowed: tuple[object, ...]) -> None:
+        """Refuse an option that is not one of the allowed values."""
+        value = getattr(self, option)
+        if value not in allowed:
+            names = ", ".join(map(str, allowed))
+            raise InvalidValueError(f"{option} {value!r} of selector {self.name}: allowed are {names}")
+
+    def check_count(self, option: str, least: int) -> None:
+        """Refuse an option that is not a whole number of at least `least`."""
+        value = getattr(self, option)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidValueError(
-                f"positions {self.positions!r} of selector {self.name}: allowed are original and contiguous"
+                f"{option} {value!r} of selector {self.name}: must be a whole number of at least {least}"
             )
 
     @property
@@ -130,6 +147,32 @@ class LayerSelector:
             state: what `start` gave for this row.
         """
         raise NotImplementedError
+
+
+def parse_budget(budget: BudgetLike, name: str) -> Budget:
+    """The budget as an object.
+
+    Raises:
+        InvalidValueError: none was given.
+    """
+    if budget is None:
+        raise InvalidValueError(
+            f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
+        )
+    return Budget.parse(budget)
+
+
+def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
+    """Refuse to run in full as many layers as there are, or more.
+
+    Raises:
+        InvalidValueError: nothing would be left to prune.
+    """
+    if layers >= n_layers:
+        raise InvalidValueError(
+            f"{option} {layers} of selector {name}: the language model has {n_layers} layers, give at most "
+            f"{n_layers - 1}"
+        )
 
 
 def layer_average(counts: list[int]) -> float:

@@ -1,0 +1,78 @@
+"""DART: keep what is unlike a few pivot tokens, inside the language model."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from zoo_exp.core.fusion import top_k
+from zoo_exp.selectors.layer.base import (
+    BudgetLike,
+    LayerAnswer,
+    LayerSelector,
+    LayerView,
+    Schedule,
+    check_depth,
+    parse_budget,
+)
+
+
+@dataclass(frozen=True)
+class Dart(LayerSelector):
+    """Behind `k` layers, every pivot keeps the tokens that are least like it (spec: algorithms_beyond, DART).
+
+    Pivots are the visual tokens, and the text tokens behind the image, whose keys have the largest L1 norm.
+    They choose one after another, image pivots first, each by descending norm. With budget T the rule keeps
+    image_pivots + pivots * floor(T / pivots) tokens, which is near T and not T.
+
+    Attributes:
+        k: layers that see every token, 1 or more.
+        image_pivots: pivots among the visual tokens.
+        text_pivots: pivots among the text tokens.
+    """
+
+    name: ClassVar[str] = "dart"
+    paper: ClassVar[str] = "DART (EMNLP 2025, arXiv 2502.11494)"
+
+    k: int = 2
+    image_pivots: int = 4
+    text_pivots: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.check_count("k", 1)
+        self.check_count("image_pivots", 1)
+        self.check_count("text_pivots", 0)
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The last layer that sees everything."""
+        check_depth(self.name, "k", self.k, n_layers)
+        return (self.k - 1,)
+
+    def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
+        """The budget as it is; the rule comes near it."""
+        return {self.k - 1: parse_budget(budget, self.name).resolve(n_visual)}
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        """Pivots first, then what is least like each of them."""
+        visual = view.visual.nonzero().squeeze(1)
+        n_visual = len(visual)
+        if count >= n_visual:
+            return LayerAnswer(torch.arange(n_visual, device=visual.device))
+        norms = view.keys().float().abs().sum(dim=1)
+        text = (~view.visual).nonzero().squeeze(1)
+        text = text[text > visual[0]]
+        first = top_k(norms[visual], min(self.image_pivots, count))
+        second = text[top_k(norms[text], min(self.text_pivots, len(text)))]
+        pivots = torch.cat([visual[first], second])
+        each = count // (self.image_pivots + self.text_pivots)
+        states = F.normalize(view.norm(view.hidden).float(), dim=-1)
+        likeness = states[pivots] @ states[visual].T
+        taken = torch.zeros(n_visual, dtype=torch.bool, device=visual.device)
+        taken[first] = True
+        for row in likeness:
+            free = int((~taken).sum())
+            taken[top_k(-row.masked_fill(taken, float("inf")), min(each, free))] = True
+        return LayerAnswer(taken.nonzero().squeeze(1))

@@ -1,0 +1,89 @@
+"""FastV: after a few layers, keep the visual tokens that the last token attends to."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.fusion import top_k
+from zoo_exp.selectors.layer.base import (
+    BudgetLike,
+    LayerAnswer,
+    LayerSelector,
+    LayerView,
+    Schedule,
+    check_depth,
+    parse_budget,
+)
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class FastV(LayerSelector):
+    """`k` layers run in full; the rest sees the visual tokens that get most attention (spec: algorithms 4).
+
+    Attributes:
+        k: layers that see every token, 1 or more; attention is that of the last of them.
+        rule: `last_token`, as released, or `all_tokens`: the attention that a token receives from all others,
+            as the paper says.
+        budget_of: `kept` counts the tokens behind layer k; `layer_average` is the mean over all layers, which
+            is how SparseVLM's tables count FastV.
+    """
+
+    name: ClassVar[str] = "fastv"
+    paper: ClassVar[str] = "FastV (ECCV 2024, arXiv 2403.06764)"
+
+    k: int = 2
+    rule: str = "last_token"
+    budget_of: str = "kept"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.check_count("k", 1)
+        self.check_choice("rule", ("last_token", "all_tokens"))
+        self.check_choice("budget_of", ("kept", "layer_average"))
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The last layer that sees everything."""
+        check_depth(self.name, "k", self.k, n_layers)
+        return (self.k - 1,)
+
+    def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
+        """One count; under `layer_average`, what makes the mean over the layers equal the budget."""
+        budget = parse_budget(budget, self.name)
+        target = budget.resolve(n_visual)
+        if self.budget_of == "kept":
+            return {self.k - 1: target}
+        kept = (target * n_layers - self.k * n_visual) / (n_layers - self.k)
+        if kept < 0:
+            least = -(-self.k * n_visual // n_layers)
+            raise InvalidValueError(
+                f"budget {budget} of selector fastv: {self.k} full layers of {n_layers} alone make a layer average of "
+                f"{self.k * n_visual / n_layers:.1f}; give {least} or more, or budget_of=kept"
+            )
+        return {self.k - 1: Budget(count=round(kept)).resolve(n_visual)}
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        """The visual tokens with most attention, in their order."""
+        n_visual = int(view.visual.sum())
+        if count >= n_visual:
+            return LayerAnswer(torch.arange(n_visual, device=view.hidden.device))
+        return LayerAnswer(top_k(self.received(view)[view.visual], count).sort().values)
+
+    def received(self, view: LayerView) -> Tensor:
+        """Attention that every token gets, mean over heads [n]."""
+        n = len(view.visual)
+        rows = torch.arange(n, device=view.hidden.device)
+        if self.rule == "last_token":
+            return view.attention(rows[-1:])[:, 0].mean(dim=0)
+        total = torch.zeros(n, device=view.hidden.device)
+        for part in rows.split(_ROWS_AT_ONCE):
+            attention = view.attention(part).mean(dim=0)
+            attention[torch.arange(len(part), device=part.device), part] = 0  # from all other tokens
+            total += attention.sum(dim=0)
+        return total / max(1, n - 1)

@@ -1,0 +1,209 @@
+"""SparseVLM: at three depths, keep what the question's relevant words attend to, and merge some of the rest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.fusion import top_k
+from zoo_exp.selectors.layer.base import (
+    BudgetLike,
+    LayerAnswer,
+    LayerSelector,
+    LayerView,
+    Prompt,
+    Schedule,
+    parse_budget,
+)
+from zoo_exp.selectors.layer.density_peaks import merge_by_density
+
+RELEASED_TOKENS, RELEASED_LAYERS = 576, 32
+STAGES = {
+    "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
+    "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
+}
+"""Kept tokens of 576 behind each stage, by the budget that the released code names them after."""
+RANKS = {192: (13.5, 0.0), 128: (9.0, 6.0), 64: (0.8, 0.0)}
+"""v1.0: a stage keeps rank * scale + bias tokens."""
+DEPTHS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
+"""Layers of 32, from 0, behind which the versions prune."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the stages share: places of the raters in the prompt [r], and v1.0's scale and bias."""
+
+    raters: Tensor
+    rank_rule: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class SparseVLM(LayerSelector):
+    """Progressive pruning by the attention of rater words (spec: algorithms 5).
+
+    The released counts hold for 576 visual tokens and 32 layers. For other sizes they are scaled, and between
+    two named budgets interpolated. The budget is a name: what was kept stands in the records.
+
+    Attributes:
+        positions: None takes what the version does: `original` for v2.0, else `contiguous`.
+        version: `1.5` (the released default), `2.0` (no recycling, distance divided out, 14 heads) or `1.0`
+            (counts from the rank of the attention).
+        recycle: merge the best of the dropped tokens; None takes what the version does.
+        heads: heads that v2.0 listens to.
+    """
+
+    name: ClassVar[str] = "sparsevlm"
+    paper: ClassVar[str] = "SparseVLM (ICML 2025, arXiv 2410.04417)"
+
+    positions: str | None = None
+    version: str = "1.5"
+    recycle: bool | None = None
+    heads: int = 14
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check_choice("version", tuple(DEPTHS))
+        self.check_choice("recycle", (None, True, False))
+        self.check_count("heads", 1)
+        if self.positions is None:
+            object.__setattr__(self, "positions", "original" if self.version == "2.0" else "contiguous")
+        super().__post_init__()
+
+    @property
+    def recycles(self) -> bool:
+        """Whether dropped tokens are merged."""
+        return self.version != "2.0" if self.recycle is None else self.recycle
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The released depths, scaled to the model's."""
+        depths = DEPTHS[self.version]
+        if n_layers <= len(depths):
+            raise InvalidValueError(
+                f"selector sparsevlm prunes behind {len(depths)} layers and the language model has {n_layers}: "
+                f"it needs {len(depths) + 1}"
+            )
+        scaled: list[int] = []
+        for depth in depths:
+            at = depth * n_layers // RELEASED_LAYERS
+            scaled.append(max(at, scaled[-1] + 1) if scaled else at)
+        return tuple(scaled)
+
+    def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
+        """Counts of the stages; for v1.0 an upper bound, as the attention's rank decides."""
+        stages = self.layers(n_layers)
+        if self.version == "1.0":
+            self.rank_rule(budget, n_visual)
+            return dict.fromkeys(stages, n_visual)
+        counts = interpolate(STAGES[self.version], self._named(budget, n_visual), budget)
+        return dict(zip(stages, (max(1, round(c * n_visual / RELEASED_TOKENS)) for c in counts), strict=True))
+
+    def rank_rule(self, budget: BudgetLike, n_visual: int) -> tuple[float, float]:
+        """Scale and bias of v1.0, for the named budget that lies within one token of 576."""
+        named = self._named(budget, n_visual)
+        for name, rule in RANKS.items():
+            if abs(name - named) < 1:
+                return rule
+        raise InvalidValueError(
+            f"budget {budget} of selector sparsevlm: version 1.0 has rules for 192, 128 and 64 of 576 tokens only "
+            "(33.3%, 22.2%, 11.1%)"
+        )
+
+    def start(self, prompt: Prompt) -> Question:
+        """Raters among the text tokens behind the first image (all text where nothing follows)."""
+        text = (~prompt.visual).nonzero().squeeze(1)
+        behind = text[text > prompt.visual.nonzero()[0]]
+        text = behind if len(behind) else text
+        chosen = text[raters(prompt.embeds[prompt.visual], prompt.embeds[text])]
+        rule = self.rank_rule(prompt.budget, prompt.n_visual) if self.version == "1.0" else None
+        return Question(chosen, rule)
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        """The tokens that raters attend to most; of the others, some are merged."""
+        assert isinstance(state, Question)  # what start gave
+        rows = (view.source[:, None] == state.raters).any(dim=1).nonzero().squeeze(1)
+        attention = view.attention(rows)[:, :, view.visual]
+        n_visual = attention.shape[-1]
+        if state.rank_rule is not None:
+            count = rank_count(attention, *state.rank_rule)
+            if count >= n_visual:
+                return LayerAnswer(torch.arange(n_visual, device=rows.device))
+        if self.version == "2.0":
+            attention = strongest_heads(attention / view.gravity(rows)[:, view.visual], self.heads)
+        relevance = attention.mean(dim=(0, 1))
+        kept = top_k(relevance, min(count, n_visual - 1)).sort().values
+        merged = recycled(view.hidden[view.visual], relevance, kept) if self.recycles else None
+        return LayerAnswer(kept, merged)
+
+    def _named(self, budget: BudgetLike, n_visual: int) -> float:
+        """The budget as if the image had 576 tokens."""
+        return parse_budget(budget, self.name).resolve(n_visual) * RELEASED_TOKENS / n_visual
+
+
+def raters(visual: Tensor, text: Tensor) -> Tensor:
+    """Text tokens that fit the image better than average: indices into `text` (spec: algorithms 5).
+
+    Args:
+        visual: embeddings of the visual tokens [N, D].
+        text: embeddings of the text tokens [L, D].
+
+    Returns:
+        Places [r], ascending; never empty for L > 0: rounding aside, some value lies above the mean, and where
+        all are equal every token rates.
+    """
+    fit = (visual.float() @ text.float().T).softmax(dim=1).mean(dim=0)
+    chosen = (fit > fit.mean()).nonzero().squeeze(1)
+    return chosen if len(chosen) else torch.arange(len(text), device=text.device)
+
+
+def rank_count(attention: Tensor, scale: float, bias: float) -> int:
+    """v1.0's count from the rank of the head-mean attention [H, r, N]; N where the rank is full."""
+    rank, n_visual = int(torch.linalg.matrix_rank(attention.mean(dim=0).float())), attention.shape[-1]
+    return n_visual if rank == n_visual else min(int(rank * scale + bias), n_visual - 1)
+
+
+def strongest_heads(attention: Tensor, heads: int) -> Tensor:
+    """The heads of [H, r, N] with the largest sum, at most `heads` of them."""
+    strength = attention.sum(dim=(1, 2))
+    return attention[top_k(strength, min(heads, len(strength)))]
+
+
+def recycled(hidden: Tensor, relevance: Tensor, kept: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Merge the most relevant 30 % of the dropped tokens into a tenth as many.
+
+    Args:
+        hidden: states of the visual tokens [N, D].
+        relevance: of each [N].
+        kept: tokens that stay [k].
+        noise: see `merge_by_density`.
+
+    Returns:
+        Merged tokens [m, D].
+    """
+    dropped = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+    dropped[kept] = False
+    rest = dropped.nonzero().squeeze(1)
+    best = rest[top_k(relevance[rest], int(len(rest) * 0.3) + 1)]
+    return merge_by_density(hidden[best], len(best) // 10 + 1, noise)
+
+
+def interpolate(table: dict[int, tuple[int, ...]], named: float, budget: BudgetLike) -> tuple[float, ...]:
+    """Counts of the stages for a budget of 576 tokens between (or at) the named ones.
+
+    Raises:
+        InvalidValueError: a budget outside the table.
+    """
+    names = sorted(table)
+    if not names[0] - 1 < named < names[-1] + 1:
+        raise InvalidValueError(
+            f"budget {budget} of selector sparsevlm: its schedules reach from {names[0]} to {names[-1]} of "
+            f"{RELEASED_TOKENS} visual tokens ({names[0] / RELEASED_TOKENS:.1%} to {names[-1] / RELEASED_TOKENS:.1%})"
+        )
+    nearest = min(names, key=lambda n: abs(n - named))
+    if abs(nearest - named) < 1:
+        return table[nearest]
+    above = next(n for n in names if n > named)
+    below = names[names.index(above) - 1]
+    share = (named - below) / (above - below)
+    return tuple(b + share * (a - b) for b, a in zip(table[below], table[above], strict=True))
