@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from zoo_exp import __version__
-from zoo_exp._cli import embedded, listing, run, show
+from zoo_exp._cli import data, embedded, listing, paper, report, run, score, show, tokens
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 
 DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
@@ -21,7 +21,17 @@ EXAMPLES = """Examples:
   python -m zoo_exp list exps                             what there is to run
   python -m zoo_exp COMMAND --help                        more about a command
 """
-COMMANDS = {"run": run, "list": listing, "show": show, "embedded": embedded}
+COMMANDS = {
+    "run": run,
+    "report": report,
+    "tokens": tokens,
+    "paper": paper,
+    "list": listing,
+    "show": show,
+    "score": score,
+    "data": data,
+    "embedded": embedded,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

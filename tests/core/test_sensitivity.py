@@ -119,6 +119,15 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("hidden", "out"), [(32, 40), (35, 35), (5, 9)])
+def test_the_triangle_of_w2_gives_the_same_lengths(monkeypatch, hidden, out):
+    mlp, g = random_mlp(hidden=hidden, out=out), torch.Generator().manual_seed(1)
+    x, directions = torch.randn(10, 16, generator=g), draw_directions(6, 16, g)
+    plain = zeroth_order(x, random_mlp(hidden=hidden, out=out), directions, 0.01)
+    monkeypatch.setattr("zoo_exp.core.sensitivity.TRIANGLE_FROM", 1)
+    torch.testing.assert_close(zeroth_order(x, mlp, directions, 0.01), plain, rtol=1e-5, atol=0)
+
+
 def test_error_falls_with_the_square_of_the_step():
     """Proposition B.1: S(h) = S(0) + O(h^2); in float64 the slope of log error over log h is 2."""
     from zoo_exp.core.closed_form import first_order

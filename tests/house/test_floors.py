@@ -14,6 +14,7 @@ PACKAGE = ROOT / "zoo_exp"
 FLOORS = {
     "zoo_exp": 4,  # the front door: it may name everything, lazily
     "zoo_exp.core": 0,
+    "zoo_exp.quiet": 0,
     "zoo_exp.selectors": 1,
     "zoo_exp.models": 1,
     "zoo_exp.tasks": 1,

@@ -142,7 +142,7 @@ def test_a_missing_folder_says_what_to_download_and_where_to(tmp_path):
         f"hf download lmms-lab-encoder/POPE --repo-type dataset --revision main --local-dir {tmp_path}/pope"
         in message
     )
-    assert f"data check pope data.root={tmp_path}" in message
+    assert f"data check pope --root {tmp_path}" in message
     (tmp_path / "pope").mkdir()
     with pytest.raises(MissingFileError, match=r"no parquet file below .*hf download"):
         load(tasks.get("pope"), tmp_path)

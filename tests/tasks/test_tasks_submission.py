@@ -8,7 +8,7 @@ import pytest
 
 from zoo_exp import tasks
 from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.tasks.submission import write_submission
+from zoo_exp.tasks.submission import write_submission, write_submissions
 from zoo_exp.tasks.xlsx import workbook
 
 NS = {"s": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}
@@ -92,3 +92,33 @@ def test_tasks_without_a_server_and_no_rows_are_refused(tmp_path):
     with pytest.raises(InvalidValueError, match="no rows to hand in"):
         write_submission(tasks.get("vqav2_testdev"), [], tmp_path, "x")
     assert not list(tmp_path.iterdir())
+
+
+def record(task, arm, sample_id, parts):
+    return {"task": task, "arm": arm, "sample_id": sample_id, "parts": parts}
+
+
+def test_a_run_gets_a_file_per_task_with_a_server_and_arm(tmp_path):
+    folder = tmp_path / "submissions"
+    records = [
+        record(
+            "vqav2_testdev", arm, number, {"score": None, "question_id": number, "answer": f"{arm} {number}"}
+        )
+        for arm in ("full", "zoo @64", "zoo_@64")
+        for number in (2, 1)
+    ]
+    records.append(record("gqa", "full", 1, {"score": 1.0}))
+    known = [tasks.get("gqa"), tasks.get("vqav2_testdev"), tasks.get("textvqa_val")]
+    paths = write_submissions(known, records, folder)
+    assert [path.name for path in paths] == [
+        "vqav2_testdev_full.json", "vqav2_testdev_zoo__64.json", "vqav2_testdev_zoo__64_2.json",
+    ]  # fmt: skip
+    assert [json.loads(path.read_text())[0] for path in paths] == [
+        {"question_id": 1, "answer": f"{arm} 1"} for arm in ("full", "zoo @64", "zoo_@64")
+    ]
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_run_without_such_tasks_writes_nothing(tmp_path):
+    assert write_submissions([tasks.get("gqa")], [record("gqa", "full", 1, {})], tmp_path / "x") == []
+    assert not (tmp_path / "x").exists()

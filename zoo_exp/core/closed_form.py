@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.memo import memo
-from zoo_exp.core.sensitivity import MLP, Projector, check_features
+from zoo_exp.core.sensitivity import MLP, WORKSPACE_BYTES, Projector, check_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +80,24 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     return square.clamp_min(0).sqrt() / math.sqrt(x.shape[1])
 
 
-def jacobian_norm(x: Tensor, project: Projector, *, chunk: int = 32) -> Tensor:
+def jacobian_norm(x: Tensor, project: Projector) -> Tensor:
     """|J(x_i)|_F / sqrt(Dv) by automatic differentiation, for any projector that treats tokens one by one.
 
     Args:
         x: features [N, Dv].
         project: the projector, [..., Dv] -> [..., D].
-        chunk: tokens whose Jacobians [D, Dv] are held at a time.
 
     Returns:
         S [N] in float32.
     """
     check_features(x)
-    jacobian = torch.func.vmap(torch.func.jacrev(project))
-    squares = [jacobian(part).pow(2).sum(dim=(-2, -1)) for part in x.float().split(chunk)]
-    return torch.cat(squares or [x.new_zeros(0, dtype=torch.float32)]).sqrt() / math.sqrt(x.shape[1])
+    if not len(x):
+        return x.new_zeros(0, dtype=torch.float32)
+    x, jacobian = x.float(), torch.func.vmap(torch.func.jacrev(project))
+    # Four tensors of the size of a token's Jacobian [D, Dv] live at a time.
+    chunk = max(1, WORKSPACE_BYTES // (16 * project(x[:1]).shape[-1] * x.shape[1]))
+    squares = [jacobian(part).pow(2).sum(dim=(-2, -1)) for part in x.split(chunk)]
+    return torch.cat(squares).sqrt() / math.sqrt(x.shape[1])
 
 
 def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.quiet import quieten
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Train, or go on with what `--out` holds; then save the weights and report accuracy per family."""
+    quieten()
     import lightning
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint

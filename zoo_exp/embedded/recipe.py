@@ -14,7 +14,7 @@ class Recipe:
     seed: int = 0
     dense_steps: int = 1300
     frozen_steps: int = 1800
-    joint_steps: int = 5400
+    joint_steps: int = 7400
     dense_images: int = 24
     images: int = 16
     text_length: int = 192

@@ -1,9 +1,7 @@
 """An experiment from its cells to its tables: resume, run what is missing, merge, report."""
 
-import logging
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +20,7 @@ from zoo_exp.evaluation.module import Done, PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.samples import Collate, Pending, make_loader, shard
 from zoo_exp.models.loading import LoadedModel, load_model
+from zoo_exp.quiet import quieten
 from zoo_exp.report import summary
 from zoo_exp.report.provenance import manifest
 from zoo_exp.tasks import data
@@ -65,7 +64,7 @@ def run(experiment: Experiment, console: Console | None = None) -> int:
     console = console or Console(quiet=not main)
     folder = experiment.run_dir
     folder.mkdir(parents=True, exist_ok=True)
-    _quieten()
+    quieten()
     if not main:
         _run_cells(experiment, console)
         return 0
@@ -247,11 +246,3 @@ def _torch_threads() -> None:
     """As many threads as the process may use: torch counts the machine's cores, not the job's share."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-
-
-def _quieten() -> None:
-    """Keep other people's advice off the screen; errors still show."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

@@ -1,1 +1,1 @@
-"""What a run costs: stage times and FLOPs."""
+"""What a run costs: FLOPs counted and timed stage by stage, the selector included."""

@@ -1,67 +1,134 @@
 """FLOPs of a VLM's stages, counted from its configuration: 1 multiply-add = 2 FLOP.
 
-Everything that is a matrix product counts.
-A test compares with torch's own counter. Softmax, norms and activations (below 1 %) are left out on both sides.
+Every matrix product counts: the gated MLP has three matrices, the output head, the vision tower and the projector are
+in, attention is not halved for causality. A test compares with torch's own counter. Softmax, norms and activations
+(below 1 %) are left out on both sides. What the paper counts instead stands in `paper_flops`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.measure.selector_flops import selector_flops
+from zoo_exp.measure.vision_flops import Encoding, linear, vision_costs
 
-def _linear(rows: int, inputs: int, outputs: int) -> int:
-    return 2 * rows * inputs * outputs
+
+@dataclass(frozen=True)
+class StageFlops:
+    """FLOPs of one answer by stage. `select` is None where the selector cannot say what it costs."""
+
+    tower: int
+    projector: int
+    select: int | None
+    prefill: int
+    decode: int
+
+    @property
+    def total(self) -> int:
+        """All stages; an unknown selector counts as nothing."""
+        return self.tower + self.projector + (self.select or 0) + self.prefill + self.decode
 
 
 class CostModel:
-    """Costs of a LLaVA-like model: CLIP tower, two-layer projector, Llama-like decoder.
+    """Costs of a vision-language model with a Llama-like decoder (LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL).
 
     Args:
         config: the model's `transformers` configuration.
     """
 
-    def __init__(self, config: Any) -> None:
-        self.text, self.vision = config.get_text_config(), config.vision_config
-        self.feature_layer = getattr(config, "vision_feature_layer", None)
+    convention = "counted"
 
-    def decoder(self, queries: int, keys: int) -> int:
-        """All decoder layers for `queries` rows that attend to `keys` rows each (causality is not halved)."""
+    def __init__(self, config: Any) -> None:
+        self.text, self.vision = config.get_text_config(), vision_costs(config)
+
+    def layer(self, queries: int, keys: int) -> int:
+        """One decoder layer for `queries` rows that attend to `keys` rows each."""
         c = self.text
         heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
         head = getattr(c, "head_dim", None) or c.hidden_size // heads
-        attention = _linear(queries, c.hidden_size, (heads + 2 * kv_heads) * head)
-        attention += _linear(queries, heads * head, c.hidden_size) + 2 * _linear(queries, heads * head, keys)
-        mlp = 3 * _linear(queries, c.hidden_size, c.intermediate_size)
-        return c.num_hidden_layers * (attention + mlp)
+        attention = linear(queries, c.hidden_size, (heads + 2 * kv_heads) * head)
+        attention += linear(queries, heads * head, c.hidden_size) + 2 * linear(queries, heads * head, keys)
+        return attention + 3 * linear(queries, c.hidden_size, c.intermediate_size)
 
-    def prefill(self, length: int) -> int:
-        """The prompt of `length` tokens, and the head for its last one."""
-        return self.decoder(length, length) + self.head()
-
-    def decode(self, length: int, new_tokens: int) -> int:
-        """The steps after the prefill of `length` tokens; the first new token comes from the prefill itself."""
-        return sum(self.decoder(1, length + step) + self.head() for step in range(1, new_tokens))
+    def decoder(self, queries: int, keys: int) -> int:
+        """All decoder layers for `queries` rows that attend to `keys` rows each."""
+        return int(self.text.num_hidden_layers * self.layer(queries, keys))
 
     def head(self) -> int:
         """Logits of one position."""
-        return _linear(1, self.text.hidden_size, self.text.vocab_size)
+        return linear(1, self.text.hidden_size, self.text.vocab_size)
+
+    def prefill(self, length: int | Sequence[int]) -> int:
+        """The prompt, and the head for its last token.
+
+        Args:
+            length: tokens that enter the decoder, or the number at the input of every layer, where a layer
+                selector makes it smaller on the way.
+        """
+        if isinstance(length, int):
+            return self.decoder(length, length) + self.head()
+        return sum(self.layer(n, n) for n in length) + self.head()
+
+    def decode(self, length: int | Sequence[int], new_tokens: int) -> int:
+        """The steps after the prefill; the first new token comes from the prefill itself."""
+        steps = range(1, new_tokens)
+        if isinstance(length, int):
+            return sum(self.decoder(1, length + step) + self.head() for step in steps)
+        return sum(sum(self.layer(1, n + step) for n in length) + self.head() for step in steps)
 
     def tower(self, n_visual: int) -> int:
-        """The vision tower on one image (or tile) of `n_visual` patches and CLS."""
-        c = self.vision
-        rows, width = n_visual + 1, c.hidden_size
-        layer = 4 * _linear(rows, width, width) + 2 * _linear(rows, width, rows)
-        layer += 2 * _linear(rows, width, c.intermediate_size)
-        patches = _linear(n_visual, 3 * c.patch_size**2, width)
-        return patches + c.num_hidden_layers * layer
+        """The vision tower on images of `n_visual` visual tokens together."""
+        return self.vision.guess(n_visual).tower
 
     def projector(self, n_visual: int) -> int:
-        """The two-layer projector."""
-        width = self.text.hidden_size
-        return _linear(n_visual, self.vision.hidden_size, width) + _linear(n_visual, width, width)
+        """The projector on images of `n_visual` visual tokens together."""
+        return self.vision.guess(n_visual).projector
 
-    def answer(self, n_visual: int, length: int, new_tokens: int) -> int:
-        """One answer: tower and projector on all visual tokens, prefill of the pruned prompt, decoding.
+    def encode(self, images: Sequence[VisualTokens]) -> Encoding:
+        """Tower and projector on these images, with their true tiles and shapes."""
+        return self.vision.encode(images)
 
-        The selector is not in it: it has its own column of milliseconds.
+    def stages(
+        self,
+        images: Sequence[VisualTokens],
+        length: int | Sequence[int],
+        new_tokens: int,
+        selector: Any = None,
+        budget: Any = None,
+    ) -> StageFlops:
+        """One answer by stage.
+
+        Args:
+            images: visual tokens of the prompt's images before pruning.
+            length: tokens that enter the decoder, or the number at the input of every layer.
+            new_tokens: generated tokens.
+            selector: the rule that pruned; None counts no selector.
+            budget: what it was asked to keep.
         """
-        encoded = self.tower(n_visual) + self.projector(n_visual) if n_visual else 0
-        return encoded + self.prefill(length) + self.decode(length, new_tokens)
+        encoded = self.encode(images)
+        parts = [0 if selector is None else selector_flops(selector, image, budget) for image in images]
+        known = [part for part in parts if part is not None]
+        return StageFlops(
+            encoded.tower,
+            encoded.projector,
+            sum(known) if len(known) == len(parts) else None,
+            self.prefill(length),
+            self.decode(length, new_tokens),
+        )
+
+    def answer(self, n_visual: int, length: int, new_tokens: int, *, select: int = 0) -> int:
+        """One answer from its counts alone: tower and projector on all visual tokens, selector, prefill, decoding.
+
+        Args:
+            n_visual: visual tokens before pruning.
+            length: tokens that enter the decoder.
+            new_tokens: generated tokens.
+            select: FLOPs of the selector, from `selector_flops`.
+        """
+        return (
+            self.vision.guess(n_visual).total
+            + select
+            + self.prefill(length)
+            + self.decode(length, new_tokens)
+        )

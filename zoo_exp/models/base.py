@@ -136,8 +136,14 @@ class VLMAdapter:
             answer.append([replace(t, **found) for t in tokens])
         return answer
 
-    def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
-        """Positions of the unpruned prompt [B, L] (or [3, B, L] where the family has several axes)."""
+    def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:
+        """Positions of the unpruned prompt [B, L] (or [3, B, L] where the family has several axes).
+
+        Args:
+            ids: `input_ids` [B, L].
+            mask: real tokens [B, L].
+            images: of all rows, in the order of their placeholders.
+        """
         return count_positions(mask)
 
     def new_positions(self, mask: Tensor) -> Tensor | None:

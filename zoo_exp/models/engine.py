@@ -45,7 +45,7 @@ class Engine:
         tap: chooses before the language model, or None.
         layers: drops tokens between decoder layers, or None.
         kept_tokens: visual tokens of the last prompt that entered the language model, by row.
-        visual: visual columns of the next prompt [B, L] (bool), where a caller hands over embeddings, not ids.
+        visual: visual columns of the prompt [B, L] (bool), where a caller hands over embeddings instead of ids.
         force: gather even where every token stays (tests).
     """
 
@@ -118,13 +118,21 @@ class Engine:
             prompt = self._caches.get(cache)
             return None if prompt is None else (args, self._decode(kwargs, embeds, prompt, past))
         ids, self._ids = self._ids, None
-        visual, self.visual = self.visual, None
+        visual = self._columns(embeds)
         if visual is None and ids is not None:
             visual = (ids == self.adapter.image_token_id).to(embeds.device)
         if visual is None or not bool(visual.any()):
             self._forget(len(embeds))
             return None
         return args, self._prefill(kwargs, embeds, cache, ids, visual)
+
+    def _columns(self, embeds: Tensor) -> Tensor | None:
+        """`visual` for the rows that came: beam search repeats them, `use_cache=False` lengthens them."""
+        if self.visual is None:
+            return None
+        copies, longer = len(embeds) // len(self.visual), embeds.shape[1] - self.visual.shape[1]
+        rows = self.visual.to(embeds.device).repeat_interleave(copies, dim=0)
+        return torch.nn.functional.pad(rows, (0, longer))
 
     def _forget(self, batch: int) -> None:
         """The last prompt had no visual token."""
@@ -155,6 +163,7 @@ class Engine:
                     "position_ids": segment.positions,
                 }
         self.kept_tokens = segment.visual.sum(dim=1).tolist()
+        _check_room(cache, segment.length)
         if segment is given and self.layers is None:
             return kwargs
         first = whole_prompt(segment.mask, segment.visual, segment.positions)
@@ -230,6 +239,17 @@ class Engine:
         if segments[-1].length != running.length or len(segments) > 1 or self.force:
             output.last_hidden_state = _full_length(output.last_hidden_state, segments, running)
         return output
+
+
+def _check_room(cache: Any, length: int) -> None:
+    """Refuse a static cache that is too small for the prompt, before any layer writes to it."""
+    layers = getattr(cache, "layers", None) or [None]
+    room = getattr(layers[0], "max_cache_len", None)
+    if isinstance(room, int) and 0 < room < length:
+        raise InvalidValueError(
+            f"the static cache has room for {room} tokens, the pruned prompt has {length}: make it larger by at least "
+            f"{length - room}, plus the tokens to generate"
+        )
 
 
 def _full_length(hidden: Tensor, segments: list[Segment], prompt: Prefill) -> Tensor:

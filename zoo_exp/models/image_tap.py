@@ -26,7 +26,7 @@ class ImageTap:
 
     def __init__(
         self, adapter: VLMAdapter, selector: Selector, budget: Budget | int | float | str | None, seed: int
-    ):
+    ) -> None:
         self.selections: list[list[Selection]] = []
         self._adapter, self._selector, self._budget, self._seed = adapter, selector, budget, seed
         self._images: list[VisualTokens] | None = None

@@ -23,6 +23,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 _CLASSES = {
     "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
     "llava_next": ("LlavaNextForConditionalGeneration", "LlavaNextProcessor"),
@@ -86,6 +87,8 @@ def load_model(
         raise UnknownNameError("dtype", dtype, DTYPES)
     if weights not in ("pretrained", "random"):
         raise UnknownNameError("weights", weights, ("pretrained", "random"))
+    if attention not in ATTENTION:
+        raise UnknownNameError("attention backend", attention, ATTENTION)
     if device is not None and device_map is not None:
         raise InvalidValueError(f"device {device} and device_map {device_map}: give one of them")
     path = name
@@ -105,7 +108,7 @@ def load_model(
             check_weight_files(path, name)
             model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
         if device is not None:
-            model = model.to(device)
+            model = _move(model, device)
         processor = _processor(path, name, config.model_type, hub, needed=weights == "pretrained")
     model.eval()
     adapter = adapter_for(model, processor)
@@ -157,16 +160,37 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
     from safetensors import SafetensorError
 
     model_class = getattr(transformers, _CLASSES[config.model_type][0])
+    options = {**options, "use_safetensors": True, "output_loading_info": True}
     try:
-        return model_class.from_pretrained(path, config=config, use_safetensors=True, **options)
-    except SafetensorError as error:
+        model, info = model_class.from_pretrained(path, config=config, **options)
+    except (SafetensorError, RuntimeError) as error:
         raise MissingFileError(
-            f"model '{name}': a weights file is damaged ({_first_line(error)}): get the checkpoint again"
+            f"model '{name}': its weights are damaged or do not fit its config.json ({_first_line(error)}): get "
+            "the checkpoint again"
         ) from error
     except OSError as error:
         raise MissingFileError(
             f"model '{name}': its safetensors cannot be loaded ({_first_line(error)}); pickled weights (.bin) are "
             "refused because opening them runs code"
+        ) from error
+    except ImportError as error:
+        raise InvalidValueError(
+            f"attention backend {options['attn_implementation']} cannot be used here ({_first_line(error)}): "
+            "install it, or take sdpa"
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise MissingFileError(f"model '{name}': the checkpoint lacks {missing[0]}{more}: get it again")
+    return model
+
+
+def _move(model: Any, device: str | torch.device) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValueError(
+            f"device {device}: the model cannot go there ({_first_line(error)})"
         ) from error
 
 

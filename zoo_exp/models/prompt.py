@@ -20,12 +20,14 @@ class PrunedPrompt:
         inputs_embeds: left-padded embeddings [B, L, D].
         attention_mask: 1 for real tokens [B, L].
         position_ids: [B, L] or [3, B, L], or None where `generate` counts the mask.
+        visual: visual tokens, merged ones included [B, L] (bool).
         kept_tokens: visual tokens that are in each row, counted after pruning.
     """
 
     inputs_embeds: Tensor
     attention_mask: Tensor
     position_ids: Tensor | None
+    visual: Tensor
     kept_tokens: list[int]
 
 
@@ -80,13 +82,15 @@ def prune_prompt(
     embeds: Tensor = embed(new_ids)
     if features is not None:
         embeds = embeds.masked_scatter(stays_visual[..., None], features.to(embeds))
-    old = adapter.position_ids(inputs, real) if positions == "original" else None
-    if old is None:
-        position_ids = adapter.new_positions(new_mask)
-    else:
-        position_ids = old.gather(-1, order.expand(*old.shape[:-2], *order.shape))
-        position_ids = position_ids.masked_fill(~new_mask, 0)
-    return PrunedPrompt(embeds, new_mask.long(), position_ids, stays_visual.sum(dim=1).tolist())
+    position_ids = adapter.new_positions(new_mask)
+    if positions == "original" or position_ids is not None:
+        old = adapter.position_ids(ids, real, images)
+        kept = old.gather(-1, order.expand(*old.shape[:-2], *order.shape)).masked_fill(~new_mask, 0)
+        if positions == "original" or position_ids is None:
+            position_ids = kept
+        else:  # a row that loses nothing keeps its positions under either policy
+            position_ids = torch.where((keep == real).all(dim=1, keepdim=True), kept, position_ids)
+    return PrunedPrompt(embeds, new_mask.long(), position_ids, stays_visual, stays_visual.sum(dim=1).tolist())
 
 
 def features_of(tokens: VisualTokens, selection: Selection) -> Tensor:

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection
+from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.engine import Engine
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks
-from zoo_exp.models.prompt import check_positions
+from zoo_exp.models.prompt import PrunedPrompt, check_positions, generate_pruned
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.selectors import registry
 from zoo_exp.selectors.base import Selector
@@ -103,10 +106,7 @@ def attach(
     processor = getattr(model, "processor", None)
     model = getattr(model, "model", model) if processor is not None else model
     adapter = adapter_for(model, processor)
-    if model in _attached:
-        raise InvalidValueError(
-            "this model is being pruned already: leave the `with` block or detach it first"
-        )
+    _check_free(model)
     rule: Any = registry.get(selector, **options) if isinstance(selector, str) else selector
     if options and not isinstance(selector, str):
         raise InvalidValueError(
@@ -138,3 +138,41 @@ def detach(model: Any) -> None:
     if handle is None:
         raise InvalidValueError("this model is not being pruned: there is nothing to detach")
     handle._engine.detach()
+
+
+def generate_layer_pruned(
+    adapter: VLMAdapter,
+    prompt: PrunedPrompt,
+    selector: LayerSelector,
+    budget: BudgetLike,
+    **generate_kwargs: Any,
+) -> tuple[Tensor, list[list[int]]]:
+    """Let the model answer a prompt while a layer selector drops visual tokens inside it.
+
+    The prompt comes from `prune_prompt`; with selections that keep every token, the layer selector is alone.
+
+    Returns:
+        New tokens [B, T], and for each row the visual tokens at the input of every decoder layer.
+
+    Raises:
+        InvalidValueError: the model is being pruned already, or a budget out of range.
+    """
+    model = adapter.model
+    _check_free(model)
+    hooks = LayerHooks(adapter.llm, selector, None if budget is None else Budget.parse(budget))
+    engine = Engine(adapter, None, hooks, adapter.positions)
+    engine.attach()
+    try:
+        engine.visual = prompt.visual
+        answer = generate_pruned(model, prompt, **generate_kwargs)
+        copies = max(1, len(hooks.counts) // len(prompt.kept_tokens))
+        return answer, [list(row) for row in hooks.counts[::copies]]
+    finally:
+        engine.detach()
+
+
+def _check_free(model: Any) -> None:
+    if model in _attached:
+        raise InvalidValueError(
+            "this model is being pruned already: leave the `with` block or detach it first"
+        )

@@ -85,14 +85,14 @@ class QwenAdapter(VLMAdapter):
         out: Tensor = self.merger(patches.to(self.merger.mlp[0].weight.dtype))
         return out.view(*x.shape[:-1], out.shape[-1]).to(x.dtype)
 
-    def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+    def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:
         """Time, row and column of every token [3, B, L]."""
-        ids = inputs["input_ids"]
-        kinds = inputs.get("mm_token_type_ids")
+        merge = self.visual.spatial_merge_size
+        grids = [(1, t.grid[0] * merge, t.grid[1] * merge) if t.grid else (1, 0, 0) for t in images]
         positions: Tensor = self.vlm.get_rope_index(
             ids,
-            mm_token_type_ids=(ids == self.image_token_id).int() if kinds is None else kinds,
-            image_grid_thw=inputs.get("image_grid_thw"),
+            mm_token_type_ids=(ids == self.image_token_id).int(),
+            image_grid_thw=torch.tensor(grids, device=ids.device) if grids else None,
             attention_mask=mask.long(),
         )[0]
         return positions

@@ -48,6 +48,8 @@ class Segment:
     def shorten(self, keep: Tensor, first: int, positions: str) -> tuple[Tensor, "Segment"]:
         """The segment that is left when only the tokens in `keep` [B, n] stay.
 
+        A row that loses nothing keeps its positions under either policy.
+
         Returns:
             The columns [B, n'] to gather, and the segment.
         """
@@ -55,7 +57,8 @@ class Segment:
         columns = order.expand(*self.positions.shape[:-2], *order.shape)
         kept = self.positions.gather(-1, columns).masked_fill(~mask, 0)
         if positions == "contiguous":
-            kept = count_positions(mask).expand_as(kept)
+            intact = (keep == self.mask).all(dim=1, keepdim=True)
+            kept = torch.where(intact, kept, count_positions(mask))
         return order, Segment(
             first=first,
             mask=mask,

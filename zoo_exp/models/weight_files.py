@@ -26,7 +26,7 @@ def check_weight_files(path: str, name: str) -> None:
             shards = [
                 folder / part for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))
             ]
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise MissingFileError(f"model '{name}': {index} is damaged: get the checkpoint again") from error
     else:
         pickled = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))

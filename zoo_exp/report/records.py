@@ -15,7 +15,7 @@ REQUIRED = ("task", "arm", "sample_id", "response", "score", "kept_tokens")
 COLUMNS = (
     *REQUIRED,
     *("arm_id", "selector", "options", "budget", "seed_index", "image_id", "parts", "n_visual"),
-    *("question", "reference", "flops_tflop"),
+    *("question", "reference", "flops_tflop", "cell"),
 )
 
 

@@ -20,6 +20,7 @@ class DataReport:
         expected_rows: rows of the official split, None where unknown.
         columns: columns of the rows.
         checksum: sha256 over the sha256 of every file, in order; empty for sources that are no files.
+        files: how many files that are.
         image_size: width and height in pixels of the first row's first image.
     """
 
@@ -28,6 +29,7 @@ class DataReport:
     expected_rows: int | None
     columns: Sequence[str]
     checksum: str
+    files: int
     image_size: tuple[int, int]
 
     @property
@@ -45,19 +47,24 @@ def check(task: Task, root: Path | str | None = None) -> DataReport:
     """
     rows = load(task, root)
     image = task.images(rows[0])[0]
+    paths = _paths(rows)
     return DataReport(
         task.name,
         len(rows),
         task.source.rows,
         tuple(rows[0]),
-        _checksum(rows),
+        _checksum(paths),
+        len(paths),
         (image.width, image.height),
     )
 
 
-def _checksum(rows: Rows) -> str:
+def _paths(rows: Rows) -> list[Path]:
     tables = [rows.table, *(rows.images or ())[:1]]
-    paths = [path for table in tables if isinstance(table, ParquetRows) for path in table.paths]
+    return [path for table in tables if isinstance(table, ParquetRows) for path in table.paths]
+
+
+def _checksum(paths: Sequence[Path]) -> str:
     if not paths:
         return ""
     whole = sha256()

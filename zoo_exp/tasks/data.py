@@ -224,5 +224,5 @@ def download_hint(task: Task, root: Path) -> str:
     return (
         f"On a machine with a network: hf download {task.source.repo} --repo-type dataset "
         f"--revision {task.source.revision} --local-dir {root / task.family}; then data.root={root} "
-        f"(python -m zoo_exp data check {task.name} data.root={root} verifies it)"
+        f"(python -m zoo_exp data check {task.name} --root {root} verifies it)"
     )

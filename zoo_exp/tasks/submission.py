@@ -1,6 +1,7 @@
 """Files that servers score: VQAv2 and TextVQA at EvalAI, MMBench's table (spec: benchmarks 2, 3, 7)."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,61 @@ def write_submission(
     Raises:
         InvalidValueError: the task has no server, or there are no rows.
     """
-    if task.name not in SUBMISSIONS:
-        raise InvalidValueError(
-            f"{task.name} has no submission file; those that have one: {', '.join(SUBMISSIONS)}"
-        )
+    check_has_server(task)
     if not rows:
         raise InvalidValueError(f"{task.name}: no rows to hand in")
     ending, make = SUBMISSIONS[task.name]
     path = folder / f"{stem}.{ending}"
     write_bytes(path, make(rows, other_ids))
     return path
+
+
+def check_has_server(task: Task) -> None:
+    """Refuse a task whose answers no server takes.
+
+    Raises:
+        InvalidValueError: it names the tasks that have one.
+    """
+    if task.name not in SUBMISSIONS:
+        raise InvalidValueError(
+            f"{task.name} has no submission file; those that have one: {', '.join(SUBMISSIONS)}"
+        )
+
+
+def write_submissions(tasks: Iterable[Task], records: Iterable[Row], folder: Path) -> list[Path]:
+    """Write one file per task with a server and per arm, from the records of a run.
+
+    Args:
+        tasks: Benchmarks of the run; those without a server are passed over.
+        records: Rows with `task`, `arm`, `sample_id` and `parts`.
+        folder: Where to; it is not made where there is nothing to hand in.
+
+    Returns:
+        The files, named after task and arm.
+    """
+    wanted = {task.name: task for task in tasks if task.name in SUBMISSIONS}
+    answers: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for record in records:
+        if record["task"] in wanted:
+            answers[record["task"], record["arm"]].append(
+                {"sample_id": record["sample_id"], **record["parts"]}
+            )
+    stems: dict[str, tuple[str, str]] = {}
+    for key in answers:
+        stem = base = _file_name(" ".join(key))
+        number = 1
+        while stem in stems:  # labels that differ only in signs that file names do not take
+            number += 1
+            stem = f"{base}_{number}"
+        stems[stem] = key
+    return [
+        write_submission(wanted[name], answers[name, arm], folder, stem)
+        for stem, (name, arm) in stems.items()
+    ]
+
+
+def _file_name(text: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in text)
 
 
 def vqav2_answers(rows: Sequence[Row], other_ids: Iterable[int] = ()) -> bytes:

@@ -132,9 +132,11 @@ class SparseVLM(LayerSelector):
         if self.version == "2.0":
             attention = strongest_heads(attention / view.gravity(rows)[:, view.visual], self.heads)
         relevance = attention.mean(dim=(0, 1))
-        kept = top_k(relevance, min(count, n_visual - 1)).sort().values
-        merged = recycled(view.hidden[view.visual], relevance, kept) if self.recycles else None
-        return LayerAnswer(kept, merged)
+        # As released a stage always drops a token; the last one stays here.
+        kept = top_k(relevance, max(1, min(count, n_visual - 1))).sort().values
+        if not self.recycles or len(kept) == n_visual:
+            return LayerAnswer(kept)
+        return LayerAnswer(kept, recycled(view.hidden[view.visual], relevance, kept))
 
     def _named(self, budget: BudgetLike, n_visual: int) -> float:
         """The budget as if the image had 576 tokens."""

@@ -1,0 +1,80 @@
+"""`data check`: what it finds in a folder of benchmark files."""
+
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from zoo_exp.cli import main
+
+
+def row(number, **changes):
+    buffer = BytesIO()
+    Image.new("RGB", (6, 4), "red").save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": None}
+    doc = {"question_id": str(number), "question": "Is it?", "answer": "yes", "category": "random"}
+    return {**doc, "image": image, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A root with three rows of POPE."""
+    (tmp_path / "pope").mkdir()
+    pq.write_table(pa.Table.from_pylist([row(i) for i in range(3)]), tmp_path / "pope" / "test.parquet")
+    return tmp_path
+
+
+def test_a_folder_is_described(folder, capsys):
+    assert main(["data", "check", "pope", "--root", str(folder)]) == 0
+    first = capsys.readouterr().out
+    found = dict(line.split(maxsplit=1) for line in first.splitlines())
+    assert found["rows"] == "3 of 9000"
+    assert found["columns"].split(", ")[:5] == ["question_id", "question", "answer", "category", "image"]
+    assert "6 x 4 pixels" in found["image"]
+    assert len(found["sha256"].split()[0]) == 64
+    assert "part of the benchmark" in first.splitlines()[-1]
+    assert main(["data", "check", "pope", "--root", str(folder)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_the_checksum_sees_a_changed_answer(folder, capsys):
+    main(["data", "check", "pope", "--root", str(folder)])
+    before = capsys.readouterr().out
+    changed = [row(0), row(1), row(2, answer="no")]
+    pq.write_table(pa.Table.from_pylist(changed), folder / "pope" / "test.parquet")
+    main(["data", "check", "pope", "--root", str(folder)])
+    after = capsys.readouterr().out
+    different = [line.split()[0] for line in set(after.splitlines()) - set(before.splitlines())]
+    assert different == ["sha256"]
+
+
+def test_missing_rows_are_an_error_where_all_are_wanted(folder, capsys):
+    assert main(["data", "check", "pope", "--root", str(folder), "--complete"]) == 2
+    assert "pope has 3 of 9000 rows" in capsys.readouterr().err
+    assert main(["data", "check", "embedded_pope", "--complete"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "complete"
+
+
+def test_what_is_wrong_is_one_message_and_exit_code_2(folder, capsys):
+    def refused(*arguments):
+        assert main(["data", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        return captured.err
+
+    assert "Did you mean 'pope'" in refused("check", "popes")
+    assert "Did you mean 'check'" in refused("chek", "pope")
+    assert "hf download lmms-lab-encoder/MME" in refused("check", "mme", "--root", str(folder))
+    pq.write_table(pa.Table.from_pylist([row(0, image=None)]), folder / "pope" / "test.parquet")
+    assert "expected an image" in refused("check", "pope", "--root", str(folder))
+    damaged = row(0, image={"bytes": row(0)["image"]["bytes"][:30], "path": None})
+    pq.write_table(pa.Table.from_pylist([damaged]), folder / "pope" / "test.parquet")
+    assert "cannot be decoded" in refused("check", "pope", "--root", str(folder))
+    lacking = {key: value for key, value in row(0).items() if key != "answer"}
+    pq.write_table(pa.Table.from_pylist([lacking]), folder / "pope" / "test.parquet")
+    assert "lacks the column(s) answer" in refused("check", "pope", "--root", str(folder))
+    (folder / "pope" / "test.parquet").write_bytes(b"half a file")
+    assert "no readable parquet file" in refused("check", "pope", "--root", str(folder))

@@ -1,0 +1,143 @@
+"""`run` on the embedded model, from the command line to the files: what a new user does first."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zoo_exp import cli
+from zoo_exp.embedded import benchmarks
+from zoo_exp.embedded import model as embedded_model
+
+RUN = ["run", "+exp=ablation_fusion", "task=[embedded_pope,embedded_mmbench]", "limit=4", "budget=16", "logger=none"]
+KEYS = {"task", "arm", "sample_id", "response", "score", "kept_tokens"}
+
+
+def run(out, *more):
+    return cli.main([*RUN, f"out={out}", *more])
+
+
+def folders(out):
+    return [path for path in (Path(out) / "ablation_fusion").iterdir() if path.is_dir()]
+
+
+def records(out):
+    (folder,) = folders(out)
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert run(out) == 0
+    return out
+
+
+def test_everything_promised_is_there(finished):
+    (folder,) = folders(finished)
+    promised = ("records.jsonl", "results.csv", "results.json", "results.md", "config.yaml", "masks.png")
+    assert all((folder / name).stat().st_size > 0 for name in promised)
+    assert (folder / "masks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_says_what_happened(finished):
+    rows = records(finished)
+    arms = {row["arm"] for row in rows}
+    assert arms == {"full", "blind", *(f"random @16 seed {i}" for i in range(3))} | {
+        f"zoo {fusion} @16" for fusion in ("none", "diversity", "sum", "multiply")
+    }
+    assert len(rows) == 8 * len(arms)
+    assert all(row.keys() >= KEYS for row in rows)
+    measured = {row["arm"]: row["kept_tokens"] for row in rows}
+    assert measured.pop("full") == 144
+    assert measured.pop("blind") == 0
+    assert set(measured.values()) == {16}
+
+
+def test_the_same_command_again_answers_nothing_twice(finished, capsys):
+    (folder,) = folders(finished)
+    before = (folder / "records.jsonl").read_bytes()
+    assert run(finished) == 0
+    assert (folder / "records.jsonl").read_bytes() == before
+    assert "72 of 72 answers are there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_records_do_not_depend_on_the_batch_size_or_the_day(finished, tmp_path, batch_size):
+    assert run(tmp_path, f"model.batch_size={batch_size}") == 0
+    assert records(tmp_path) == records(finished)
+
+
+def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
+    out = tmp_path / "runs"
+    shutil.copytree(finished, out)
+    assert run(out, "budget=[16,8]") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "taken over from earlier runs: 72 records" in printed
+    (new,) = [f for f in folders(out) if not (finished / "ablation_fusion" / f.name).exists()]
+    rows = [json.loads(line) for line in (new / "records.jsonl").read_text().splitlines()]
+    (old,) = folders(finished)
+    assert {json.dumps(row) for row in rows} >= set(map(json.dumps, map(json.loads, (old / "records.jsonl").open())))
+    assert len(rows) == 8 * (2 + 2 * 7)
+
+
+def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "weights"
+    shutil.copytree(embedded_model.weights_folder(), broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    monkeypatch.setattr(embedded_model, "WEIGHTS", broken)
+    assert run(tmp_path / "runs") == 2
+    message = capsys.readouterr().err
+    assert "damaged" in message
+    assert "Traceback" not in message
+    weights.unlink()
+    assert run(tmp_path / "runs") == 2
+    assert "embedded train" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    honest = benchmarks.rows
+
+    def damaged(family, split="test", limit=None):
+        rows = honest(family, split, limit)
+        return [{**row, "image": {"bytes": b"no picture", "path": None}} for row in rows]
+
+    monkeypatch.setattr(benchmarks, "rows", damaged)
+    assert run(tmp_path) == 2
+    message = capsys.readouterr().err
+    assert "image" in message
+    assert "embedded_pope" in message
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert run(tmp_path / "taken") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=60", "model.batch_size=2", f"out={tmp_path}"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.glob("*/*/records.jsonl")):
+        time.sleep(0.1)
+    while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/*/records.jsonl")):
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "same command goes on" in errors
+    kept = records(tmp_path)
+    assert 0 < len(kept) < 120 * 9
+    assert cli.main(command[3:]) == 0
+    rows = records(tmp_path)
+    assert len(rows) == len({(r["task"], r["arm"], r["sample_id"]) for r in rows}) == 120 * 9
+    text = {json.dumps(row) for row in rows}
+    assert all(json.dumps(row) in text for row in kept)

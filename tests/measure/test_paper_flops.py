@@ -1,0 +1,51 @@
+"""The paper's formulas give the paper's numbers, and the count says by how much they miss."""
+
+import pytest
+
+from zoo_exp import selectors
+from zoo_exp.measure.flops import CostModel
+from zoo_exp.measure.paper_flops import PaperCosts
+from zoo_exp.models.architectures import architecture
+
+
+@pytest.fixture(scope="module")
+def config():
+    return architecture("llava-hf/llava-v1.6-vicuna-7b-hf")
+
+
+@pytest.mark.parametrize(("length", "tflop"), [(640, 3.329), (252, 1.285), (2940, 17.06), (220, 1.120)])
+def test_prefill(config, length, tflop):
+    assert PaperCosts(config).prefill(length) / 1e12 == pytest.approx(tflop, rel=5e-4)
+
+
+def test_the_overhead_is_n_d_squared_at_the_papers_setting(config):
+    assert PaperCosts(config).overhead(2880, n_directions=64, rank=128) == 2880 * 4096**2
+
+
+def test_the_overhead_is_about_0_3_percent_of_the_prefill_as_the_paper_says(config):
+    costs = PaperCosts(config)
+    assert costs.overhead(2110) / costs.prefill(2110) == pytest.approx(0.003, abs=3e-4)
+    assert costs.prefill(2110) / 1e12 == pytest.approx(
+        11.8, abs=0.1
+    )  # so 11.8 TFLOP stand for about 2110 tokens
+
+
+def test_the_low_rank_product_costs_thirteen_times_what_is_charged(config):
+    n, m, k, d, dv = 2250, 64, 128, 4096, 1024
+    released = 2 * m * n * (k * (dv + d) + k * (d + d))  # multiply-adds of two thin products per layer
+    assert released / PaperCosts(config).overhead(n) == pytest.approx(13, abs=0.1)
+
+
+def test_a_count_is_two_and_a_half_times_the_formula(config):
+    for length in (220, 640, 2940):
+        assert 2.45 < CostModel(config).prefill(length) / PaperCosts(config).prefill(length) < 2.6
+
+
+def test_only_finite_differences_are_charged(config):
+    costs = PaperCosts(config)
+    base = costs.prefill(200)
+    assert costs.answer(2880, 200, selectors.get("zoo")) == base + 2880 * 4096**2
+    assert costs.answer(2880, 200, selectors.get("zoo", n_directions=128)) > base + 2 * 2880 * 4096**2
+    for free in (selectors.get("divprune"), selectors.get("zoo", fusion="diversity"), None):
+        assert costs.answer(2880, 200, free) == base
+    assert costs.answer(2880, 200, selectors.get("zoo", estimator="closed_form")) == base

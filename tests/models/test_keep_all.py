@@ -1,0 +1,71 @@
+"""Pruning that keeps every token changes no bit, also where the tokens go through the gather path."""
+
+import pytest
+import torch
+
+import zoo_exp
+from zoo_exp.models.engine import Engine
+from zoo_exp.models.image_tap import ImageTap
+from zoo_exp.models.registry import adapter_for
+from zoo_exp.selectors import get
+from zoo_exp.selectors.layer.fastv import FastV
+
+FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
+MODES = {
+    "dynamic": {},
+    "static": {"cache_implementation": "static"},
+    "no cache": {"use_cache": False},
+    "beams": {"num_beams": 3},
+    "static beams": {"num_beams": 2, "cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layout", ["one", "ragged"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gathering_every_token_is_bit_identical(family, layout, mode, attention, models, inputs, answer):
+    model = models(family, attention)
+    given = inputs(model, layout)
+    ids, logits = answer(model, given, steps=4, **MODES[mode])
+    adapter = adapter_for(model)
+    engine = Engine(adapter, ImageTap(adapter, get("full"), None, 0), None, adapter.positions, force=True)
+    engine.attach()
+    try:
+        pruned_ids, pruned_logits = answer(model, given, steps=4, **MODES[mode])
+    finally:
+        engine.detach()
+    assert torch.equal(pruned_ids, ids)
+    assert torch.equal(pruned_logits, logits)
+
+
+@pytest.mark.parametrize("selector", ["full", FastV(k=2)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_public_keep_all_is_bit_identical_in_half_precision_too(family, selector, models, inputs, answer):
+    model = models(family, dtype=torch.bfloat16)
+    given = inputs(model, "ragged")
+    ids, logits = answer(model, given, steps=4)
+    with zoo_exp.pruned(model, selector, 1.0) as pruning:
+        pruned_ids, pruned_logits = answer(model, given, steps=4)
+    assert torch.equal(pruned_ids, ids)
+    assert torch.equal(pruned_logits, logits)
+    assert sum(pruning.kept_tokens) == int((given["input_ids"] == model.config.image_token_id).sum())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_only_prompt_is_untouched(family, models, answer, inputs):
+    model = models(family)
+    text = {
+        "input_ids": torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+    }
+    ids, logits = answer(model, text)
+    with zoo_exp.pruned(model, "zoo", 4) as pruning:
+        answer(
+            model, inputs(model, "one"), steps=1
+        )  # what it leaves behind must not leak into the next prompt
+        pruned_ids, pruned_logits = answer(model, text)
+        assert pruning.kept_tokens == [0, 0]
+        assert pruning.selections == [[], []]
+    assert torch.equal(pruned_ids, ids)
+    assert torch.equal(pruned_logits, logits)

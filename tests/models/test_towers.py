@@ -1,0 +1,253 @@
+"""What adapters capture, against the model's own outputs and slow recomputation."""
+
+import pytest
+import torch
+
+from zoo_exp.core.closed_form import closed_form
+from zoo_exp.models.architectures import ARCHITECTURES, architecture
+from zoo_exp.models.registry import adapter_for
+from zoo_exp.selectors import get
+
+CLIP = ("llava", "llava_next")
+FAMILIES = (*CLIP, "qwen2_5_vl")
+NEEDS = frozenset(
+    {"features", "projector", "cls_attention", "received_attention", "keys", "cls", "hidden", "replay"}
+)
+
+
+def encoded(model, given, needs=NEEDS):
+    return [t for row in adapter_for(model).encode(given, needs) for t in row]
+
+
+def call_of(given):
+    return {n: given[n] for n in ("pixel_values", "image_sizes", "image_grid_thw") if n in given}
+
+
+@pytest.mark.parametrize("layout", ["one", "ragged"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projected_is_what_the_model_reads(family, layout, models, inputs):
+    model = models(family)
+    given = inputs(model, layout)
+    pooled = model.model.get_image_features(**call_of(given), return_dict=True).pooler_output
+    tokens = encoded(model, given)
+    assert len(tokens) == len(pooled)
+    for image, rows in zip(tokens, pooled, strict=True):
+        assert torch.equal(image.projected, rows)
+        real = torch.ones(image.count, dtype=torch.bool) if image.tile is None else image.tile >= 0
+        torch.testing.assert_close(image.project(image.features)[real], rows[real], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(image.mlp(image.features)[real], rows[real], atol=1e-5, rtol=1e-5)
+        if image.grid is not None:
+            assert image.grid[0] * image.grid[1] == image.count
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_vision_pass_whatever_is_needed(family, models, inputs):
+    model = models(family)
+    tower = model.model.visual if family == "qwen2_5_vl" else model.model.vision_tower
+    calls = []
+    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    encoded(model, inputs(model, "ragged"), NEEDS | {"resize", "text"})
+    handle.remove()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_captured_unasked(family, models, inputs):
+    (image,) = encoded(models(family), inputs(models(family), "one"), frozenset())
+    assert not any(image.has(need) for need in NEEDS | {"resize", "text"})
+
+
+@pytest.mark.parametrize("family", CLIP)
+def test_attention_and_keys_equal_an_eager_tower(family, models, inputs):
+    model = models(family, "eager")
+    given = inputs(model, "one")
+    (image,) = encoded(models(family), given)
+    tower, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
+    with torch.no_grad():
+        out = tower(pixels, output_attentions=True, output_hidden_states=True)
+    attention, hidden = out.attentions[-2], out.hidden_states[-2]
+    rows = slice(None)
+    if family == "llava_next":
+        (source,) = adapter_for(model).sources(given["image_sizes"], attention.shape[-1] - 1)
+        rows = source[source >= 0]
+        assert (image.cls_attention[source < 0] == 0).all()
+    real = slice(None) if image.tile is None else image.tile >= 0
+    cls = attention[:, :, 0, 1:].mean(1).flatten()[rows]
+    received = attention.mean((1, 2))[:, 1:].flatten()[rows]
+    torch.testing.assert_close(image.cls_attention[real], cls, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(image.received_attention[real], received, atol=1e-6, rtol=1e-5)
+    layer = tower.encoder.layers[-2]
+    keys = layer.self_attn.k_proj(layer.layer_norm1(out.hidden_states[-3])).unflatten(-1, (4, 8)).mean(2)
+    torch.testing.assert_close(image.keys[real], keys[:, 1:].flatten(0, 1)[rows], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(image.cls_key, keys[0, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(image.cls, hidden[0, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", CLIP)
+def test_hidden_states_and_replay(family, models, inputs):
+    model = models(family)
+    given = inputs(model, "one")
+    (image,) = encoded(model, given)
+    tower, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
+    with torch.no_grad():
+        out = tower(pixels, output_hidden_states=True)
+        final = tower.post_layernorm(out.last_hidden_state)[:, 1:].flatten(0, 1)
+    rows = torch.arange(image.count)
+    if family == "llava_next":
+        (rows,) = adapter_for(model).sources(given["image_sizes"], 16)
+    real = rows >= 0
+    assert sorted(image.hidden) == [1, 2, 3]
+    for layer, hidden in image.hidden.items():
+        torch.testing.assert_close(hidden[real], out.hidden_states[layer][:, 1:].flatten(0, 1)[rows[real]])
+        again = image.replay(layer, hidden.expand(2, 3, -1, -1))
+        torch.testing.assert_close(again[1, 2][real], final[rows[real]], atol=1e-5, rtol=1e-4)
+        assert (again[0, 0][~real] == 0).all()
+    moved = image.hidden[1].clone()
+    moved[3] *= -1
+    change = (image.replay(1, moved) - image.replay(1, image.hidden[1])).norm(dim=-1)
+    same_tile = torch.ones_like(real) if image.tile is None else image.tile == 0
+    assert (change[same_tile] > 1e-5).all()  # attention carries it to all patches of its tile, and no further
+    assert (change[~same_tile] == 0).all()
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_resizing_to_the_same_grid_changes_nothing(family, models, inputs):
+    model = models(family)
+    (image,) = encoded(model, inputs(model, "one"), frozenset({"resize"}))
+    torch.testing.assert_close(image.pixels_encoder(image.grid), image.projected, atol=1e-4, rtol=1e-4)
+    rows, columns = image.grid
+    smaller = image.pixels_encoder((rows - 1, columns - 1))
+    assert smaller.shape == ((rows - 1) * (columns - 1), image.projected.shape[1])
+    assert get("resize").select(image, "50%", torch.Generator()).kept_tokens <= image.count / 2
+
+
+def test_projector_weights_are_made_once_and_again_when_they_change(models, inputs):
+    model = models("llava")
+    adapter = adapter_for(model)
+    first = adapter.weights.mlp()
+    assert adapter.weights.mlp() is first
+    weight = model.model.multi_modal_projector.linear_1.weight
+    with torch.no_grad():
+        weight.mul_(2)
+        assert adapter.weights.mlp() is not first
+        weight.div_(2)
+    half = adapter_for(models("llava", dtype=torch.bfloat16)).weights.mlp()
+    assert half.w1.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def real_next():
+    """Adapter of the real LLaVA-NeXT geometry, without weights."""
+    from transformers import LlavaNextForConditionalGeneration
+
+    config = architecture("llava-hf/llava-v1.6-vicuna-7b-hf")
+    config.text_config.num_hidden_layers = 1
+    with torch.device("meta"):
+        return adapter_for(LlavaNextForConditionalGeneration(config))
+
+
+class TestNext:
+    """Tiles, cropping and newlines of LLaVA-NeXT."""
+
+    @pytest.mark.parametrize(
+        "size", [(56, 56), (100, 60), (60, 100), (56, 150), (150, 56), (112, 112), (33, 31), (200, 37)]
+    )
+    def test_every_row_is_where_its_number_says(self, size, models):
+        """Projecting the features of a row gives that row; newlines are the learned one."""
+        from zoo_exp.models.tiny import tiny_inputs
+
+        model = models("llava_next")
+        given = tiny_inputs(model, [[size]])
+        (image,) = encoded(model, given, frozenset({"features"}))
+        (source,) = adapter_for(model).sources(given["image_sizes"], 16)
+        flat = model.model.multi_modal_projector(image.features)
+        newline = image.tile == -1
+        torch.testing.assert_close(flat[~newline], image.projected[~newline], atol=1e-5, rtol=1e-5)
+        assert torch.equal(image.projected[newline], model.model.image_newline.expand(int(newline.sum()), -1))
+        assert torch.equal(image.tile[~newline], source[~newline] // 16)
+        assert torch.equal(image.tile[:16], torch.zeros(16, dtype=torch.int64))
+        assert source[source >= 0].unique().numel() == (source >= 0).sum()
+
+    @pytest.mark.parametrize(
+        ("size", "tokens", "newlines", "tiles"),
+        [
+            ((672, 672), 2928, 48, 5),
+            ((480, 640), 2340, 36, 5),
+            ((333, 500), 1464, 24, 3),
+            ((336, 336), 1176, 24, 3),
+            ((900, 300), 2376, 72, 4),
+        ],
+    )
+    def test_real_geometry(self, size, tokens, newlines, tiles, real_next):
+        """Token counts of real image sizes (spec: algorithms 6)."""
+        (source,) = real_next.sources(torch.tensor([size]), 576)
+        assert (len(source), int((source < 0).sum())) == (tokens, newlines)
+        assert (source[source >= 0] // 576).unique().numel() == tiles
+
+
+class TestQwen:
+    """Window order and rotary attention of Qwen2.5-VL's tower."""
+
+    def test_received_attention_and_keys(self, models, inputs):
+        """Against full attention per image, with the tower's own rotary tables."""
+        model = models("qwen2_5_vl")
+        given = inputs(model, "two images")
+        images = encoded(model, given)
+        visual = model.model.visual
+        block = visual.blocks[1]
+        noted = {}
+        handle = block.attn.register_forward_hook(
+            lambda m, a, k, o: noted.update(x=k.get("hidden_states", a[0] if a else None), **k),
+            with_kwargs=True,
+        )
+        model.model.get_image_features(**call_of(given), return_dict=True)
+        handle.remove()
+        qkv = block.attn.qkv(noted["x"]).view(-1, 3, 4, 8)
+        cos, sin = (t[:, None] for t in noted["position_embeddings"])
+
+        def rotated(x):
+            return x * cos + torch.cat([-x[..., 4:], x[..., :4]], -1) * sin
+
+        query, key = rotated(qkv[:, 0]), rotated(qkv[:, 1])
+        start = 0
+        order = adapter_for(model)._language_order(given["image_grid_thw"])
+        for image in images:
+            rows = (order[start : start + image.count, None] * 4 + torch.arange(4)).flatten()
+            start += image.count
+            weights = torch.einsum("qhd,khd->hqk", query[rows], key[rows]) / 8**0.5
+            received = weights.softmax(-1).mean((0, 1)).view(-1, 4).mean(1)
+            torch.testing.assert_close(image.received_attention, received, atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(
+                image.keys, key[rows].view(-1, 4, 4, 8).mean((1, 2)), atol=1e-5, rtol=1e-4
+            )
+
+    def test_the_last_block_is_the_projectors_input(self, models, inputs):
+        """Hidden states are in the same order as features."""
+        model = models("qwen2_5_vl")
+        for image in encoded(model, inputs(model, "two images")):
+            torch.testing.assert_close(image.hidden[3], image.features)
+
+    def test_closed_form_takes_the_merger(self, models, inputs):
+        """The merger is no plain MLP."""
+        model = models("qwen2_5_vl")
+        (image,) = encoded(model, inputs(model, "one"), frozenset({"features", "projector"}))
+        assert closed_form(image.features, image.mlp).shape == (image.count,)
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", 7_063_427_072),
+        ("llava-hf/llava-1.5-13b-hf", 13_351_494_656),
+        ("llava-hf/llava-v1.6-vicuna-7b-hf", 7_063_431_168),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656),
+    ],
+)
+def test_known_architectures_have_the_published_size(name, total):
+    import transformers
+
+    model_class = ARCHITECTURES[name][0].replace("Config", "ForConditionalGeneration")
+    with torch.device("meta"):
+        model = getattr(transformers, model_class)(architecture(name))
+    assert sum(p.numel() for p in model.parameters()) == total
+    adapter_for(model)

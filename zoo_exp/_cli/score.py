@@ -1,0 +1,89 @@
+"""Score a file of answers, without any model: metrics, intervals and scores per sample.
+
+PREDICTIONS.jsonl has one line per answer: {"doc": {...}, "response": "..."}. `doc` is the row of the
+benchmark with the columns that its scoring reads (a row without an id is known by its line).
+
+Examples:
+  python -m zoo_exp score pope answers.jsonl
+  python -m zoo_exp score mme answers.jsonl --json
+  python -m zoo_exp score textvqa_val answers.jsonl --per-sample scores.jsonl --submission handin
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_exp.core.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from zoo_exp.tasks.scorefile import ScoredFile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Task, file, and what to write."""
+    parser.add_argument("task", metavar="TASK", help="the benchmark (python -m zoo_exp list tasks)")
+    parser.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path, help="the answers")
+    parser.add_argument(
+        "--json", action="store_true", help='print {"task": ..., "n": ..., "metrics": {...}} and nothing else'
+    )
+    parser.add_argument(
+        "--per-sample", metavar="OUT.jsonl", type=Path, help="write one line per answer: id and score parts"
+    )
+    parser.add_argument(
+        "--submission", metavar="DIR", type=Path, help="write the file that the benchmark's server takes"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.set_defaults(handler=score)
+
+
+def score(args: argparse.Namespace) -> int:
+    """Score the file; print, and write what was asked for."""
+    from zoo_exp import tasks
+    from zoo_exp.tasks.scorefile import score_file, write_per_sample
+    from zoo_exp.tasks.submission import check_has_server, write_submission
+
+    task = tasks.get(args.task)
+    if args.submission is not None:
+        check_has_server(task)
+    _check_output(args.per_sample, args.predictions)
+    scored = score_file(task, args.predictions, draws=0 if args.json else 1000)
+    if args.per_sample is not None:
+        write_per_sample(args.per_sample, scored)
+    if args.submission is not None:
+        path = write_submission(task, scored.rows, args.submission, task.name)
+        if not args.json:
+            print(f"to hand in: {path}")
+    print(scored.to_json() if args.json else "\n".join(report(scored, task.scale)))
+    return 0
+
+
+def report(scored: "ScoredFile", scale: str) -> list[str]:
+    """The lines that a person reads: metrics with their intervals, then the groups of rows."""
+    from zoo_exp._cli.listing import table
+
+    spread = {name: f"{_text(low)} to {_text(high)}" for name, (low, high) in scored.intervals.items()}
+    head = ("metric", "value", "95 % interval" if spread else "")
+    lines = [f"{scored.task}: {len(scored.rows)} answers, scale {scale}"]
+    lines += table(
+        [head, *((name, _text(value), spread.get(name, "")) for name, value in scored.metrics.items())], 120
+    )
+    if scored.breakdown:
+        names = list(next(iter(scored.breakdown.values())))
+        rows = [(group, *map(_text, values.values())) for group, values in scored.breakdown.items()]
+        lines += ["", *table([("group", *names), *rows], 120)]
+    return lines
+
+
+def _text(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
+
+
+def _check_output(out: Path | None, predictions: Path) -> None:
+    if out is None:
+        return
+    if out.is_dir():
+        raise InvalidValueError(
+            f"--per-sample {out} is a folder: give a file, such as {out / 'scores.jsonl'}"
+        )
+    if out.exists() and predictions.exists() and out.samefile(predictions):
+        raise InvalidValueError(f"--per-sample {out} would overwrite the predictions: give another file")

@@ -1,0 +1,40 @@
+"""Compare what the arms of an experiment think of the tokens: ranks, kept sets, their span. No answers are made.
+
+overrides are those of `run`. The result is tokens.jsonl in the run folder, which `report` draws.
+
+Examples:
+  python -m zoo_exp tokens +exp=proxy_correlation
+  python -m zoo_exp tokens +exp=estimators --samples 20
+"""
+
+import argparse
+
+from zoo_exp._cli.run import add_config_dir, check_writable
+from zoo_exp.core.errors import InvalidValueError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Overrides of `run`, and how many questions."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of `run`")
+    parser.add_argument(
+        "--samples", type=int, default=50, metavar="N", help="questions of each task (default: 50)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_config_dir(parser)
+    parser.set_defaults(handler=tokens)
+
+
+def tokens(args: argparse.Namespace) -> int:
+    """Compose the experiment, rate and select."""
+    from rich.console import Console
+
+    from zoo_exp.config.compose import compose
+
+    if args.samples < 1:
+        raise InvalidValueError(f"--samples {args.samples}: it must be at least 1")
+    experiment = compose(args.overrides, args.config_dir)
+    check_writable(experiment.out)
+    from zoo_exp.evaluation.analysis.tokens import inspect
+
+    inspect(experiment, Console(), args.samples)
+    return 0

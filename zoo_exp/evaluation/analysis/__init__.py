@@ -1,0 +1,1 @@
+"""Studies of selectors that need no answers of the language model."""

@@ -1,0 +1,269 @@
+"""`run_bench`: the same prompts under every arm, stage by stage, repeated in turn, one row per arm and batch size."""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.measure.flops import CostModel, StageFlops
+from zoo_exp.measure.memory import PeakMemory, is_out_of_memory
+from zoo_exp.measure.paper_flops import PaperCosts
+from zoo_exp.measure.rows import Conditions, Row
+from zoo_exp.measure.stages import SELECTOR, FlopProbe, Outcome, answer, exclusive
+from zoo_exp.measure.timing import StageClock, marks_for
+from zoo_exp.models.loading import LoadedModel
+from zoo_exp.selectors.layer.base import LayerSelector
+
+OUT_OF_MEMORY = "out of memory"
+Prepare = Callable[[int], Callable[[], Mapping[str, Any]]]
+"""Batch size -> a function that makes the inputs of one batch, on the model's device."""
+
+
+class Arm(Protocol):
+    """What the bench asks of an arm; `config.experiment.Arm` is one."""
+
+    label: str
+    selector: str
+    options: Mapping[str, Any]
+    budget: Budget | None
+
+    def build(self) -> Any:
+        """The selector itself."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        batch_sizes: prompts at a time; every arm runs at every one.
+        new_tokens: length of every answer.
+        repeats: timed passes of every arm.
+        warmup: passes of every arm before them, besides one for memory and one for FLOPs.
+    """
+
+    batch_sizes: Sequence[int] = (1,)
+    new_tokens: int = 16
+    repeats: int = 10
+    warmup: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("new_tokens", "repeats"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if self.warmup < 0:
+            raise InvalidValueError(f"warmup={self.warmup}: it must be at least 0")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise InvalidValueError(f"batch={list(self.batch_sizes)}: batch sizes are whole numbers above 0")
+
+
+def run_bench(
+    loaded: LoadedModel,
+    arms: Sequence[Arm],
+    prepare: Prepare,
+    plan: Plan,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """Measure every arm at every batch size.
+
+    Arms take turns within a repeat, so that a machine that gets slower or faster does so for all of them. An arm that
+    runs out of memory gets a row that says so, and the others go on.
+
+    Args:
+        loaded: the model, where it shall run.
+        arms: what to compare.
+        prepare: makes inputs.
+        plan: how often.
+        say: takes a line about the progress.
+
+    Raises:
+        InvalidValueError: an arm that prunes nothing, or one that changes the attention backend.
+    """
+    rows = []
+    for batch_size in plan.batch_sizes:
+        make = prepare(batch_size)
+        check_budgets(loaded, arms, make())
+        runs = [_Runs(loaded, arm, make, plan, batch_size) for arm in arms]
+        for turn in range(-plan.warmup, plan.repeats):
+            for run in runs:
+                if run.first:
+                    say(f"batch {batch_size}: {run.arm.label}")
+                run.once(timed=turn >= 0)
+        rows += [run.row() for run in runs]
+    return rows
+
+
+def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str, Any]) -> None:
+    """Refuse arms that would prune nothing, before any of them runs.
+
+    Raises:
+        InvalidValueError: a budget that keeps every visual token of the smallest image, or does not fit it.
+    """
+    with torch.inference_mode():
+        images = loaded.adapter.encode(inputs, frozenset())
+    n_visual = min((image.count for row in images for image in row), default=0)
+    for arm in arms:
+        if arm.budget is None or arm.budget.per == "tile":
+            continue
+        if arm.budget.resolve(n_visual) >= n_visual:
+            raise InvalidValueError(
+                f"budget {arm.budget} of arm '{arm.label}' keeps all {n_visual} visual tokens: it prunes nothing, so "
+                "there is nothing to compare; give a smaller one, or selector=full for the unpruned model"
+            )
+
+
+class _Runs:
+    """All passes of one arm at one batch size."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        arm: Arm,
+        make: Callable[[], Mapping[str, Any]],
+        plan: Plan,
+        batch_size: int,
+    ) -> None:
+        self.loaded, self.arm, self.make, self.plan, self.batch_size = loaded, arm, make, plan, batch_size
+        self.selector = arm.build()
+        self.inside = isinstance(self.selector, LayerSelector)
+        self.device = next(loaded.model.parameters()).device
+        self.passes: list[dict[str, float]] = []
+        self.first, self.status = True, ""
+        self.memory: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+
+    def once(self, timed: bool) -> None:
+        """One pass; after running out of memory, none."""
+        if self.status:
+            return
+        try:
+            if self.first:
+                self._inspect()
+            times = self._time()
+            if timed:
+                self.passes.append(times)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.status = OUT_OF_MEMORY
+        if self.status:  # outside of `except`, whose traceback holds the tensors
+            _free(self.device)
+
+    def row(self) -> Row:
+        """What was measured."""
+        return Row(
+            conditions=conditions(self.loaded, self.plan),
+            arm=self.arm.label,
+            selector=self.arm.selector,
+            options=dict(self.arm.options),
+            budget=None if self.arm.budget is None else str(self.arm.budget),
+            batch_size=self.batch_size,
+            passes=self.passes,
+            memory_mib=self.memory,
+            status=self.status,
+            **self.facts,
+        )
+
+    def _time(self) -> dict[str, float]:
+        clock = StageClock(marks_for(self.device))
+        backends = attention_backends(self.loaded.model)
+        self._answer(clock)
+        times = exclusive(clock.read(), self.inside)
+        if attention_backends(self.loaded.model) != backends:
+            raise InvalidValueError(
+                f"arm '{self.arm.label}' changes the attention backend: its times do not compare"
+            )
+        return times
+
+    def _inspect(self) -> None:
+        """The first passes: once-per-model work of the selector, memory, FLOPs and token counts."""
+        self.first = False
+        clock = StageClock(marks_for(self.device))
+        self._answer(clock)
+        times = exclusive(clock.read(), self.inside)
+        memory = PeakMemory(self.device)
+        self._answer(memory)
+        self.memory = memory.peaks
+        with FlopProbe() as counter:
+            outcome = self._answer(counter)
+        flops = exclusive(counter.flops, self.inside)
+        n_visual = [sum(image.count for image in row) for row in outcome.tokens]
+        self.facts = {
+            "n_visual": _mean(n_visual),
+            "kept_tokens": _mean(outcome.kept_tokens),
+            "layer_tokens": _mean([_mean(row) for row in outcome.layer_tokens]),
+            "prompt_tokens": outcome.length,
+            "first_selector_ms": sum(times[stage] for stage in SELECTOR),
+            "flops": self._flops(outcome, int(flops["score"] + flops["select"])),
+            "counted_flops": int(sum(flops.values())) // self.batch_size,
+            "paper_flops": self._paper_flops(outcome, n_visual),
+        }
+
+    def _answer(self, probe: Any) -> Outcome:
+        return answer(self.loaded, self.make, self.selector, self.arm.budget, self.plan.new_tokens, probe)
+
+    def _flops(self, outcome: Outcome, counted_selector: int) -> StageFlops:
+        """Of one answer, on average: analytic, except for the selector, which torch counts."""
+        costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
+        stages = [
+            costs.stages(images, _lengths(outcome, row), self.plan.new_tokens)
+            for row, images in enumerate(outcome.tokens)
+        ]
+        return StageFlops(
+            sum(s.tower for s in stages) // rows,
+            sum(s.projector for s in stages) // rows,
+            counted_selector // rows,
+            sum(s.prefill for s in stages) // rows,
+            sum(s.decode for s in stages) // rows,
+        )
+
+    def _paper_flops(self, outcome: Outcome, n_visual: Sequence[int]) -> int | None:
+        """Of one answer; the paper has no formula for rules inside the language model."""
+        if self.inside:
+            return None
+        costs = PaperCosts(self.loaded.model.config)
+        return sum(costs.answer(n, outcome.length, self.selector) for n in n_visual) // len(n_visual)
+
+
+def conditions(loaded: LoadedModel, plan: Plan) -> Conditions:
+    """What has to be equal for two rows to compare."""
+    parameter = next(loaded.model.parameters())
+    cuda = parameter.device.type == "cuda"
+    return Conditions(
+        model=loaded.name,
+        layers=len(loaded.adapter.layers),
+        device=torch.cuda.get_device_name(parameter.device) if cuda else "CPU",
+        threads=torch.get_num_threads(),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        attention=attention_backends(loaded.model),
+        new_tokens=plan.new_tokens,
+        torch=str(torch.__version__),
+    )
+
+
+def attention_backends(model: Any) -> str:
+    """The attention backends of tower and language model, one name if they agree."""
+    config = model.config
+    parts = (config.get_text_config(), config.vision_config)
+    return " + ".join(sorted({str(part._attn_implementation) for part in parts}))
+
+
+def _lengths(outcome: Outcome, row: int) -> list[int]:
+    """Columns at the input of every decoder layer, padding included, as they are computed too."""
+    text = outcome.length - outcome.layer_tokens[row][0]
+    return [text + count for count in outcome.layer_tokens[row]]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

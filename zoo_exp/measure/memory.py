@@ -1,0 +1,72 @@
+"""`PeakMemory`: the most memory that each stage of a run holds."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Peaks above what was held when this object was made, in MiB, by stage.
+
+    On a GPU it is the allocator's peak. On a CPU it is the peak of resident pages, which Linux alone tells; elsewhere
+    every peak is nan. Asking costs time, so peaks and times come from different passes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peaks: dict[str, float] = {}
+        self._open: list[float] = []
+        self._reset()
+        self._held = self._peak()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note the peak inside the block; blocks may lie inside others."""
+        if self._open:
+            self._open[-1] = max(self._open[-1], self._peak())
+        self._open.append(-math.inf)
+        self._reset()
+        try:
+            yield
+        finally:
+            peak = max(self._open.pop(), self._peak())
+            self.peaks[name] = max(self.peaks.get(name, -math.inf), peak - self._held)
+            if self._open:
+                self._open[-1] = max(self._open[-1], peak)
+
+    def _reset(self) -> None:
+        """Forget the peak so far."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            with contextlib.suppress(OSError):
+                _CLEAR.write_text("5")
+
+    def _peak(self) -> float:
+        """MiB."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device)) / 2**20
+        return resident_peak_mib()
+
+
+def resident_peak_mib() -> float:
+    """The most resident memory of this process since the last reset; nan where the system does not say."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), math.nan)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on a GPU or a CPU."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

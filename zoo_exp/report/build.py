@@ -1,0 +1,65 @@
+"""`python -m zoo_exp report`: run folders in, a page, Markdown, LaTeX, csv and figures out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo_exp.report import latex, markdown, tables
+from zoo_exp.report.bootstrap import DRAWS
+from zoo_exp.report.files import write_text_atomic
+from zoo_exp.report.html.page import page
+from zoo_exp.report.markdown import escape, table
+from zoo_exp.report.published import difference_text
+from zoo_exp.report.runs import check_together, find_runs, load_run
+from zoo_exp.report.section import Section, make_section, slugs
+
+PAGE = "index.html"
+FIGURES = "figures"
+
+
+def build(paths: Sequence[Path], out: Path | None = None, mixed: bool = False, draws: int = DRAWS) -> Path:
+    """Write a report on some runs.
+
+    Args:
+        paths: run folders, or folders above them (the newest run of each experiment there).
+        out: where it goes; `report` inside the run folder for one run, `report` here for several.
+        mixed: report runs together whose model settings or data differ, marked.
+        draws: bootstrap draws.
+
+    Returns:
+        The page.
+
+    Raises:
+        ZooExpError: no records, a damaged file, a run of a newer version, or runs that do not go together.
+    """
+    runs = [load_run(folder) for folder in find_runs(paths)]
+    warnings = check_together(runs, mixed)
+    folder = Path(out) if out is not None else runs[0].folder / "report" if len(runs) == 1 else Path("report")
+    sections = [
+        make_section(run, slug, folder / FIGURES, draws) for run, slug in zip(runs, slugs(runs), strict=True)
+    ]
+    title = f"zoo_exp: {runs[0].name}" if len(runs) == 1 else f"zoo_exp: {len(runs)} experiments"
+    for section in sections:
+        tables.write_csv(section.results, folder / f"{section.slug}.csv")
+        latex.write_latex(section.results, folder / f"{section.slug}.tex", str(section.run.model.get("name")))
+    write_text_atomic(folder / "report.md", _markdown(title, sections, warnings))
+    write_text_atomic(folder / PAGE, page(title, sections, warnings))
+    return folder / PAGE
+
+
+def _markdown(title: str, sections: Sequence[Section], warnings: Sequence[str]) -> str:
+    parts = [f"# {escape(title)}", *(f"> {escape(text)}" for text in warnings)]
+    for section in sections:
+        # The run's own page, one level down.
+        own = markdown.render(section.results)
+        parts.append("\n".join(f"#{line}" if line.startswith("#") else line for line in own.splitlines()))
+        if len(section.joined):
+            parts.append("### Beside the published numbers")
+            rows = [
+                [escape(r["arm"]), escape(r["task"]), f"{r['ours']:.2f}", f"*{r['published']:.2f}*",
+                 difference_text(r["difference"]), escape(f"{r['source']}, table {r['table']}")]
+                for r in section.joined.to_dict("records")
+            ]  # fmt: skip
+            heads = ["arm", "task", "ours", "published", "ours - published", "published in"]
+            parts.append(table(heads, rows, left=2))
+        parts += [f"![{escape(p.caption)}]({FIGURES}/{p.path.name}.svg)" for p in section.pictures]
+    return "\n\n".join(parts) + "\n"

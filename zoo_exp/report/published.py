@@ -1,0 +1,151 @@
+"""The papers' numbers beside ours: joined only where model, benchmark, protocol and budget are the same."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zoo_exp.report.frame import AVERAGE
+
+MODELS = {
+    "llava15_7b": "LLaVA-1.5-7B",
+    "llava15_13b": "LLaVA-1.5-13B",
+    "llava_next_7b": "LLaVA-NeXT-7B",
+}
+BENCHMARKS = {  # our task -> the id in published.csv
+    "gqa": "gqa",
+    "mmbench_en_dev_static": "mmbench_en_dev",
+    "mme": "mme_perception_cognition",
+    "pope": "pope",
+    "scienceqa_img": "scienceqa_img",
+    "textvqa_val_ocr": "textvqa_ocr",
+    "mmmu_val": "mmmu_val",
+    "seedbench": "seedbench_all",
+    "seedbench_image": "seedbench_image",
+}
+METHODS = {
+    "full": "full",
+    "divprune": "DivPrune",
+    "visionzip": "VisionZip",
+    "fastv": "FastV",
+    "sparsevlm": "SparseVLM",
+}
+COUNT = "count per image"
+"""What our counts mean. On LLaVA-NeXT the papers count "of up to 5 tiles", which is another budget."""
+ARTEFACTS = {  # experiment -> source and table of the paper
+    "table1_llava15_7b": ("poster", "1"),
+    "table2_llava15_13b": ("poster", "2"),
+    "table3_llava_next_7b": ("poster", "3"),
+    "ablation_fusion": ("poster", "4"),
+    "embedded_nine": ("poster", "1"),
+    "encoder_proxy": ("supplement", "D"),
+}
+COLUMNS = (
+    *("arm", "task", "ours", "low", "high", "published", "difference", "within"),
+    *("source", "table", "protocol", "budget"),
+)
+PATH = Path(__file__).resolve().parents[2] / "experiments" / "published.csv"
+
+
+def read(path: Path = PATH) -> pd.DataFrame:
+    """The file, or an empty frame where only the package is installed."""
+    if not path.is_file():
+        return pd.DataFrame(columns=["source", "table", "model", "method", "variant", "benchmark_id", "value"])
+    return pd.read_csv(path, keep_default_na=False, dtype={"table": str, "budget": str})
+
+
+def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFrame:
+    """Our rows that have a published counterpart, with signed differences (ours minus published).
+
+    Averages are never joined: ours is over our tasks, and the papers' nine hold two benchmarks (VQAv2 on the
+    challenge server, TextVQA with OCR tokens) that most runs measure otherwise.
+
+    Args:
+        frame: `Results.frame`.
+        model: name of the model's configuration.
+        published: from `read`.
+
+    Returns:
+        Columns `COLUMNS`; metrics in the unit of the paper (percent, or points for MME). `within` says whether
+        the published value lies in our interval.
+    """
+    lines: list[dict[str, Any]] = []
+    name = MODELS.get(model)
+    if name is None or published.empty:
+        return pd.DataFrame(lines, columns=list(COLUMNS))
+    theirs = published[published["model"] == name]
+    for row in frame[frame["task"] != AVERAGE].to_dict("records"):
+        method = _method(row)
+        benchmark = BENCHMARKS.get(str(row["task"]))
+        if method is None or benchmark is None:
+            continue
+        mine = theirs[
+            (theirs["method"] == method[0])
+            & (theirs["variant"] == method[1])
+            & (theirs["benchmark_id"] == benchmark)
+        ]
+        if method[0] != "full":
+            # The table's counts refer to an image; a keep ratio or a count per tile is another budget.
+            mine = mine[(mine["budget"] == str(row["budget"])) & (mine["budget_definition"] == COUNT)]
+        for other in mine.drop_duplicates("value").to_dict("records"):
+            scale = 1.0 if other["unit"] == "points" or row["value"] > 1 else 100.0
+            ours, low, high = (scale * float(row[key]) for key in ("value", "low", "high"))
+            value = float(other["value"])
+            lines.append(
+                {"arm": row["arm"], "task": row["task"], "ours": ours, "low": low, "high": high}
+                | {"published": value, "difference": ours - value, "within": low <= value <= high}
+                | {key: other[key] for key in ("source", "table", "protocol", "budget")}
+            )
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def averages(experiment: str, published: pd.DataFrame) -> pd.DataFrame:
+    """The paper's own averages of the artefact that an experiment rebuilds: budget, method, keep ratio, average.
+
+    For orientation only, where the experiment ran on another model: other images, other questions.
+    """
+    source, table = ARTEFACTS.get(experiment, ("", ""))
+    if published.empty or not source:
+        return pd.DataFrame()
+    mine = published[
+        (published["source"] == source) & (published["table"] == table) & (published["benchmark"] == "avg")
+    ]
+    if mine.empty:
+        return pd.DataFrame()
+    counts = mine["budget"].astype(float)
+    return pd.DataFrame(
+        {
+            "method": [" ".join(filter(None, pair)) for pair in zip(mine["method"], mine["variant"], strict=True)],
+            "budget": mine["budget"],
+            "keep": counts / mine["total_tokens"].astype(float),
+            "average": mine["value"].astype(float),
+            "model": mine["model"],
+            "protocol": mine["protocol"],
+            "source": f"{source}, table {table}",
+        }
+    ).reset_index(drop=True)
+
+
+def _method(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Method and variant in the paper that an arm of ours is; None where there is none.
+
+    ZOO's plain rows are the paper's method with its defaults; any other option makes another method.
+    """
+    options = json.loads(row["options"]) if isinstance(row["options"], str) else dict(row["options"])
+    if row["selector"] in METHODS:
+        return (METHODS[row["selector"]], "") if not options else None
+    if row["selector"] == "zoo" and {k: v for k, v in options.items() if k != "fusion"} == {}:
+        return ("ZOO-Prune", "") if options.get("fusion", "multiply") == "multiply" else None
+    return None
+
+
+def difference_text(value: float) -> str:
+    """A signed difference.
+
+    >>> difference_text(-0.531), difference_text(0.0)
+    ('-0.53', '+0.00')
+    """
+    return "-" if math.isnan(value) else f"{value:+.2f}"
