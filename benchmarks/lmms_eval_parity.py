@@ -1,4 +1,4 @@
-"""Do lmms-eval with our plug-in, and our own loop, give equal answers and scores?
+r"""Do lmms-eval with our plug-in, and our own loop, give equal answers and scores?
 
 lmms-eval's requirements clash with ours, so it lies beside our environment and not in it:
 
@@ -110,7 +110,11 @@ def own_loop(place: Path, args: argparse.Namespace) -> tuple[Answers, Metrics]:
     for name in args.tasks:
         task = tasks.get(name)
         ids = data.load(task, limit=args.limit).sample_ids(task)
-        mine = {record["sample_id"]: record for record in records if record["task"] == name}
+        mine = {
+            record["sample_id"]: record
+            for record in records
+            if record["task"] == name and not record["seed_index"]
+        }
         answers[name] = {row: (mine[i]["response"], mine[i]["score"]) for row, i in enumerate(ids)}
         metrics[name] = task.aggregate([{"sample_id": i, **mine[i]["parts"]} for i in ids])
     return answers, metrics

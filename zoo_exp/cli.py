@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from zoo_exp import __version__
-from zoo_exp._cli import data, embedded, listing, paper, report, run, score, show, tokens
+from zoo_exp._cli import bench, data, embedded, listing, paper, report, run, score, show, slurm, tokens
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 
 DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
@@ -23,6 +23,8 @@ EXAMPLES = """Examples:
 """
 COMMANDS = {
     "run": run,
+    "bench": bench,
+    "slurm": slurm,
     "report": report,
     "tokens": tokens,
     "paper": paper,

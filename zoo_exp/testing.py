@@ -268,11 +268,14 @@ def _select(selector: Selector, tokens: VisualTokens, budget: BudgetLike, seed: 
 
 def _takes_budget(selector: Selector) -> bool:
     """Whether the rule leaves the count to a budget, unlike `full` and `blind`."""
+    return _answer_or_error(selector, sample_tokens(), None) is None
+
+
+def _answer_or_error(selector: Selector, tokens: VisualTokens, budget: BudgetLike) -> Selection | None:
     try:
-        _select(selector, sample_tokens(), None)
+        return _select(selector, tokens, budget)
     except InvalidValueError:
-        return True
-    return False
+        return None
 
 
 def _budgets(selector: Selector) -> list[BudgetLike]:
@@ -315,14 +318,9 @@ def _right_count(
 
 
 def _refuses(selector: Selector, tokens: VisualTokens, budget: BudgetLike) -> None:
-    try:
-        _select(selector, tokens, budget)
-    except InvalidValueError:
-        return
+    refused = _answer_or_error(selector, tokens, budget) is None
     filled = sorted(f for f, v in vars(tokens).items() if v is not None)
-    _expect(
-        selector, False, f"budget {budget} with fields {filled} must be refused with an InvalidValueError"
-    )
+    _expect(selector, refused, f"budget {budget} with {filled} must be refused with an InvalidValueError")
 
 
 def _same(selector: Selector, a: Selection, b: Selection, what: str) -> None:

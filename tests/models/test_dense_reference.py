@@ -81,13 +81,13 @@ def reference(model, given, step, merge, positions):
 @pytest.mark.parametrize("layout", ["one", "two images", "ragged"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_routes_equal_the_reference(family, layout, positions, merge, models, inputs, answer, every):
-    model = models(family)
+    model = models(family, dtype=torch.float64)  # so that only mistakes differ, not kernels
     given = inputs(model, layout)
     ids, logits = reference(model, given, 3, merge, positions)
     selector = every(merge=merge)
     with zoo_exp.pruned(model, selector, positions=positions) as pruning:
         hooked_ids, hooked = answer(model, given)
-    torch.testing.assert_close(hooked, logits, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(hooked, logits.float(), atol=5e-6, rtol=1e-6)
     assert torch.equal(hooked_ids, ids)
 
     adapter = adapter_for(model)
@@ -96,10 +96,20 @@ def test_both_routes_equal_the_reference(family, layout, positions, merge, model
     out = generate_pruned(
         model, prompt, max_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
-    torch.testing.assert_close(torch.stack(out.logits), logits, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(out.logits), logits.float(), atol=5e-6, rtol=1e-6)
     assert torch.equal(out.sequences, ids)
     assert prompt.kept_tokens == pruning.kept_tokens
     assert prompt.kept_tokens == [sum(s.kept_tokens for s in row) for row in pruning.selections]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_is_within_its_rounding(family, models, inputs, answer, every):
+    model = models(family)
+    given = inputs(model, "ragged")
+    _, logits = reference(model, given, 3, False, "original")
+    with zoo_exp.pruned(model, every(), positions="original"):
+        _, hooked = answer(model, given)
+    assert float((hooked - logits).norm() / logits.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("mode", ["static", "no cache", "beams", "prompt lookup"])
@@ -123,6 +133,20 @@ def test_other_ways_to_decode_agree(family, mode, models, inputs, every, answer)
     else:
         plain = generate_pruned(model, prompt, max_new_tokens=6, do_sample=False)
     assert torch.equal(hooked, plain)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_a_selector_that_encodes_a_smaller_image(family, use_cache, models, inputs, answer):
+    model = models(family)
+    given = inputs(model, "ragged")
+    with zoo_exp.pruned(model, "resize", 0.4) as pruning:
+        ids, _ = answer(model, given, steps=3, use_cache=use_cache)
+    adapter = adapter_for(model)
+    tokens = adapter.encode(given, frozenset({"resize"}))
+    prompt = prune_prompt(adapter, given, tokens, pruning.selections)
+    assert torch.equal(ids, generate_pruned(model, prompt, max_new_tokens=3, do_sample=False))
+    assert prompt.kept_tokens == pruning.kept_tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)

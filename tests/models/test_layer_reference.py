@@ -56,7 +56,7 @@ def attention_of(model, number, h, positions):
 
     q, k = heads(attention.q_proj(normed)), heads(attention.k_proj(normed))
     groups = q.shape[1] // k.shape[1]
-    probabilities = torch.zeros(q.shape[1], n, n)
+    probabilities = torch.zeros(q.shape[1], n, n, dtype=q.dtype)
     for head in range(q.shape[1]):
         logits = q[:, head] @ k[:, head // groups].T / math.sqrt(d)
         probabilities[head] = logits.masked_fill(torch.ones(n, n).triu(1).bool(), -math.inf).softmax(-1)
@@ -133,7 +133,7 @@ class Places(list):
 
 
 @torch.no_grad()
-def reference(model, given, stages, keeps_positions, rater_text=None):
+def reference(model, given, stages, keeps_positions):
     """Greedy ids and logits; `stages(n_visual)` gives {layer: rule}."""
     llm, embed, head = model.model.language_model, model.get_input_embeddings(), model.lm_head
     features = iter(image_features(model, given))
@@ -160,7 +160,7 @@ def reference(model, given, stages, keeps_positions, rater_text=None):
                 t = torch.arange(1, new.shape[1] + 1)
                 positions = torch.cat([axes, axes[:, -1:] + t], 1)
                 n = whole.shape[1]
-                mask = torch.full((1, 1, n, n), -math.inf).triu(1)
+                mask = torch.full((1, 1, n, n), -math.inf, dtype=whole.dtype).triu(1)
                 out = layer(whole, attention_mask=mask, position_embeddings=rotary(model, whole, positions))
                 out = out[0] if isinstance(out, tuple) else out
                 before, length = h, h.shape[1]
@@ -235,7 +235,7 @@ CASES = list(cases())
 def test_prefill_and_decode_equal_the_reference(
     selector, budget, stages, keeps_positions, family, layout, models, inputs, answer
 ):
-    model = models(family)
+    model = models(family, dtype=torch.float64)  # so that only mistakes differ, not kernels
     given = inputs(model, layout, text=(9, 12))
     ids, logits, counts = reference(model, given, stages, keeps_positions)
     with zoo_exp.pruned(model, selector, budget) as pruning:
@@ -243,8 +243,8 @@ def test_prefill_and_decode_equal_the_reference(
         assert pruning.layer_counts == counts
         static_ids, static = answer(model, given, cache_implementation="static")
         beams = model.generate(**given, max_new_tokens=4, num_beams=2, do_sample=False)
-    torch.testing.assert_close(hooked, logits, atol=5e-5, rtol=1e-5)
-    torch.testing.assert_close(static, logits, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(hooked, logits.float(), atol=5e-6, rtol=1e-6)
+    torch.testing.assert_close(static, logits.float(), atol=5e-6, rtol=1e-6)
     assert torch.equal(hooked_ids, ids)
     assert torch.equal(static_ids, ids)
     assert beams.shape == (len(ids), given["input_ids"].shape[1] + 4)

@@ -210,7 +210,7 @@ class TestQwen:
 
         query, key = rotated(qkv[:, 0]), rotated(qkv[:, 1])
         start = 0
-        order = adapter_for(model)._language_order(given["image_grid_thw"])
+        order = adapter_for(model).tower.language_order(given["image_grid_thw"])
         for image in images:
             rows = (order[start : start + image.count, None] * 4 + torch.arange(4)).flatten()
             start += image.count

@@ -172,10 +172,9 @@ def test_pruning_changes_answers(models):
 
 
 def test_a_layer_selector_prunes_inside_the_model(models, loaded):
-    model = make(models, "Chat", selector="full")
-    model.answerer.rule, model.answerer.budget = FastV(), 16
+    model = make(models, "Chat", selector="fastv", budget=16, k=1)
     results = model.generate_until(requests("Chat", range(4)))
-    assert texts(results) == [slowly(loaded, FastV(), place, 16) for place in range(4)]
+    assert texts(results) == [slowly(loaded, FastV(k=1), place, 16) for place in range(4)]
 
 
 def test_order_company_and_settings_do_not_change_an_answer(models):

@@ -71,12 +71,57 @@ def made_up_records(images: int = 40, per_image: int = 3, seed: int = 0) -> list
                             "reference": "yes" if truth else "no",
                             "response": ("yes" if truth == right else "no"),
                             "score": score,
-                            "parts": {"score": score, "said": truth == right, "gold": truth},
+                            "parts": {"score": score, "said": truth == right, "gold": truth}
+                            | {"prediction": "yes" if truth == right else "no", "category": "random"}
+                            | {"ground_truth": "yes" if truth else "no"},
                             "kept_tokens": KEPT[arm["selector"]],
                             "n_visual": 144,
+                            "cell": f"cell of {task}",
                         }
                     )
     return rows
+
+
+def manifest(name: str = "made_up", /, **model: Any) -> dict[str, Any]:
+    """What a run writes about itself; `model` replaces fields of the model's configuration."""
+    fields = {"name": "embedded", "path": "embedded", "revision": None, "dtype": "float32"}
+    plain = ("arm", "arm_id", "selector", "options", "budget", "seed_index")
+    return {
+        "experiment": {
+            "name": name,
+            "question": "Which made-up arm is best?",
+            "id": "0123456789ab",
+            "overrides": [f"+exp={name}", "out=/somewhere/secret"],
+            "seed": 0,
+            "limit": 120,
+            "out": "/somewhere/secret",
+            "model": {**fields, "attention": "sdpa", "weights": "pretrained", "layers": None, **model},
+            "tasks": TASKS,
+            "arms": [{key: arm[key] for key in plain} for arm in arms()],
+        },
+        "provenance": {"zoo-exp": "0.0.1", "git_commit": "abc"},
+    }
+
+
+def tokens_row(task: str, number: int, arm: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """A row of tokens.jsonl; arms that rate nothing have no correlation."""
+    rates = arm["selector"] == "zoo"
+    reference = arm["arm"] == "zoo multiply @16"
+    value = 1.0 if reference else float(generator.uniform(0.2, 0.9))
+    return {
+        "task": task,
+        "sample_id": f"{number:03d}-0",
+        "image": 0,
+        **{key: arm[key] for key in ("arm", "selector", "options", "budget")},
+        "reference": "zoo multiply @16",
+        "spearman": value if rates else None,
+        "spearman_above": value - 0.1 if rates else None,
+        "overlap": value,
+        "effective_rank": 9.0 + value,
+        "kept_tokens": KEPT[arm["selector"]],
+        "n_visual": 144,
+        "select_ms": 1.0,
+    }
 
 
 def made_up_aggregate(task: str, rows: list[dict[str, Any]]) -> dict[str, float]:

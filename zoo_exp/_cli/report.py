@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="folder of the report (default: report, inside a single run)"
     )
     parser.add_argument(
-        "--mixed", action="store_true", help="report runs together whose model settings or data differ, marked"
+        "--mixed",
+        action="store_true",
+        help="report runs together whose model settings or data differ, marked",
     )
     parser.add_argument(
         "--wandb",

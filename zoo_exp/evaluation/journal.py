@@ -1,45 +1,79 @@
-"""Append-only files of JSON lines, one per rank: what was recorded is on disk before the next batch starts."""
+"""Append-only files of JSON lines, one per cell, rank and attempt: what was recorded is on disk before the next batch.
 
+A run folder holds what is merged (`records.jsonl`) and, below `journals/`, what is not merged yet
+(`records-CELL-rank0-001.jsonl`). Attempts are numbered, never dated, so clocks may disagree between machines.
+"""
+
+import errno
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.core.errors import ZooExpError
 
 Row = dict[str, Any]
+FOLDER = "journals"
+DAMAGED = ".damaged"
+"""Ending of a file that was put aside, whole, because a line of it cannot be read."""
+log = logging.getLogger("zoo_exp")
 
 
-def encode(row: Mapping[str, Any]) -> str:
-    """A row as its line, without the line end; the same row always gives the same line."""
-    return json.dumps(row, ensure_ascii=False, separators=(", ", ": "))
+def encode(row: Mapping[str, Any]) -> bytes:
+    """A row as its line; the same row always gives the same bytes."""
+    return (json.dumps(row, ensure_ascii=False, separators=(", ", ": ")) + "\n").encode()
 
 
 class Journal:
-    """Appends rows to `folder/name.jsonl` (rank 0) or `folder/name.rankR.jsonl`, each batch flushed and fsynced.
+    """Appends rows to a file of its own below `folder/journals`; the file is made with the first row.
 
     Args:
         folder: the run folder.
-        name: what the rows are, such as records.
+        kind: what the rows are: records, timings or masks.
+        cell: id of the cell that they belong to.
         rank: number of the process.
     """
 
-    def __init__(self, folder: Path, name: str, rank: int = 0) -> None:
-        self.path = folder / (f"{name}.rank{rank}.jsonl" if rank else f"{name}.jsonl")
-        self._mend()
-        self.file = self.path.open("a", encoding="utf-8")
+    def __init__(self, folder: Path, kind: str, cell: str, rank: int = 0) -> None:
+        self.folder, self.stem = folder / FOLDER, f"{kind}-{cell}-rank{rank}"
+        self._file: int | None = None
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows and return when the disk has them."""
-        self.file.write("".join(encode(row) + "\n" for row in rows))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Write rows and return when the disk has them.
+
+        Raises:
+            ZooExpError: the disk is full or fails; the file then ends with the last row that is whole.
+        """
+        data = b"".join(map(encode, rows))
+        if not data:
+            return
+        try:
+            file = self._file if self._file is not None else self._open()
+            end = os.lseek(file, 0, os.SEEK_END)
+            try:
+                _write(file, data)
+                os.fsync(file)
+            except OSError:
+                os.ftruncate(file, end)
+                raise
+        except OSError as error:
+            self.close()
+            room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            advice = "make room" if room else "mend the disk"
+            raise ZooExpError(
+                f"cannot write {self.folder}: {error.strerror}. What was recorded is kept; {advice}, "
+                "and the same command goes on from there"
+            ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file; a later row would start the next attempt's."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def __enter__(self) -> "Journal":
         return self
@@ -49,63 +83,101 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _mend(self) -> None:
-        """Cut off a line that a killed process left half-written, so that the next row starts on its own line."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            data = file.read()
-            end = data.rfind(b"\n") + 1
-            if end < len(data):
-                file.truncate(end)
+    def _open(self) -> int:
+        """A file that nobody else has ever written to."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((_attempt(path) for path in self.folder.glob(f"{self.stem}-*")), default=0)
+        while True:
+            path = self.folder / f"{self.stem}-{number:03d}.jsonl"
+            try:
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+            except FileExistsError:
+                number += 1
+            else:
+                return self._file
 
 
-def read(folder: Path, name: str) -> Iterator[Row]:
-    """Rows of all ranks' files, rank 0 first; a last line without its end is ignored.
+def merged_file(folder: Path, kind: str) -> Path:
+    """Where merged rows of a kind lie."""
+    return folder / f"{kind}.jsonl"
 
-    Raises:
-        MissingFileError: a damaged line that is not the last one, by file and number.
+
+def journals(folder: Path, kind: str, cells: Collection[str] | None = None) -> list[Path]:
+    """Files that are not merged yet, by name; those of some cells only if `cells` is given."""
+    paths = sorted((folder / FOLDER).glob(f"{kind}-*.jsonl"))
+    return paths if cells is None else [path for path in paths if path.name.split("-")[1] in cells]
+
+
+def read(folder: Path, kind: str, cells: Collection[str] | None = None) -> Iterator[Row]:
+    """Rows of a run folder, those not merged yet first; a row may come twice.
+
+    Journals come before the merged file, so that a reader beside a merge misses nothing: what vanished from
+    `journals/` is in the merged file by then.
+
+    Args:
+        folder: the run folder.
+        kind: records, timings or masks.
+        cells: ids of the cells whose journals matter; the merged file is read whole.
     """
-    for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
-        if not path.exists():
-            continue
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    continue
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise MissingFileError(
-                        f"{path}, line {number} is damaged (not JSON): mend or remove that line; "
-                        "the run then makes its records again"
-                    ) from None
+    for path in [*journals(folder, kind, cells), merged_file(folder, kind)]:
+        for line in lines(path):
+            yield line.row
 
 
-def merge(folder: Path, name: str, key: tuple[str, ...]) -> int:
-    """Put all ranks' rows into `folder/name.jsonl`: sorted and unique by `key`, replaced in one step.
+class Line(NamedTuple):
+    """A line of a file: its number (from 1), where it starts, its bytes with the line end, and its row."""
 
-    Returns:
-        How many rows there are.
+    number: int
+    offset: int
+    data: bytes
+    row: Row
+
+
+def lines(path: Path, damaged: list[str] | None = None) -> Iterator[Line]:
+    """Every line of a file that can be read; no file, no lines.
+
+    A last line without its end is what a killed process leaves behind: ignored. Any other line that is no JSON
+    object is left out with a warning that names it; `damaged` collects these sentences instead of the log.
     """
-    unique: dict[tuple[Any, ...], Row] = {}
-    for row in read(folder, name):
-        unique.setdefault(tuple(row[part] for part in key), row)
-    target, temporary = folder / f"{name}.jsonl", folder / f".{name}.jsonl.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        for place in sorted(unique):
-            file.write(encode(unique[place]) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    for path in folder.glob(f"{name}.rank*.jsonl"):
-        path.unlink()
-    return len(unique)
+    offset = 0
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for number, line in enumerate(file, start=1):
+            start, offset = offset, offset + len(line)
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                yield Line(number, start, line, row)
+                continue
+            sentence = f"{path}, line {number} is damaged: it is left out, and what it held is made again"
+            if damaged is None:
+                log.warning(sentence)
+            else:
+                damaged.append(sentence)
 
 
-def gather(folder: Path, name: str) -> None:
-    """Append the other ranks' rows to `folder/name.jsonl`, as they are."""
-    for path in sorted(folder.glob(f"{name}.rank*.jsonl")):
-        with path.open(encoding="utf-8") as file, Journal(folder, name) as target:
-            target.append(json.loads(line) for line in file if line.endswith("\n"))
-        path.unlink()
+def keep_damaged(path: Path) -> None:
+    """Copy a damaged file to a name that nothing reads, for people to look at."""
+    number = 0
+    while (target := path.with_name(f"{path.name}{number or ''}{DAMAGED}")).exists():
+        number += 1
+    shutil.copyfile(path, target)
+
+
+def _attempt(path: Path) -> int:
+    number = path.name.split(".")[0].rsplit("-", 1)[-1]
+    return int(number) if number.isdigit() else 0
+
+
+def _write(file: int, data: bytes) -> None:
+    """Write everything: `os.write` may stop early, for instance just before the disk is full."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]

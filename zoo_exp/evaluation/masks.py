@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.journal import Journal
+from zoo_exp.evaluation.merge import replaced
 from zoo_exp.evaluation.samples import Sample
 from zoo_exp.tasks.base import Task
 
@@ -19,12 +19,13 @@ class MaskWriter:
 
     Args:
         folder: the run folder.
+        cell: id of the cell.
         rank: number of the process.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
+    def __init__(self, folder: Path, cell: str, rank: int = 0) -> None:
         self.folder = folder
-        self.journal = Journal(folder, "masks", rank)
+        self.journal = Journal(folder, "masks", cell, rank)
 
     def write(
         self,
@@ -70,21 +71,12 @@ class MaskWriter:
         if rows:
             self.journal.append(rows)
 
-    def __enter__(self) -> "MaskWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.journal.close()
-
     def _picture(self, task: Task, sample: Sample) -> str:
         """Save the picture once; its path inside the run folder."""
         name = hashlib.sha256(f"{task.name}/{sample.id}".encode()).hexdigest()[:16]
         path = self.folder / "masks" / f"{name}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(f".{id(self)}.tmp")
-            task.images(sample.doc)[0].save(temporary, format="PNG")
-            temporary.replace(path)
+            with replaced(path) as file:
+                task.images(sample.doc)[0].save(file, format="PNG")
         return path.relative_to(self.folder).as_posix()

@@ -1,26 +1,25 @@
 """`PrunedVLM`: a VLM under Lightning's test loop, one vision pass per batch and then every arm."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from zoo_exp.config.experiment import Arm, Cell
+from zoo_exp.config.experiment import Arm
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation.journal import Journal
-from zoo_exp.evaluation.masks import MaskWriter
+from zoo_exp.evaluation import stop
+from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Sample
+from zoo_exp.evaluation.writer import CellWriter
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
-from zoo_exp.tasks.base import Task
-
-Done = Mapping[str, Collection[str]]  # arm id -> sample ids that have a record
 
 
 class PrunedVLM(lightning.LightningModule):
@@ -28,41 +27,87 @@ class PrunedVLM(lightning.LightningModule):
 
     Args:
         loaded: model, processor and adapter.
+        folder: the run folder.
+
+    Attributes:
+        work: the cell in hand; None before the first.
+        recorded: answers that this process has put on disk.
+        last_answers: those of the last batch.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
         super().__init__()
-        self.loaded, self.model = loaded, loaded.model
+        self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs = CostModel(loaded.model.config)
+        self.work: Work | None = None
+        self.recorded = self.last_answers = 0
+        self._writer: CellWriter | None = None
 
-    def begin(
-        self, cell: Cell, task: Task, done: Done, records: Journal, timings: Journal, masks: MaskWriter
-    ) -> None:
+    def begin(self, work: Work) -> None:
         """Take up a cell: what to answer, what is answered already, and where rows go."""
-        self.cell, self.task, self.done = cell, task, done
-        self.records, self.timings, self.masks = records, timings, masks
-        self.selectors = {arm.id: arm.build() for arm in cell.arms}
+        self.end()
+        self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
+        self.selectors = {arm.id: arm.build() for arm in self.cell.arms}
         self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
+        self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)
+
+    def end(self) -> None:
+        """Close the cell's files."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def on_test_start(self) -> None:
+        """Take the work that the ranks agreed on, and the signals that Lightning has just taken."""
+        stop.install()
+        self.left: list[Work] = self.trainer.datamodule.left  # type: ignore[attr-defined]
+
+    def on_test_end(self) -> None:
+        """Wait until every rank has written its rows: rank 0 merges them next.
+
+        Raises:
+            Stopped: a signal came, so that other ranks may have left already.
+        """
+        self.end()
+        if stop.requested():
+            raise stop.Stopped
+        self.trainer.strategy.barrier("records")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors, leave the rows."""
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
         return Batch(batch.samples, inputs)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: encode, then select, prune and generate per arm; rows are on disk when this returns."""
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """One batch: encode, then select, prune and generate per arm; rows are on disk when this returns.
+
+        A signal to stop ends the batch behind the arm in hand.
+
+        Raises:
+            Stopped: a signal came before this batch; it was not begun.
+        """
+        if stop.requested():
+            raise stop.Stopped
+        if self.work is not self.left[dataloader_idx]:
+            self.begin(self.left[dataloader_idx])
+        assert self._writer is not None
         with torch.inference_mode():
             started = time.perf_counter()
             tokens = self.loaded.adapter.encode(batch.inputs, self.needs)
             self._synchronise()
             vision_ms = (time.perf_counter() - started) * 1e3
             ratings = Ratings(self._synchronise)
-            answered = [self._answer(arm, batch, tokens, vision_ms, ratings) for arm in self.cell.arms]
+            answered = []
+            for arm in self.cell.arms:
+                answered.append(self._answer(arm, batch, tokens, vision_ms, ratings))
+                if stop.requested():
+                    break
         rows = [row for records, _, _ in answered for row in records]
+        self._writer.records.append(rows)
+        self._writer.timings.append(timing for _, timing, _ in answered if timing)
+        self._writer.masks.write(self.task, batch.samples, tokens, rows, [kept for _, _, kept in answered])
         self.last_answers = len(rows)
-        self.records.append(rows)
-        self.timings.append(timing for _, timing, _ in answered if timing)
-        self.masks.write(self.task, batch.samples, tokens, rows, [kept for _, _, kept in answered])
+        self.recorded += len(rows)
 
     def _answer(
         self, arm: Arm, batch: Batch, tokens: list[list[VisualTokens]], vision_ms: float, ratings: Ratings

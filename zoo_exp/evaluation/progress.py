@@ -21,10 +21,9 @@ class RunProgress(Callback):
 
     Args:
         console: where it is drawn.
-        total: answers that the whole run still needs.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,7 +34,11 @@ class RunProgress(Callback):
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=console, transient=True)
-        self.bar = self.progress.add_task("", total=total)
+        self.bar = self.progress.add_task("", total=None)
+
+    def expect(self, answers: int) -> None:
+        """Say how many answers the whole run still needs."""
+        self.progress.update(self.bar, total=answers)
 
     def __enter__(self) -> "RunProgress":
         self.progress.start()
@@ -46,12 +49,9 @@ class RunProgress(Callback):
     ) -> None:
         self.progress.stop()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Name the task."""
-        self.progress.update(self.bar, description=pl_module.task.name)
-
     def on_test_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Move on by the answers of all ranks' batches."""
-        self.progress.advance(self.bar, pl_module.last_answers * trainer.world_size)
+        """Name the task, and move on by the answers of all ranks' batches."""
+        answers = pl_module.last_answers * trainer.world_size
+        self.progress.update(self.bar, description=pl_module.task.name, advance=answers)

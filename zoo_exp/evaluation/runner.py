@@ -1,199 +1,89 @@
-"""An experiment from its cells to its tables: resume, run what is missing, merge, report."""
+"""An experiment from its cells to its tables: run what is missing, merge, report."""
 
-import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection
+from contextlib import suppress
 
-import lightning
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from zoo_exp.config.experiment import Cell, Experiment
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.evaluation import journal, resume
-from zoo_exp.evaluation.lock import locked
-from zoo_exp.evaluation.masks import MaskWriter
-from zoo_exp.evaluation.module import Done, PrunedVLM
-from zoo_exp.evaluation.progress import RunProgress
-from zoo_exp.evaluation.samples import Collate, Pending, make_loader, shard
-from zoo_exp.models.loading import LoadedModel, load_model
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.core.errors import ZooExpError
+from zoo_exp.evaluation import cells, journal, launch, lock, manifest, merge, resume, stop
+from zoo_exp.evaluation.attempt import Attempt
 from zoo_exp.quiet import quieten
-from zoo_exp.report import summary
-from zoo_exp.report.provenance import manifest
-from zoo_exp.tasks import data
+from zoo_exp.report import provenance, summary
 from zoo_exp.tasks import get as get_task
-from zoo_exp.tasks.base import Task
 
 
-@dataclass(frozen=True)
-class Work:
-    """A cell with its rows and what is left of it: `todo` are places of samples that lack some arm."""
-
-    cell: Cell
-    task: Task
-    rows: data.Rows
-    ids: list[str]
-    done: Done
-    todo: list[int]
-
-    @property
-    def answers(self) -> int:
-        """Answers that are missing."""
-        return sum(
-            self.ids[place] not in self.done.get(arm.id, ()) for place in self.todo for arm in self.cell.arms
-        )
-
-
-def run(experiment: Experiment, console: Console | None = None) -> int:
-    """Run an experiment, or go on with it; print and write its tables.
+def run(experiment: Experiment, console: Console | None = None, tasks: Collection[str] | None = None) -> int:
+    """Run an experiment, or go on with it; print and write its tables once every cell is complete.
 
     Args:
         experiment: from `zoo_exp.config.compose`.
         console: where tables and messages go; standard output by default.
+        tasks: run the cells of these tasks only; records go to the folder of the whole experiment.
 
     Returns:
-        Exit code 0.
+        Exit code: 0, or 75 where SIGUSR1 or SIGTERM stopped the run before its end.
 
     Raises:
         ZooExpError: whatever the user can mend.
     """
-    main = rank_zero_only.rank == 0
-    console = console or Console(quiet=not main)
-    folder = experiment.run_dir
-    folder.mkdir(parents=True, exist_ok=True)
     quieten()
-    if not main:
-        _run_cells(experiment, console)
-        return 0
-    with locked(folder):
-        _write_experiment(experiment)
+    with stop.listening():
+        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, [])
+        main = trainer.is_global_zero
+        console = console or Console(quiet=not main)
+        attempt = Attempt(experiment, trainer, console, tasks)
+        if not main:
+            return attempt.follow()
+        folder = experiment.run_dir
+        folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        answers = _run_cells(experiment, console)
-        _merge(experiment)
-        _report(experiment, console, answers, time.perf_counter() - started)
-    return 0
+        with lock.cells(folder, [item.cell.id for item in attempt.work]):
+            manifest.write(folder, experiment, provenance.manifest())
+            code = stop.EXIT_CODE
+            try:
+                code = attempt.lead()
+            finally:
+                # Who holds all cells and is alone may merge what there is, whatever has happened.
+                if code and tasks is None and trainer.world_size == 1:
+                    with suppress(OSError, ZooExpError):
+                        merge_all(experiment)
+        if code == 0 and (tasks is None or _is_last(experiment, console)):
+            finish(experiment, console, attempt.missing, time.perf_counter() - started)
+        return code
 
 
-def _run_cells(experiment: Experiment, console: Console) -> int:
-    """Answer what is missing; returns how many answers that were."""
-    folder, rank = experiment.run_dir, rank_zero_only.rank
-    rows = {
-        cell.id: data.load(get_task(cell.task), experiment.data.root, experiment.limit)
-        for cell in experiment.cells()
-    }
-    work = _plan(experiment, rows)
-    if rank == 0 and any(item.todo for item in work):
-        taken = resume.adopt(folder, experiment.cells(), {item.cell.id: frozenset(item.ids) for item in work})
-        if taken:
-            console.print(resume.describe(taken), style="dim")
-            work = _plan(experiment, rows)
-    missing = sum(item.answers for item in work)
-    total = sum(len(item.ids) * len(item.cell.arms) for item in work)
-    if missing < total:
-        console.print(f"{total - missing} of {total} answers are there already", style="dim")
-    if not missing:
-        return 0
-    _torch_threads()
-    loaded = _load(experiment)
-    module = PrunedVLM(loaded)
-    console.print(
-        f"{experiment.name}: {missing} answers ({len(work)} tasks, {len(experiment.arms)} arms) "
-        f"on {loaded.name}; records in {folder}"
-    )
-    progress = RunProgress(console, missing)
-    trainer = _trainer(experiment, progress)
-    with (
-        progress,
-        journal.Journal(folder, "records", rank) as records,
-        journal.Journal(folder, "timings", rank) as timings,
-        MaskWriter(folder, rank) as masks,
-    ):
-        for item in work:
-            if item.todo:
-                module.begin(item.cell, item.task, item.done, records, timings, masks)
-                trainer.test(module, _loader(experiment, item, loaded, trainer), verbose=False)
-    return missing
+def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: float = 0.0) -> None:
+    """Merge and report an experiment whose cells are complete.
+
+    Args:
+        experiment: the experiment.
+        console: where tables and messages go.
+        answers: how many were made just now; 0 where a finished run is shown again.
+        seconds: what they took.
+    """
+    with lock.waiting(experiment.run_dir, "finish"):
+        merge_all(experiment)
+        _report(experiment, console, answers, seconds)
 
 
-def _plan(experiment: Experiment, rows: Mapping[str, data.Rows]) -> list[Work]:
-    """What is left of every cell."""
-    answered = resume.answered(experiment.run_dir)
-    return [_work(cell, rows[cell.id], answered.get(cell.id, {})) for cell in experiment.cells()]
-
-
-def _work(cell: Cell, rows: data.Rows, done: Done) -> Work:
-    task = get_task(cell.task)
-    ids = rows.sample_ids(task)
-    twice = len(ids) - len(set(ids))
-    if twice:
-        raise InvalidValueError(f"{task.name}: {twice} rows share their sample id with another row")
-    todo = [
-        place for place, name in enumerate(ids) if any(name not in done.get(arm.id, ()) for arm in cell.arms)
-    ]
-    return Work(cell, task, rows, ids, done, todo)
-
-
-def _load(experiment: Experiment) -> LoadedModel:
-    model = experiment.model
-    loaded = load_model(
-        model.path,
-        revision=model.revision,
-        dtype=model.dtype,
-        attention=model.attention,
-        device_map=model.device_map,
-        weights=model.weights,
-        layers=model.layers,
-        trust_remote_code=model.trust_remote_code,
-    )
-    for arm in experiment.arms:
-        if arm.budget is not None and loaded.n_visual is not None:
-            arm.budget.resolve(loaded.n_visual)
-    return loaded
-
-
-def _loader(experiment: Experiment, item: Work, loaded: LoadedModel, trainer: lightning.Trainer) -> Any:
-    """The rank's part of what is left, in batches."""
-    family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
-    numbers = shard(item.todo, rank_zero_only.rank, trainer.world_size)
-    pending = Pending(item.task, item.rows, numbers)
-    collate = Collate(item.task, loaded.processor, family)
-    return make_loader(pending, collate, experiment.model.batch_size, experiment.data.workers)
-
-
-def _trainer(experiment: Experiment, progress: RunProgress) -> lightning.Trainer:
-    """Lightning's Trainer: it brings devices, ranks and signal handling; records and metrics are ours."""
-    config = experiment.trainer
-    return lightning.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        callbacks=[progress],
-        use_distributed_sampler=False,  # `shard` is exact; Lightning's repeats samples
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=True,
-        default_root_dir=experiment.run_dir,
-    )
-
-
-def _merge(experiment: Experiment) -> None:
-    """All ranks' and attempts' rows in one sorted file each."""
+def merge_all(experiment: Experiment) -> None:
+    """All journals in one sorted file each."""
     folder = experiment.run_dir
-    journal.merge(folder, "records", resume.RECORD_KEY)
+    merge.merge(folder, {arm.id: arm.label for arm in experiment.arms})
     resume.merge_masks(folder)
-    journal.gather(folder, "timings")
+    merge.gather(folder, "timings")
 
 
-def _write_experiment(experiment: Experiment) -> None:
-    folder = experiment.run_dir
-    (folder / "config.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
-    resume.write_manifest(folder, {"experiment": experiment.as_dict(), "provenance": manifest()})
+def _is_last(experiment: Experiment, console: Console) -> bool:
+    """Whether a process that ran one cell finds all cells complete, and nobody has merged them before it."""
+    states = cells.states(experiment.run_dir, experiment.cells())
+    left = [state.cell.task for state in states if not state.complete]
+    if left:
+        console.print(f"{len(left)} of {len(states)} cells are not complete yet: {', '.join(left)}")
+    return not left and bool(journal.journals(experiment.run_dir, merge.KIND))
 
 
 def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
@@ -240,9 +130,3 @@ def _pace(experiment: Experiment) -> str:
         f"; in the model {together / 1e3:.1f} s for {len(spent)} arms, {alone / 1e3:.1f} s for the full-token "
         f"arm alone: {together / alone:.1f}x the time for {len(spent)}x the answers"
     )
-
-
-def _torch_threads() -> None:
-    """As many threads as the process may use: torch counts the machine's cores, not the job's share."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -60,7 +60,7 @@ class Settings:
     def read(cls, given: Mapping[str, Any]) -> "Settings":
         """Settings from a task's `generation_kwargs`: greedy unless its temperature is above 0."""
         until = given.get("until") or ()
-        options = {"max_new_tokens": int(given.get("max_new_tokens") or DEFAULT_NEW_TOKENS)}
+        options: dict[str, Any] = {"max_new_tokens": int(given.get("max_new_tokens") or DEFAULT_NEW_TOKENS)}
         temperature = float(given.get("temperature") or 0)
         sample = bool(given.get("do_sample", True)) and temperature > 0
         options |= {"do_sample": sample, "num_beams": int(given.get("num_beams") or 1)}

@@ -84,7 +84,8 @@ class ZooExp(lmms):  # type: ignore[misc]
     @property
     def device(self) -> torch.device:
         """Where the model is; lmms-eval asks when there are several ranks."""
-        return self.answerer.loaded.model.device
+        place: torch.device = self.answerer.loaded.model.device
+        return place
 
     @property
     def answerer(self) -> Answerer:
@@ -97,8 +98,8 @@ class ZooExp(lmms):  # type: ignore[misc]
         """One answer per request, in their order; requests with equal settings share batches."""
         groups: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
-            settings = json.dumps(self._settings(request), sort_keys=True, default=str)
-            groups.setdefault(settings, []).append(place)
+            key = json.dumps(self._settings(request), sort_keys=True, default=str)
+            groups.setdefault(key, []).append(place)
         results: dict[int, GenerationResult] = {}
         for places in groups.values():
             settings = Settings.read(self._settings(requests[places[0]]))

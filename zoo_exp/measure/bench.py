@@ -68,6 +68,7 @@ def run_bench(
     prepare: Prepare,
     plan: Plan,
     say: Callable[[str], None] = lambda _: None,
+    inspect: bool = True,
 ) -> list[Row]:
     """Measure every arm at every batch size.
 
@@ -80,6 +81,8 @@ def run_bench(
         prepare: makes inputs.
         plan: how often.
         say: takes a line about the progress.
+        inspect: look at memory and FLOPs in two passes of their own; without, rows have neither (for rules that take
+            minutes).
 
     Raises:
         InvalidValueError: an arm that prunes nothing, or one that changes the attention backend.
@@ -88,7 +91,7 @@ def run_bench(
     for batch_size in plan.batch_sizes:
         make = prepare(batch_size)
         check_budgets(loaded, arms, make())
-        runs = [_Runs(loaded, arm, make, plan, batch_size) for arm in arms]
+        runs = [_Runs(loaded, arm, make, plan, batch_size, inspect) for arm in arms]
         for turn in range(-plan.warmup, plan.repeats):
             for run in runs:
                 if run.first:
@@ -102,11 +105,10 @@ def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str,
     """Refuse arms that would prune nothing, before any of them runs.
 
     Raises:
-        InvalidValueError: a budget that keeps every visual token of the smallest image, or does not fit it.
+        InvalidValueError: a budget that keeps every visual token of the prompt with the fewest, or more than there are.
     """
-    with torch.inference_mode():
-        images = loaded.adapter.encode(inputs, frozenset())
-    n_visual = min((image.count for row in images for image in row), default=0)
+    visual = (inputs["input_ids"] == loaded.adapter.image_token_id).sum(dim=1).tolist()
+    n_visual = min((count for count in visual if count), default=0)
     for arm in arms:
         if arm.budget is None or arm.budget.per == "tile":
             continue
@@ -127,8 +129,10 @@ class _Runs:
         make: Callable[[], Mapping[str, Any]],
         plan: Plan,
         batch_size: int,
+        inspect: bool,
     ) -> None:
         self.loaded, self.arm, self.make, self.plan, self.batch_size = loaded, arm, make, plan, batch_size
+        self.inspect = inspect
         self.selector = arm.build()
         self.inside = isinstance(self.selector, LayerSelector)
         self.device = next(loaded.model.parameters()).device
@@ -142,7 +146,8 @@ class _Runs:
         if self.status:
             return
         try:
-            if self.first:
+            first, self.first = self.first, False
+            if first and self.inspect:
                 self._inspect()
             times = self._time()
             if timed:
@@ -171,41 +176,41 @@ class _Runs:
 
     def _time(self) -> dict[str, float]:
         clock = StageClock(marks_for(self.device))
-        backends = attention_backends(self.loaded.model)
-        self._answer(clock)
+        outcome = self._answer(clock)
         times = exclusive(clock.read(), self.inside)
-        if attention_backends(self.loaded.model) != backends:
-            raise InvalidValueError(
-                f"arm '{self.arm.label}' changes the attention backend: its times do not compare"
-            )
+        if not self.facts:
+            self.facts = {
+                "n_visual": _mean(_visual(outcome)),
+                "kept_tokens": _mean(outcome.kept_tokens),
+                "layer_tokens": _mean([_mean(row) for row in outcome.layer_tokens]),
+                "prompt_tokens": outcome.length,
+                "first_selector_ms": sum(times[stage] for stage in SELECTOR),
+            }
         return times
 
     def _inspect(self) -> None:
-        """The first passes: once-per-model work of the selector, memory, FLOPs and token counts."""
-        self.first = False
-        clock = StageClock(marks_for(self.device))
-        self._answer(clock)
-        times = exclusive(clock.read(), self.inside)
+        """The first passes: once-per-model work of the selector and token counts, memory, FLOPs."""
+        self._time()
         memory = PeakMemory(self.device)
         self._answer(memory)
         self.memory = memory.peaks
         with FlopProbe() as counter:
             outcome = self._answer(counter)
         flops = exclusive(counter.flops, self.inside)
-        n_visual = [sum(image.count for image in row) for row in outcome.tokens]
-        self.facts = {
-            "n_visual": _mean(n_visual),
-            "kept_tokens": _mean(outcome.kept_tokens),
-            "layer_tokens": _mean([_mean(row) for row in outcome.layer_tokens]),
-            "prompt_tokens": outcome.length,
-            "first_selector_ms": sum(times[stage] for stage in SELECTOR),
+        self.facts |= {
             "flops": self._flops(outcome, int(flops["score"] + flops["select"])),
             "counted_flops": int(sum(flops.values())) // self.batch_size,
-            "paper_flops": self._paper_flops(outcome, n_visual),
+            "paper_flops": self._paper_flops(outcome),
         }
 
     def _answer(self, probe: Any) -> Outcome:
-        return answer(self.loaded, self.make, self.selector, self.arm.budget, self.plan.new_tokens, probe)
+        backends = attention_backends(self.loaded.model)
+        outcome = answer(self.loaded, self.make, self.selector, self.arm.budget, self.plan.new_tokens, probe)
+        if attention_backends(self.loaded.model) != backends:
+            raise InvalidValueError(
+                f"arm '{self.arm.label}' changes the attention backend: its times do not compare"
+            )
+        return outcome
 
     def _flops(self, outcome: Outcome, counted_selector: int) -> StageFlops:
         """Of one answer, on average: analytic, except for the selector, which torch counts."""
@@ -222,11 +227,11 @@ class _Runs:
             sum(s.decode for s in stages) // rows,
         )
 
-    def _paper_flops(self, outcome: Outcome, n_visual: Sequence[int]) -> int | None:
+    def _paper_flops(self, outcome: Outcome) -> int | None:
         """Of one answer; the paper has no formula for rules inside the language model."""
         if self.inside:
             return None
-        costs = PaperCosts(self.loaded.model.config)
+        costs, n_visual = PaperCosts(self.loaded.model.config), _visual(outcome)
         return sum(costs.answer(n, outcome.length, self.selector) for n in n_visual) // len(n_visual)
 
 
@@ -257,6 +262,11 @@ def _lengths(outcome: Outcome, row: int) -> list[int]:
     """Columns at the input of every decoder layer, padding included, as they are computed too."""
     text = outcome.length - outcome.layer_tokens[row][0]
     return [text + count for count in outcome.layer_tokens[row]]
+
+
+def _visual(outcome: Outcome) -> list[int]:
+    """Visual tokens before pruning, by row."""
+    return [sum(image.count for image in row) for row in outcome.tokens]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -36,7 +36,7 @@ class PeakMemory:
             yield
         finally:
             peak = max(self._open.pop(), self._peak())
-            self.peaks[name] = max(self.peaks.get(name, -math.inf), peak - self._held)
+            self.peaks[name] = max(self.peaks.get(name, 0.0), peak - self._held)
             if self._open:
                 self._open[-1] = max(self._open[-1], peak)
 

@@ -94,8 +94,11 @@ class Row:
             "end_to_end": STAGES,
             "decode_per_token": ("decode",),
         }
-        steps = max(1, self.conditions.new_tokens - 1) if name == "decode_per_token" else 1
-        stages = groups.get(name, (name,))
+        stages, steps = groups.get(name, (name,)), 1
+        if name == "decode_per_token":
+            steps = self.conditions.new_tokens - 1
+            if not steps:
+                return Spread([])
         return Spread([sum(one[stage] for stage in stages) / steps for one in self.passes])
 
     @property
@@ -151,6 +154,6 @@ def check_comparable(rows: Sequence[Row]) -> None:
         ]
         if differing:
             raise InvalidValueError(
-                f"arms '{rows[0].arm}' and '{row.arm}' were not measured alike ({'; '.join(differing)}): their times do "
-                "not compare; measure them again in one bench"
+                f"arms '{rows[0].arm}' and '{row.arm}' were not measured alike ({'; '.join(differing)}): "
+                "their times do not compare; measure them again in one bench"
             )

@@ -34,7 +34,7 @@ class VLMAdapter:
     positions: ClassVar[str] = "contiguous"
     """What becomes of position ids after pruning unless the caller says otherwise (spec: engine 2.3)."""
 
-    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+    def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model
         self.processor = processor
         self.vlm: Any = self.model.model
@@ -80,15 +80,18 @@ class VLMAdapter:
             if bool((rows == self.image_token_id).any()):
                 raise InvalidValueError("the prompt has image placeholders, but there are no pixel_values")
             return [[] for _ in rows]
-        encode_images = self.vlm.get_image_features
         call = {name: inputs[name] for name in IMAGE_INPUTS if inputs.get(name) is not None}
         with Capture(self.taps(needs)) as capture:
-            output = encode_images(**call, return_dict=True)
+            output = self.image_features(**call)
         images = self.collect(capture, list(output.pooler_output), call, needs)
         grouped = self.group_by_row(rows, images)
         if "text" in needs:
             grouped = self.with_questions(grouped, rows, _mask(inputs))
         return grouped
+
+    def image_features(self, **call: Any) -> Any:
+        """The model's own image features, also while pruning has wrapped that call."""
+        return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
         """Hand images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].

@@ -74,6 +74,6 @@ def attention_rows(queries: Tensor, keys: Tensor, heads: int, scale: float) -> T
     Returns:
         Probabilities [..., H, R, N]. Costs R N d per head, where the layer itself pays N N d.
     """
-    q = queries.unflatten(-1, (heads, -1)).transpose(-3, -2)
-    k = keys.unflatten(-1, (heads, -1)).transpose(-3, -2)
-    return (q @ k.transpose(-1, -2) * scale).softmax(dim=-1, dtype=torch.float32)
+    q, k = (t.view(*t.shape[:-1], heads, -1).transpose(-3, -2) for t in (queries, keys))
+    weights: Tensor = (q @ k.transpose(-1, -2) * scale).softmax(dim=-1, dtype=torch.float32)
+    return weights

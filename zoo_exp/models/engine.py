@@ -195,10 +195,10 @@ class Engine:
             )
         new = embeds.shape[1]
         given = kwargs.get("attention_mask")
-        is_2d = isinstance(given, Tensor) and given.ndim == 2
-        real = given[:, -new:].long() if is_2d else first.source.new_ones(len(embeds), new)
+        mask = given if isinstance(given, Tensor) and given.ndim == 2 else None
+        real = first.source.new_ones(len(embeds), new) if mask is None else mask[:, -new:].long()
         kwargs["position_ids"] = first.after(torch.arange(new, device=embeds.device) + generated)
-        if first.padded or is_2d:
+        if first.padded or mask is not None:
             kwargs["attention_mask"] = first.decode_mask(generated, real)
         if self.layers is not None and len(segments) > 1:
             current = LayerPass(False, segments, prompt.layers.cache)
@@ -257,8 +257,8 @@ def _full_length(hidden: Tensor, segments: list[Segment], prompt: Prefill) -> Te
 
     So logits have the length of `input_ids`, and labels fit. The last column is always the last token's.
     """
-    last = segments[-1]
-    column = prompt.origin.gather(1, last.source.clamp(min=0))
+    last = segments[-1].to(hidden.device)
+    column = prompt.origin.to(hidden.device).gather(1, last.source.clamp(min=0))
     column = column.masked_fill(last.source < 0, prompt.length).masked_fill(column < 0, prompt.length)
     wide = hidden.new_zeros(len(hidden), prompt.length + 1, hidden.shape[-1])
     wide = wide.scatter(1, column[..., None].expand_as(hidden), hidden)[:, :-1]

@@ -50,7 +50,7 @@ class LayerHooks:
         counts: of the last prompt: visual tokens at the input of each layer, by row [B][n_layers].
     """
 
-    def __init__(self, llm: nn.Module, selector: LayerSelector, budget: Any) -> None:
+    def __init__(self, llm: Any, selector: LayerSelector, budget: Any) -> None:
         self._llm: Any = llm
         self._layers: Any = self._llm.layers
         self.selector = selector
@@ -148,7 +148,7 @@ class LayerHooks:
         return hook
 
     def _prune(self, current: LayerPass, number: int, module: Any, hidden: Tensor) -> Tensor | None:
-        segment = current.segments[-1]
+        segment = current.segments[-1].to(hidden.device)
         row_attention = RowAttention(module.self_attn, current.noted, segment)
         current.noted = {}
         with torch.no_grad():
@@ -190,7 +190,7 @@ class LayerHooks:
         count = current.schedules[b].get(number)
         if not n_visual or count is None:
             return LayerAnswer(torch.arange(n_visual, device=hidden.device))
-        place = current.segments[0].mask[b].long().cumsum(dim=0) - 1
+        place = current.segments[0].mask[b].to(hidden.device).long().cumsum(dim=0) - 1
         source = segment.source[b, real]
         view = LayerView(
             layer=number,
@@ -222,7 +222,8 @@ class RowAttention:
         logits = query @ key.transpose(-1, -2) * self._attention.scaling
         column = torch.arange(key.shape[1], device=key.device)
         hidden = (column > index[:, None]) | ~self._mask[b]
-        return logits.float().masked_fill(hidden, float("-inf")).softmax(dim=-1)
+        probabilities: Tensor = logits.float().masked_fill(hidden, float("-inf")).softmax(dim=-1)
+        return probabilities
 
     def keys(self, b: int) -> Tensor:
         """Rotated keys of batch row b [n, Hkv * d]."""
@@ -232,7 +233,8 @@ class RowAttention:
         """Product of rotated vectors of ones, over sqrt(d), of rows `index` [r] with all: [r, n]."""
         ones = self._keys.new_ones(self._keys.shape[1], self._attention.head_dim, dtype=torch.float32)
         turned = self._rotate(ones, b, None)[0]
-        return turned[index] @ turned.T * self._attention.head_dim**-0.5
+        product: Tensor = turned[index] @ turned.T * self._attention.head_dim**-0.5
+        return product
 
     def _rotate(self, x: Tensor, b: int, index: Tensor | None) -> Tensor:
         cos, sin = (t[b if len(t) > 1 else 0] for t in (self._cos, self._sin))

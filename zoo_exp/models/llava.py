@@ -86,9 +86,7 @@ class LlavaAdapter(VLMAdapter):
         def encode(grid: tuple[int, int]) -> Tensor:
             size = (grid[0] * patch, grid[1] * patch)
             small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True).to(pixels.dtype)
-            output = self.vlm.get_image_features(
-                pixel_values=small, interpolate_pos_encoding=True, return_dict=True
-            )
+            output = self.image_features(pixel_values=small, interpolate_pos_encoding=True)
             projected: Tensor = output.pooler_output[0]
             return projected
 

@@ -25,12 +25,13 @@ class ProjectorWeights:
             return None
         state = tuple(_state(p) for layer in self._layers for p in layer.parameters())
         if self._mlp is None or state != self._state:
-            tensors = []
+            tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
             for layer in self._layers:
                 weight = layer.weight.detach().float()
                 bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
-                tensors += [weight, bias]
-            self._mlp = MLP(*tensors, approximate=self._approximate)
+                tensors.append((weight, bias))
+            (w1, b1), (w2, b2) = tensors
+            self._mlp = MLP(w1, b1, w2, b2, approximate=self._approximate)
             self._state = state
         return self._mlp
 

@@ -1,7 +1,7 @@
 """`Segment`: what a run of decoder layers sees of the prompt, and how a shorter one is made from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ class Segment:
     def length(self) -> int:
         """N."""
         return self.mask.shape[1]
+
+    def to(self, device: torch.device) -> "Segment":
+        """The same on another device, where the layers of a model are spread over several."""
+        if self.mask.device == device:
+            return self
+        moved = {n: getattr(self, n).to(device) for n in ("mask", "visual", "positions", "source")}
+        return replace(self, **moved)
 
     def after(self, step: Tensor) -> Tensor:
         """Positions of the tokens that come `step` [q] places behind the prompt: [B, q] or [3, B, q]."""
@@ -124,7 +131,8 @@ def real_tokens(
     row says which columns are real (spec: engine 2.4).
     """
     if isinstance(mask, Mapping):
-        mask = mask.get("full_attention", next(iter(mask.values())))
+        inside: Tensor | None = mask.get("full_attention", next(iter(mask.values())))
+        return real_tokens(inside, batch, new, past, device)
     if mask is None:
         return torch.ones(batch, new, dtype=torch.bool, device=device)
     if mask.ndim == 4:

@@ -20,7 +20,7 @@ class ClipTower:
         feature_layer: number of the encoder layer, from 0, whose output goes to the projector.
     """
 
-    def __init__(self, tower: nn.Module, config: Any) -> None:
+    def __init__(self, tower: Any, config: Any) -> None:
         self.tower: Any = tower
         self.layers: Any = self.tower.encoder.layers
         self.patch_size: int = config.vision_config.patch_size

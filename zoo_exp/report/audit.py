@@ -87,7 +87,9 @@ def poster_and_supplement(table: pd.DataFrame) -> tuple[int, list[str]]:
     """Cells that both print, and cells that two tables of one source print."""
     count, found = 0, []
     poster, supplement = table[table["source"] == "poster"], table[table["source"] == "supplement"]
-    pairs = [(supplement[supplement["table"] == b], poster[poster["table"] == a]) for b, a in SAME_TABLES.items()]
+    pairs = [
+        (supplement[supplement["table"] == b], poster[poster["table"] == a]) for b, a in SAME_TABLES.items()
+    ]
     multiply = poster[(poster["table"] == "4") & poster["variant"].str.contains("Multiply")]
     projector = supplement[supplement["variant"].str.contains("Projector")]
     main = poster[(poster["table"] == "3") & (poster["method"] == "ZOO-Prune")]
@@ -129,7 +131,9 @@ def above_full(table: pd.DataFrame) -> tuple[int, list[str]]:
     full = table[table["method"] == "full"].groupby(["model", "benchmark"])["value"].first()
     cells = table[(table["method"] != "full") & (table["benchmark"] != "avg") & (table["source"] == "poster")]
     cells = cells[cells["table"].isin(["1", "2", "3"])]
-    base = pd.Series([full[pair] for pair in zip(cells["model"], cells["benchmark"], strict=True)], cells.index)
+    base = pd.Series(
+        [full[pair] for pair in zip(cells["model"], cells["benchmark"], strict=True)], cells.index
+    )
     ratio = 100 * cells["value"] / base
     found = []
     for (model, benchmark), part in ratio.groupby([cells["model"], cells["benchmark"]]):
@@ -158,20 +162,28 @@ def claims(table: pd.DataFrame) -> tuple[int, list[str]]:
     gqa = value("supplement", "B", "ZOO-Prune", "128", "gqa")
     science = value("supplement", "B", "ZOO-Prune", "128", "scienceqa")
     if gqa == 59.49 != science:
-        found.append(f'D.1 gives "SQA (59.49%)" at 128 tokens: that is GQA; the table has ScienceQA {science}')
+        found.append(
+            f'D.1 gives "SQA (59.49%)" at 128 tokens: that is GQA; the table has ScienceQA {science}'
+        )
     best = {m: value("supplement", "B", m, "192", "avg") for m in ("VisionZip", "DivPrune")}
     if best["DivPrune"] > best["VisionZip"]:
         found.append(
             f'D.1 calls VisionZip ({best["VisionZip"]}) "the previous best method" at 192 tokens: the table has '
             f"DivPrune at {best['DivPrune']}"
         )
-    share = 100 * value("poster", "3", "ZOO-Prune", "160", "pope") / value("poster", "3", "full", "2880", "pope")
+    share = (
+        100 * value("poster", "3", "ZOO-Prune", "160", "pope") / value("poster", "3", "full", "2880", "pope")
+    )
     if abs(share - 96.12) > 0.0051:
-        found.append(f"D.2 says that POPE at 160 tokens is 96.12 % of the baseline: the table gives {share:.2f}")
+        found.append(
+            f"D.2 says that POPE at 160 tokens is 96.12 % of the baseline: the table gives {share:.2f}"
+        )
     return 3, found
 
 
-def flops(width: int = 4096, vision: int = 1024, hidden: int = 11008, layers: int = 32) -> tuple[int, list[str]]:
+def flops(
+    width: int = 4096, vision: int = 1024, hidden: int = 11008, layers: int = 32
+) -> tuple[int, list[str]]:
     """Equations 8 to 11 of the supplement with the sizes of LLaVA-NeXT-7B."""
     m, k, n = 64, 128, 2880
     printed = 2 * m * n * width / k * (vision + width) - n * vision * width

@@ -37,7 +37,8 @@ def render(results: Results, model: str = "") -> str:
         r"\centering\small",
         r"\begin{tabular}{lr" + "r" * len(results.tasks) + "r}",
         r"\toprule",
-        " & ".join(["Arm", "kept", *(escape(heads[task]) for task in results.tasks), r"Avg.\ retained"]) + r" \\",
+        " & ".join(["Arm", "kept", *(escape(heads[task]) for task in results.tasks), r"Avg.\ retained"])
+        + r" \\",
         r"\midrule",
     ]
     budget: object = None
@@ -61,7 +62,13 @@ def render(results: Results, model: str = "") -> str:
         "interval above zero."
     )
     label = re.sub(r"[^A-Za-z0-9-]", "-", results.experiment)
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}", r"\end{table}"]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{label}}}",
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,9 @@ PATH = Path(__file__).resolve().parents[2] / "experiments" / "published.csv"
 def read(path: Path = PATH) -> pd.DataFrame:
     """The file, or an empty frame where only the package is installed."""
     if not path.is_file():
-        return pd.DataFrame(columns=["source", "table", "model", "method", "variant", "benchmark_id", "value"])
+        return pd.DataFrame(
+            columns=["source", "table", "model", "method", "variant", "benchmark_id", "value"]
+        )
     return pd.read_csv(path, keep_default_na=False, dtype={"table": str, "budget": str})
 
 
@@ -118,7 +120,9 @@ def averages(experiment: str, published: pd.DataFrame) -> pd.DataFrame:
     counts = mine["budget"].astype(float)
     return pd.DataFrame(
         {
-            "method": [" ".join(filter(None, pair)) for pair in zip(mine["method"], mine["variant"], strict=True)],
+            "method": [
+                " ".join(filter(None, pair)) for pair in zip(mine["method"], mine["variant"], strict=True)
+            ],
             "budget": mine["budget"],
             "keep": counts / mine["total_tokens"].astype(float),
             "average": mine["value"].astype(float),

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.evaluation import journal
 
 RECORDS_FILE = "records.jsonl"
 TIMINGS_FILE = "timings.jsonl"
@@ -58,7 +59,10 @@ def read_records(run_dir: Path) -> pd.DataFrame:
         InvalidValueError: a score outside [0, 1] or a token count that is not a whole number from 0.
     """
     path = Path(run_dir) / RECORDS_FILE
-    rows = [_checked(row, path, number) for number, row in read_jsonl(path)]
+    # A run that was cut off has left journals beside the merged file, or without one.
+    journals = journal.journals(Path(run_dir), "records")
+    files = [path, *journals] if path.exists() or not journals else journals
+    rows = [_checked(row, file, number) for file in files for number, row in read_jsonl(file)]
     if not rows:
         raise MissingFileError(f"{path} holds no records yet: start the run again to go on with it")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

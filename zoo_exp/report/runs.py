@@ -10,6 +10,7 @@ import pandas as pd
 
 from zoo_exp import __version__
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.evaluation import journal
 from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.records import RECORDS_FILE, read_records, read_timings
 from zoo_exp.report.results import Results, compute
@@ -26,6 +27,7 @@ class Run:
         folder: where it lies.
         experiment: the resolved configuration that its manifest holds.
         provenance: versions and machine.
+        data: task -> which data set and revision it read; empty where an older run does not say.
         records: from `records.read_records`.
         cells: task -> cell ids of its records (hashes of model, weights, data source and seed).
         notes: what a reader of the report must know about the choice of this folder.
@@ -34,6 +36,7 @@ class Run:
     folder: Path
     experiment: dict[str, Any]
     provenance: dict[str, Any]
+    data: dict[str, Any]
     records: pd.DataFrame
     cells: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
@@ -95,14 +98,16 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         nested = [manifest.parent for manifest in path.glob(f"*/*/{MANIFEST}")]
         by_experiment: dict[Path, list[Path]] = {}
         for folder in inside or nested:
-            if (folder / RECORDS_FILE).is_file():
+            if _recorded(folder):
                 by_experiment.setdefault(folder.parent, []).append(folder)
         if not by_experiment:
             raise MissingFileError(
                 f"{path} holds no run with records: python -m zoo_exp run makes one (runs/NAME/ID)"
             )
         for _, folders in sorted(by_experiment.items()):
-            found.append(max(folders, key=lambda folder: (folder / RECORDS_FILE).stat().st_mtime_ns))
+            found.append(
+                max(folders, key=lambda folder: max(p.stat().st_mtime_ns for p in _recorded(folder)))
+            )
     return list(dict.fromkeys(found))
 
 
@@ -118,13 +123,18 @@ def load_run(folder: Path) -> Run:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         experiment, provenance = dict(manifest["experiment"]), dict(manifest.get("provenance") or {})
+        data = dict(manifest.get("data") or {})
+        if manifest.get("device"):
+            provenance["device"] = manifest["device"]
         missing = [key for key in ("name", "model", "tasks", "arms") if key not in experiment]
     except OSError as error:
         raise MissingFileError(
             f"{folder} is no run folder: cannot read {MANIFEST} ({error.strerror}); give runs/NAME/ID"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MissingFileError(f"{path} is damaged ({error!r}): run the experiment again to rewrite it") from error
+        raise MissingFileError(
+            f"{path} is damaged ({error!r}): run the experiment again to rewrite it"
+        ) from error
     if missing:
         raise MissingFileError(f"{path} lacks {', '.join(missing)}: run the experiment again to rewrite it")
     written = str(provenance.get("zoo-exp") or __version__)
@@ -134,14 +144,14 @@ def load_run(folder: Path) -> Run:
             "a newer run may hold what this version does not understand; install the newer version"
         )
     records = read_records(folder)
-    return Run(folder, experiment, provenance, records, _cells(records))
+    return Run(folder, experiment, provenance, data, records, _cells(records))
 
 
 def check_together(runs: Sequence[Run], mixed: bool = False) -> list[str]:
     """Refuse runs whose numbers must not stand in one report, or say so where they were asked for.
 
-    Compared are runs of one model: its settings, and per task what the cell's hash covers (weights, revision of
-    the data, seed).
+    Attention backends must agree between all runs, as times do not compare otherwise; between runs of one model
+    also its other settings, and per task the data's revision and what the cell's hash covers (weights, seed).
 
     Args:
         runs: all runs of the report.
@@ -173,9 +183,12 @@ def check_together(runs: Sequence[Run], mixed: bool = False) -> list[str]:
 
 
 def _differences(first: Run, second: Run) -> list[str]:
-    if first.model.get("name") != second.model.get("name"):
-        return []
     who = f"{first.name} ({first.folder.name}) and {second.name} ({second.folder.name})"
+    if first.model.get("name") != second.model.get("name"):
+        backends = first.model.get("attention"), second.model.get("attention")
+        return (
+            [f"{who}: model.attention is {backends[0]} and {backends[1]}"] if len(set(backends)) > 1 else []
+        )
     settings = [
         f"{who}: model.{name} is {first.model.get(name)} and {second.model.get(name)}"
         for name in MODEL_FIELDS
@@ -183,12 +196,27 @@ def _differences(first: Run, second: Run) -> list[str]:
     ]
     if settings:
         return settings
-    shared = [task for task in first.cells if task in second.cells and first.cells[task] != second.cells[task]]
+    revisions = [
+        f"{who}: data of {task} are {first.data[task]} and {second.data[task]}"
+        for task in first.data
+        if task in second.data and first.data[task] != second.data[task]
+    ]
+    if revisions:
+        return revisions
+    shared = [
+        task for task in first.cells if task in second.cells and first.cells[task] != second.cells[task]
+    ]
     if not shared:
         return []
     if first.experiment.get("seed") != second.experiment.get("seed"):
         return [f"{who}: seed is {first.experiment.get('seed')} and {second.experiment.get('seed')}"]
     return [f"{who}: weights or data revision differ for {', '.join(shared)}"]
+
+
+def _recorded(folder: Path) -> list[Path]:
+    """Files with records: the merged one, and the journals of a run that was cut off."""
+    merged = folder / RECORDS_FILE
+    return [*([merged] if merged.is_file() else []), *journal.journals(folder, "records")]
 
 
 def _cells(records: pd.DataFrame) -> dict[str, tuple[str, ...]]:

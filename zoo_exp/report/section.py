@@ -109,7 +109,12 @@ def slugs(runs: list[Run]) -> list[str]:
 
 
 def _pictures(
-    results: Results, rows: list[ArmRow], items: list[MaskItem], tokens: pd.DataFrame, figures: Path, slug: str
+    results: Results,
+    rows: list[ArmRow],
+    items: list[MaskItem],
+    tokens: pd.DataFrame,
+    figures: Path,
+    slug: str,
 ) -> list[Picture]:
     frame = results.frame
     smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
@@ -125,7 +130,11 @@ def _pictures(
             lambda path: cost.draw(frame, path),
         ),
         ("heat", "Retained average by directions m and step size h.", lambda path: heat.draw(frame, path)),
-        ("layers", "Where sensitivity is measured: encoder layers and projector.", lambda p: layers.draw(frame, p)),
+        (
+            "layers",
+            "Where sensitivity is measured: encoder layers and projector.",
+            lambda p: layers.draw(frame, p),
+        ),
         (
             "ranks",
             "Rank correlation with the reference arm, over the tokens that it rates above the threshold of 0.5; "

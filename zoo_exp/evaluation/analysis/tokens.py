@@ -99,7 +99,9 @@ def _rates(arm: Arm, selector: Selector) -> bool:
 
 def _load(experiment: Experiment) -> LoadedModel:
     model = experiment.model
-    device = "cuda" if torch.cuda.is_available() and experiment.trainer.accelerator in ("auto", "gpu") else None
+    device = (
+        "cuda" if torch.cuda.is_available() and experiment.trainer.accelerator in ("auto", "gpu") else None
+    )
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     return load_model(

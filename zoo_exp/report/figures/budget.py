@@ -27,17 +27,31 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
             )
         axes.axhline(100, color=GREY, linewidth=0.9, linestyle="--")
         axes.annotate(
-            "full", (1, 100), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY, fontsize=8
+            "full",
+            (1, 100),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=GREY,
+            fontsize=8,
         )
         blind = reference_row(frame, "blind")
         if blind is not None and blind["retained"] == blind["retained"]:
             axes.axhline(blind["retained"], color=GREY, linewidth=0.9, linestyle=":")
             place = (1, blind["retained"])
             axes.annotate(
-                "blind", place, xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY, fontsize=8
+                "blind",
+                place,
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                color=GREY,
+                fontsize=8,
             )
         axes.set_xscale("log", base=2)
-        ticks = sorted({round(float(v)) for line in lines for v in line.rows["kept_tokens"] if v == v and v > 0})
+        ticks = sorted(
+            {round(float(v)) for line in lines for v in line.rows["kept_tokens"] if v == v and v > 0}
+        )
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("visual tokens that entered the language model, measured")

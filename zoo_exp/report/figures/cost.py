@@ -18,21 +18,33 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
         ("flops_tflop", 1e3, "language model, GFLOP a question"),
     ]
     known = [q for q in quantities if total.loc[total["budget"].notna(), q[0]].notna().any()]
-    if not known or not lines or frame["retained"].isna().all():
+    if not known or all(line.rows["retained"].isna().all() for line in lines):
         return False
-    with figure(path, width=4.2 * len(known) + 2, height=max(3.6, 0.2 * len(lines)), columns=len(known)) as panels:
+    with figure(
+        path, width=4.2 * len(known) + 2, height=max(3.6, 0.2 * len(lines)), columns=len(known)
+    ) as panels:
         for axes, (name, scale, label) in zip(panels, known, strict=True):
             for number, line in enumerate(series(total)):
                 x, y = line.rows[name].to_numpy(float) * scale, line.rows["retained"].to_numpy(float)
                 bars = np.abs(np.stack([y - line.rows["retained_low"], line.rows["retained_high"] - y]))
                 axes.errorbar(
-                    x, y, yerr=bars, capsize=2, elinewidth=0.8, label=shorten(line.label), **line_style(number)
+                    x,
+                    y,
+                    yerr=bars,
+                    capsize=2,
+                    elinewidth=0.8,
+                    label=shorten(line.label),
+                    **line_style(number),
                 )
             full = reference_row(total, "full")
             if full is not None and full[name] == full[name]:
-                axes.plot([full[name] * scale], [100], marker="*", color=GREY, markersize=11, linestyle="none")
+                axes.plot(
+                    [full[name] * scale], [100], marker="*", color=GREY, markersize=11, linestyle="none"
+                )
                 place = (full[name] * scale, 100)
-                axes.annotate("full", place, (0, -12), textcoords="offset points", ha="center", color=GREY, fontsize=8)
+                axes.annotate(
+                    "full", place, (0, -12), textcoords="offset points", ha="center", color=GREY, fontsize=8
+                )
             axes.set_xlim(left=0)
             axes.set_xlabel(label)
         panels[0].set_ylabel("retained average, %")

@@ -35,9 +35,7 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
             style = line_style(number)
             shift = 0.06 * (number - 1)
             places = np.asarray(x) + shift
-            axes.errorbar(
-                places, y, yerr=bars, capsize=2, elinewidth=0.8, label=f"{budget} tokens", **style
-            )
+            axes.errorbar(places, y, yerr=bars, capsize=2, elinewidth=0.8, label=f"{budget} tokens", **style)
         marks = sorted({int(layer) for layer in layers["layer"]})
         axes.set_xticks([*marks, last + 1], [*(str(mark) for mark in marks), "projector"])
         axes.set_xlabel("encoder layer behind which sensitivity was measured")

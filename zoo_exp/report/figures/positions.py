@@ -35,8 +35,11 @@ def draw(items: Sequence[MaskItem], arms: Sequence[str], path: Path) -> bool:
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     n_images = len(items)
-    with figure(path, width=2.1 * columns + 0.7, height=2.25 * rows + 0.4, rows=rows, columns=columns) as panels:
-        top = max(float(share.max()) for share in shown.values())
+    with figure(
+        path, width=2.1 * columns + 0.7, height=2.25 * rows + 0.4, rows=rows, columns=columns
+    ) as panels:
+        # A fixed raster keeps a place always or never; its contrast must not hide the others'.
+        top = min(1.0, 5 * max(float(share.mean()) for share in shown.values()))
         for axes in panels:
             axes.set_axis_off()
         for axes, (arm, share) in zip(panels, shown.items(), strict=False):

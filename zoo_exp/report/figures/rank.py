@@ -21,7 +21,8 @@ def draw(tokens: pd.DataFrame, path: Path) -> bool:
     with figure(path, width=7, height=max(2.2, 0.19 * len(table) + 0.8)) as (axes,):
         places = np.arange(len(table))[::-1]
         colours = [
-            GREY if b == "all" else COLOURS[budgets.index(b) % len(COLOURS)] for b in table["budget"].fillna("all")
+            GREY if b == "all" else COLOURS[budgets.index(b) % len(COLOURS)]
+            for b in table["budget"].fillna("all")
         ]
         axes.barh(places, table["effective_rank"], xerr=table["effective_rank_se"], color=colours, height=0.7,
                   error_kw={"elinewidth": 0.8, "capsize": 2})  # fmt: skip

@@ -141,7 +141,8 @@ for (const gallery of document.querySelectorAll('.gallery')) {
         canvas.setAttribute('aria-label', arm.arm + ' keeps ' + arm.kept.length + ' tokens');
         item.loaded.then(image => paint(canvas, image, item.grid, arm.kept));
         make('div', box, arm.arm + ' \\u00b7 ' + arm.kept.length);
-        make('div', box, (arm.right ? '\\u2713 ' : '\\u2717 ') + (arm.response || '(empty)'), arm.right ? 'right' : 'wrong');
+        const mark = arm.right ? '\\u2713 ' : '\\u2717 ';
+        make('div', box, mark + (arm.response || '(empty)'), arm.right ? 'right' : 'wrong');
       }
     }
   };

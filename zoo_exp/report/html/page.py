@@ -15,7 +15,14 @@ from zoo_exp.report.html.assets import SCRIPT, STYLE
 from zoo_exp.report.html.table import Cell, escape, render
 from zoo_exp.report.published import difference_text
 from zoo_exp.report.section import Section
-from zoo_exp.report.tables import count, display_scale, method_lines, number, unique_short_names, with_interval
+from zoo_exp.report.tables import (
+    count,
+    display_scale,
+    method_lines,
+    number,
+    unique_short_names,
+    with_interval,
+)
 
 
 def page(title: str, sections: Sequence[Section], warnings: Sequence[str] = ()) -> str:
@@ -53,7 +60,9 @@ def _section(section: Section) -> str:
     question = run.experiment.get("question")
     if question:
         parts.append(f"<p>{escape(question)}</p>")
-    overrides = " ".join(map(str, run.experiment.get("overrides") or []))
+    # Where the run folder lies is nobody's business who reads the page.
+    typed = [str(text) for text in run.experiment.get("overrides") or []]
+    overrides = " ".join(text for text in typed if not text.startswith(("out=", "logger=")))
     model = run.model
     facts = ", ".join(f"{key} {model.get(key)}" for key in ("dtype", "attention") if model.get(key))
     parts.append(
@@ -87,7 +96,10 @@ def _main_table(section: Section) -> str:
     for arm, part in results.frame.groupby("arm", sort=False):
         lines: dict[str, Any] = {str(line["task"]): line for line in part.to_dict("records")}
         average = lines[AVERAGE]
-        row: list[Cell | str] = [Cell(str(arm)), _number(average["kept_tokens"], count(average["kept_tokens"]))]
+        row: list[Cell | str] = [
+            Cell(str(arm)),
+            _number(average["kept_tokens"], count(average["kept_tokens"])),
+        ]
         for task in results.tasks:
             value = lines[task]["value"] * display_scale(results, task)
             row.append(Cell(number(value), value, bold=bool(lines[task]["best"])))
@@ -121,7 +133,14 @@ def _comparisons(table: pd.DataFrame) -> str:
         bold = bool(line["significant"])
         rows.append([line["arm"], line["against"], Cell(difference, line["difference"], bold=bold)])
         rows[-1] += [_number(line["detectable"]), counts, p_value]
-    heads = ["best of its budget", "against", "difference, points", "detectable at 80 %", "only best : only other", "p"]
+    heads = [
+        "best of its budget",
+        "against",
+        "difference, points",
+        "detectable at 80 %",
+        "only best : only other",
+        "p",
+    ]
     caption = (
         "Paired differences of Avg. retained. Bold: the 95 % interval leaves out 0. p: exact McNemar test over all "
         "questions that are scored right or wrong, which it takes as independent."
@@ -139,7 +158,9 @@ def _joined(table: pd.DataFrame) -> str:
         difference = Cell(difference_text(line["difference"]), line["difference"])
         inside = "yes" if line["within"] else "no"
         source = f"{line['source']}, table {line['table']} ({line['protocol']})"
-        rows.append([line["arm"], line["task"], source, Cell(ours, line["ours"]), published, difference, inside])
+        rows.append(
+            [line["arm"], line["task"], source, Cell(ours, line["ours"]), published, difference, inside]
+        )
     heads = ["arm", "task", "published in", "ours", "published", "ours - published", "inside our interval"]
     caption = (
         "Only where model, benchmark, metric and budget are the same; averages never are, as the papers' nine hold "
@@ -163,7 +184,9 @@ def _paper(section: Section) -> str:
         for line in section.paper.to_dict("records")
     ]
     heads = ["method", "source", "model", "budget", "kept, %", "Avg. retained %"]
-    caption = "The paper's averages of this table, without intervals: other images and questions, no row of ours."
+    caption = (
+        "The paper's averages of this table, without intervals: other images and questions, no row of ours."
+    )
     table = render(heads, rows, caption, left=3)
     return f"<details><summary>What the paper prints (published)</summary>{table}</details>"
 
@@ -206,7 +229,8 @@ def _provenance(section: Section) -> str:
     facts: list[list[Cell | str]] = [
         [str(key), str(value)] for key, value in {"run": run.experiment.get("id"), **run.provenance}.items()
     ]
-    config = yaml.safe_dump(run.experiment, sort_keys=False, allow_unicode=True)
+    shown = {key: value for key, value in run.experiment.items() if key not in ("out", "overrides")}
+    config = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     return (
         "<details><summary>Provenance and configuration</summary>"
         + render(["what", "value"], facts, left=2)

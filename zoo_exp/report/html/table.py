@@ -32,7 +32,9 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def render(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], caption: str = "", left: int = 1) -> str:
+def render(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], caption: str = "", left: int = 1
+) -> str:
     """A table; the first `left` columns are text, the others numbers."""
     parts = ['<div class="scroll"><table class="sortable">']
     if caption:
@@ -40,7 +42,9 @@ def render(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], caption: 
     parts.append("<thead><tr>")
     for number, head in enumerate(heads):
         kind = ' class="text"' if number < left else ""
-        parts.append(f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(head)}</button></th>')
+        parts.append(
+            f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(head)}</button></th>'
+        )
     parts.append("</tr></thead><tbody>")
     for row in rows:
         parts.append("<tr>")
@@ -52,7 +56,9 @@ def render(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], caption: 
 def _cell(cell: Cell | str, text: bool) -> str:
     if isinstance(cell, str):
         cell = Cell(cell)
-    classes = [name for name, on in (("text", text), ("best", cell.bold), ("published", cell.published)) if on]
+    classes = [
+        name for name, on in (("text", text), ("best", cell.bold), ("published", cell.published)) if on
+    ]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     known = cell.value is not None and not math.isnan(cell.value)
     value = f' data-v="{cell.value!r}"' if known else ""

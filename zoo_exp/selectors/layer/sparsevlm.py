@@ -1,5 +1,6 @@
 """SparseVLM: at three depths, keep what the question's relevant words attend to, and merge some of the rest."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,7 +123,7 @@ class SparseVLM(LayerSelector):
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """The tokens that raters attend to most; of the others, some are merged."""
         assert isinstance(state, Question)  # what start gave
-        rows = (view.source[:, None] == state.raters).any(dim=1).nonzero().squeeze(1)
+        rows = (view.source[:, None] == state.raters.to(view.source.device)).any(dim=1).nonzero().squeeze(1)
         attention = view.attention(rows)[:, :, view.visual]
         n_visual = attention.shape[-1]
         if state.rank_rule is not None:
@@ -190,7 +191,7 @@ def recycled(hidden: Tensor, relevance: Tensor, kept: Tensor, noise: Tensor | No
     return merge_by_density(hidden[best], len(best) // 10 + 1, noise)
 
 
-def interpolate(table: dict[int, tuple[int, ...]], named: float, budget: BudgetLike) -> tuple[float, ...]:
+def interpolate(table: Mapping[int, tuple[int, ...]], named: float, budget: BudgetLike) -> tuple[float, ...]:
     """Counts of the stages for a budget of 576 tokens between (or at) the named ones.
 
     Raises:

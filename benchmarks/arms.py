@@ -1,0 +1,46 @@
+"""What thirteen arms cost beside the full-token arm alone: two real runs of the fusion ablation, wall time.
+
+    python benchmarks/arms.py [limit]
+
+Both runs load the model, make the questions, answer and write records; the second has the four fusions at three
+budgets on top of `full`. One vision pass and one rating of the tokens serve all arms, and pruned prompts are short.
+"""
+
+import sys
+import tempfile
+import time
+
+from rich.console import Console
+
+from zoo_exp.config.compose import compose
+from zoo_exp.evaluation import runner
+
+LEFT_OUT = ("blind", "random")
+
+
+def wall_seconds(keep: tuple[str, ...] | None, limit: int) -> tuple[int, float]:
+    """Arms and wall seconds of a run with the experiment's arms, or with the selectors in `keep` alone."""
+    from dataclasses import replace
+
+    with tempfile.TemporaryDirectory() as out:
+        experiment = compose(["+exp=ablation_fusion", f"limit={limit}", f"out={out}", "logger=none"])
+        arms = tuple(
+            arm for arm in experiment.arms if (arm.selector in keep if keep else arm.selector not in LEFT_OUT)
+        )
+        started = time.perf_counter()
+        runner.run(replace(experiment, arms=arms), Console(quiet=True))
+        return len(arms), time.perf_counter() - started
+
+
+def main() -> None:
+    limit = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    wall_seconds(("full",), 4)  # warm-up: imports, the world's material
+    one, alone = wall_seconds(("full",), limit)
+    many, together = wall_seconds(None, limit)
+    print(f"questions {9 * limit}")
+    print(f"{one:3d} arm  (full)  {alone:7.1f} s")
+    print(f"{many:3d} arms         {together:7.1f} s   {together / alone:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

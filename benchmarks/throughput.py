@@ -1,0 +1,148 @@
+"""How fast an evaluation is: every arm on one vision pass in batches, against one arm at a time with batch size 1.
+
+    python benchmarks/throughput.py                    # embedded model, 20 questions of each of nine tasks, 15 arms
+    python benchmarks/throughput.py --limit 5
+
+Both answer the same questions under the same arms (those of `+exp=ablation_fusion`), in this process, with the same
+number of threads. Ours is a whole `run`: loading, journals with fsync, statistics, tables and mask galleries included.
+The other one is the bare loop of a harness that evaluates one forked model after another: for every arm and every
+question preprocessing, vision tower, selection, generation, scoring; model loading is not counted there. So the ratio
+leans towards the other side. The answers must be equal, one by one.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from zoo_exp import tasks
+from zoo_exp.config.compose import compose
+from zoo_exp.config.experiment import Arm, Experiment
+from zoo_exp.core.seeding import generator_for
+from zoo_exp.evaluation import runner
+from zoo_exp.evaluation.samples import Collate, Sample
+from zoo_exp.models.loading import LoadedModel, load_model
+from zoo_exp.models.prompt import generate_pruned, prune_prompt
+from zoo_exp.tasks import data
+from zoo_exp.tasks.base import Task
+
+Answers = dict[tuple[str, str, str], str]
+"""(task, arm id, sample id) -> response."""
+
+
+def main() -> None:
+    """Run both, compare the answers, print the ratio."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=int, default=20, help="questions of each task")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [
+            "+exp=ablation_fusion",
+            f"limit={args.limit}",
+            f"out={folder}",
+            "logger=none",
+            "trainer=cpu",
+        ]
+        experiment = compose(overrides)
+        loaded = load_model(experiment.model.path, dtype=experiment.model.dtype, device="cpu")
+        for task in experiment.tasks:  # the embedded questions are drawn once per process: for nobody to pay
+            data.load(tasks.get(task), None, args.limit)
+        started = time.perf_counter()
+        runner.run(experiment, Console(quiet=True))
+        ours = time.perf_counter() - started
+        answers = read_answers(experiment)
+        in_the_model = sum(row["spent_ms"] for row in _timings(experiment)) / 1e3
+    started = time.perf_counter()
+    singly = one_by_one(experiment, loaded)
+    theirs = time.perf_counter() - started
+    differing = [key for key in singly if answers.get(key) != singly[key]]
+    result = {
+        "answers": len(singly),
+        "arms": len(experiment.arms),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "one_by_one_s": round(theirs, 2),
+        "run_s": round(ours, 2),
+        "run_in_the_model_s": round(in_the_model, 2),
+        "one_by_one_answers_per_s": round(len(singly) / theirs, 2),
+        "run_answers_per_s": round(len(answers) / ours, 2),
+        "ratio": round(theirs / ours, 2),
+        "ratio_in_the_model": round(theirs / in_the_model, 2),
+        "differing_answers": len(differing),
+    }
+    print(json.dumps(result, indent=1))
+    for key in differing[:10]:
+        print("differs:", *key, repr(answers.get(key)), repr(singly[key]))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def one_by_one(experiment: Experiment, loaded: LoadedModel) -> Answers:
+    """Every arm as an evaluation of its own, one question at a time."""
+    answers: Answers = {}
+    for cell in experiment.cells():
+        task = tasks.get(cell.task)
+        rows = data.load(task, experiment.data.root, experiment.limit)
+        collate = Collate(task, loaded.processor, "embedded")
+        for arm in cell.arms:
+            selector = arm.build()
+            for number in range(len(rows)):
+                sample = Sample(number, task.sample_id(rows[number]), rows[number])
+                response = answer(loaded, task, arm, selector, collate, sample, cell.seed)
+                task.score(sample.doc, response)
+                answers[task.name, arm.id, sample.id] = response
+    return answers
+
+
+@torch.inference_mode()
+def answer(
+    loaded: LoadedModel, task: Task, arm: Arm, selector: Any, collate: Collate, sample: Sample, seed: int
+) -> str:
+    """One question under one arm, from its picture to its answer."""
+    inputs = collate([sample]).inputs
+    tokens = loaded.adapter.encode(inputs, selector.needs)
+    chosen = [
+        [
+            selector.select(
+                image, arm.budget, generator_for(seed, f"{task.name}/{sample.id}/{arm.seed_index}", number)
+            )
+            for number, image in enumerate(images)
+        ]
+        for images in tokens
+    ]
+    prompt = prune_prompt(loaded.adapter, inputs, tokens, chosen)
+    settings = task.generation
+    ids = generate_pruned(
+        loaded.model, prompt, max_new_tokens=settings.max_new_tokens or 128, do_sample=False
+    )
+    (response,) = loaded.processor.batch_decode(ids, skip_special_tokens=True)
+    for end in settings.until:
+        response = response.split(end)[0]
+    return str(response.strip())
+
+
+def read_answers(experiment: Experiment) -> Answers:
+    """What the run recorded."""
+    lines = (experiment.run_dir / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {(row["task"], row["arm_id"], row["sample_id"]): row["response"] for row in rows}
+
+
+def _timings(experiment: Experiment) -> list[dict[str, Any]]:
+    """Stage times of the run, one row per batch and arm."""
+    lines = (experiment.run_dir / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`python -m zoo_exp bench`: its own keys, its bad inputs, and one real run on a tiny model."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from zoo_exp._cli import bench
+from zoo_exp.cli import main
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.tiny import tiny_model
+
+
+def test_its_own_keys_are_taken_out_of_the_overrides():
+    settings, rest = bench.take_settings(
+        ["model=embedded", "batch=[1,8]", "repeats=3", "budget=16", "+threads=1"]
+    )
+    assert rest == ["model=embedded", "budget=16"]
+    assert (settings["batch"], settings["repeats"], settings["threads"]) == ([1, 8], 3, 1)
+    assert settings["new_tokens"] == 16
+    assert bench.take_settings(["batch=4"])[0]["batch"] == [4]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "batch=0",
+        "batch=[]",
+        "batch=[1,x]",
+        "repeats=[1,2]",
+        "warmup=-1",
+        "threads=0",
+        "new_tokens=1.5",
+        "text=true",
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(bad):
+    with pytest.raises(InvalidValueError, match=bad.split("=")[0]):
+        bench.take_settings([bad])
+
+
+@pytest.mark.parametrize("bad", ["672", "672x", "axb", "0x5", "1x2x3"])
+def test_image_sizes_are_height_x_width(bad):
+    with pytest.raises(InvalidValueError, match="672x672"):
+        bench.parse_image(bad)
+
+
+def test_a_gpu_that_is_not_there_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "selector=full", "trainer.accelerator=gpu"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+    assert bench.device_for("auto").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert bench.device_for("auto").type == "cuda"
+    assert bench.device_for("cpu").type == "cpu"
+
+
+def test_unknown_keys_and_selectors_are_refused_without_a_traceback(capsys):
+    assert main(["bench", "bach=3"]) == 2
+    assert main(["bench", "selector=zo", "budget=16"]) == 2
+    error = capsys.readouterr().err
+    assert "bach" in error
+    assert "Did you mean 'zoo'" in error
+    assert "Traceback" not in error
+
+
+def test_a_bench_writes_its_table_and_pictures(tmp_path, monkeypatch, capsys):
+    def load(experiment, device):
+        model = tiny_model("llava")
+        adapter = adapter_for(model)
+        return LoadedModel(model, None, adapter, "tiny", adapter.n_visual)
+
+    monkeypatch.setattr(bench, "_load", load)
+    command = [
+        "bench",
+        "selector=[full,random,zoo]",
+        "selector.seeds=1",
+        "budget=5",
+        "batch=[1,2]",
+        "repeats=2",
+    ]
+    assert main([*command, "warmup=0", "new_tokens=2", "text=20", f"out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "end to end" in printed
+    (folder,) = tmp_path.glob("custom/*/bench/*")
+    names = {"bench.csv", "bench.md", "bench.json", "stages.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    with (folder / "bench.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["arm"] for line in lines] == ["full", "random @5", "zoo multiply @5"] * 2 or len(lines) == 6
+    assert json.loads((folder / "bench.json").read_text())["provenance"]["torch"]
+
+
+def test_a_budget_that_prunes_nothing_is_refused(tmp_path, monkeypatch, capsys):
+    def load(experiment, device):
+        model = tiny_model("llava")
+        return LoadedModel(model, None, adapter_for(model), "tiny", 16)
+
+    monkeypatch.setattr(bench, "_load", load)
+    assert main(["bench", "selector=divprune", "budget=16", f"out={tmp_path}"]) == 2
+    assert "prunes nothing" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""Successes and failures follow their rule."""
+
+import json
+
+from PIL import Image
+
+from zoo_exp.report import latex
+from zoo_exp.report.arms import group
+from zoo_exp.report.examples import failures, focus_arm, successes
+from zoo_exp.report.masks import MaskArm, MaskItem
+
+ARMS = [
+    {"arm": "full", "selector": "full"},
+    *(
+        {"arm": name, "selector": name.split(" ")[0], "budget": "16"}
+        for name in ("divprune @16", "visionzip @16")
+    ),
+    {"arm": "zoo none @16", "selector": "zoo", "options": {"fusion": "none"}, "budget": "16"},
+    {"arm": "zoo @16", "selector": "zoo", "options": {"fusion": "multiply"}, "budget": "16"},
+]
+ROWS = group(ARMS)
+
+
+def item(number, task="t", **right):
+    """A question; `right` says per arm (by its first word) whether it was answered right."""
+    arms = tuple(
+        MaskArm(arm["arm"], (0,), "x", float(right.get(arm["arm"].split(" @")[0].replace(" ", "_"), False)))
+        for arm in ARMS
+    )
+    return MaskItem(task, str(number), json.dumps(right), "r", (1, 1), Image.new("RGB", (4, 4)), arms)
+
+
+def test_the_focus_is_the_plain_method():
+    assert focus_arm(ROWS).names == ("zoo @16",)
+    assert focus_arm(group(ARMS[:4])) is None
+
+
+def test_a_success_is_right_where_most_others_are_wrong():
+    items = [
+        item(0, zoo=True, divprune=True, visionzip=True),
+        item(1, zoo=True, divprune=True),
+        item(2, zoo=True, zoo_none=True),
+        item(3, zoo=True),
+        item(4),
+    ]
+    assert [found.sample_id for found in successes(items, ROWS, focus_arm(ROWS))] == ["2"]
+    assert [found.sample_id for found in successes(items[:2], ROWS, focus_arm(ROWS))] == ["1"]
+    assert not successes(items[:1], ROWS, focus_arm(ROWS))
+
+
+def test_a_failure_is_wrong_where_the_full_model_is_right():
+    items = [
+        item(0, divprune=True),
+        item(1, full=True),
+        item(2, full=True, divprune=True),
+        item(3, task="u", full=True),
+    ]
+    assert [found.sample_id for found in failures(items, ROWS, focus_arm(ROWS))] == ["2", "3"]
+    assert not failures(items[:1], ROWS, focus_arm(ROWS))
+
+
+def test_latex_escapes_what_it_must(make_whole_run):
+    from zoo_exp.report.runs import load_run
+
+    run = make_whole_run("a_b & 50% #1 {x} \\input{y} ~ ^")
+    text = latex.render(load_run(run).results(draws=50), "llava_7b")
+    assert r"\input{y}" not in text
+    assert r"a\_b \& 50\% \#1 \{x\} \textbackslash{}input\{y\} \textasciitilde{} \textasciicircum{}" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows} == {5}

@@ -1,0 +1,148 @@
+"""Figures appear where their data is there and nowhere else, and show the numbers that they should."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from zoo_exp.report.figures import budget, cost, heat, kde, layers, positions, rank
+from zoo_exp.report.figures.series import base_label, series
+from zoo_exp.report.figures.style import COLOURS, line_style
+from zoo_exp.report.masks import MaskArm, MaskItem
+
+
+def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **more):
+    row = {"arm": arm, "task": "average", "selector": selector, "options": json.dumps(options or {})}
+    row |= {
+        "budget": budget_of,
+        "retained": retained,
+        "retained_low": retained - 1,
+        "retained_high": retained + 2,
+    }
+    row |= {
+        "kept_tokens": float(budget_of or 144),
+        "select_ms": 1.0,
+        "generate_ms": 2.0,
+        "flops_tflop": 0.001,
+    }
+    return row | more
+
+
+@pytest.fixture
+def two_budgets():
+    rows = [
+        average("full", "full", budget_of=None, retained=100.0),
+        average("blind", "blind", budget_of=None),
+    ]
+    rows += [average(f"zoo multiply @{k}", budget_of=str(k)) for k in (48, 16)]
+    return pd.DataFrame(
+        [*rows, *[average(f"random @{k} (3 seeds)", "random", budget_of=str(k)) for k in (48, 16)]]
+    )
+
+
+def test_series_join_the_budgets_of_one_rule(two_budgets):
+    found = series(two_budgets)
+    assert [line.label for line in found] == ["zoo multiply", "random"]
+    assert found[0].rows["kept_tokens"].tolist() == [16.0, 48.0]
+    assert base_label("a @ b @16") == "a @ b"
+
+
+def test_styles_of_32_series_differ():
+    styles = [tuple(line_style(number).values()) for number in range(32)]
+    assert len(set(styles)) == 32
+    assert len(set(COLOURS)) == len(COLOURS)
+
+
+@pytest.mark.parametrize("module", [budget, cost])
+def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, module):
+    path = tmp_path / "a.b" / "figure_of.this"
+    assert not module.draw(two_budgets.assign(retained=np.nan), tmp_path / "none")
+    assert not list(tmp_path.glob("none*"))
+    assert module.draw(two_budgets, tmp_path / "figure")
+    assert {p.suffix for p in tmp_path.glob("figure*")} == {".svg", ".png"}
+    assert not path.parent.exists()
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.width > 400
+
+
+def test_one_budget_has_no_curve(two_budgets, tmp_path):
+    assert not budget.draw(two_budgets[two_budgets["budget"] != "48"], tmp_path / "x")
+
+
+def test_times_or_operations_are_enough_for_the_cost(two_budgets, tmp_path):
+    assert cost.draw(two_budgets.assign(generate_ms=np.nan), tmp_path / "x")
+    assert not cost.draw(two_budgets.assign(generate_ms=np.nan, flops_tflop=np.nan), tmp_path / "y")
+
+
+def test_the_heat_map_holds_every_value_once(tmp_path):
+    rows = [
+        average(f"{m} {h} {d}", options={"n_directions": m, "step_size": h, **d}, retained=m + h)
+        for m in (1, 4)
+        for h in (0.01, 0.1)
+        for d in ({}, {"dtype": "float16"})
+        if not (d and m == 4)
+    ]
+    tables = heat.tables(pd.DataFrame(rows))
+    assert set(tables) == {"16 tokens, float32", "16 tokens, float16"}
+    assert tables["16 tokens, float32"].loc[4, 0.1] == 4.1
+    assert tables["16 tokens, float16"].shape == (1, 2)
+    assert heat.draw(pd.DataFrame(rows), tmp_path / "x")
+    assert not heat.draw(pd.DataFrame(rows[:2]), tmp_path / "y")
+
+
+def test_the_layer_curve_takes_the_projector_that_differs_in_the_layer_only(tmp_path):
+    rows = [average(f"layer {n}", options={"layer": n, "n_directions": 16}) for n in (1, 2, 3)]
+    assert layers.draw(pd.DataFrame([*rows, average("p", options={"n_directions": 16})]), tmp_path / "x")
+    assert not layers.draw(pd.DataFrame(rows[:1]), tmp_path / "y")
+
+
+def tokens_frame():
+    rows = []
+    generator = np.random.default_rng(0)
+    for n in range(12):
+        for arm, value in (("zoo @16", 1.0), ("zoo @48", 1.0), ("norm @16", generator.uniform(0, 1))):
+            rows.append(
+                {
+                    "task": "t",
+                    "sample_id": str(n),
+                    "image": 0,
+                    "arm": arm,
+                    "budget": arm[-2:],
+                    "reference": "zoo @16",
+                }
+                | {
+                    "spearman": value,
+                    "spearman_above": value,
+                    "overlap": value,
+                    "effective_rank": 5.0 + value,
+                }
+                | {"kept_tokens": 16.0, "n_visual": 144.0, "select_ms": 1.0, "selector": "zoo", "options": {}}
+            )
+    return pd.DataFrame(rows)
+
+
+def test_densities_leave_out_the_reference_at_any_budget(tmp_path):
+    assert kde.draw(tokens_frame(), tmp_path / "x")
+    frame = tokens_frame()
+    assert not kde.draw(frame[frame["arm"].str.startswith("zoo")], tmp_path / "y")
+    assert not kde.draw(frame.head(0), tmp_path / "z")
+
+
+def test_the_span_is_drawn_where_there_are_tokens(tmp_path):
+    assert rank.draw(tokens_frame(), tmp_path / "x")
+    assert not rank.draw(tokens_frame().head(0), tmp_path / "y")
+
+
+def test_positions_are_shares_of_images(tmp_path):
+    image, full = Image.new("RGB", (8, 8)), MaskArm("full", (0, 1, 2, 3), "", 1.0)
+    items = [
+        MaskItem("t", str(n), "q", "r", (2, 2), image, (MaskArm("a", kept, "", 1.0), full))
+        for n, kept in enumerate([(0,), (0,), (0,), (3,)])
+    ]
+    shares = positions.shares(items, "a")
+    np.testing.assert_allclose(shares, [[0.75, 0], [0, 0.25]])
+    assert positions.draw(items, ["full", "a"], tmp_path / "x")
+    assert not positions.draw(items, ["full"], tmp_path / "y")
+    assert positions.shares([*items, MaskItem("t", "9", "q", "r", (1, 4), image, items[0].arms)], "a") is None

@@ -1,0 +1,138 @@
+"""Run folders: found by name, refused where they do not fit, and honest about what is missing."""
+
+import json
+import os
+
+import pytest
+from made_up_run import manifest
+
+from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.evaluation import journal
+from zoo_exp.report.runs import check_together, find_runs, load_run
+
+
+def change(run, **fields):
+    content = json.loads((run / "experiment.json").read_text())
+    for key, value in fields.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    (run / "experiment.json").write_text(json.dumps(content))
+    return run
+
+
+def test_a_folder_above_stands_for_the_newest_run_of_each_experiment(make_whole_run, tmp_path):
+    old, new = make_whole_run("one", run_id="old"), make_whole_run("one", run_id="new")
+    other = make_whole_run("two", run_id="only")
+    os.utime(old / "records.jsonl", (1, 1))
+    runs = tmp_path / "runs"
+    assert find_runs([runs / "one"]) == [new]
+    assert find_runs([runs]) == [new, other]
+    assert find_runs([old, new, old]) == [old, new]
+
+
+def test_a_run_that_has_no_records_yet_does_not_count_as_the_newest(make_whole_run, tmp_path):
+    done = make_whole_run("one", run_id="done")
+    (tmp_path / "runs" / "one" / "begun").mkdir()
+    (tmp_path / "runs" / "one" / "begun" / "experiment.json").write_text(json.dumps(manifest("one")))
+    assert find_runs([tmp_path / "runs" / "one"]) == [done]
+
+
+@pytest.mark.parametrize(("name", "match"), [("nowhere", "no folder"), (".", "holds no run with records")])
+def test_what_is_no_run_says_what_to_give(tmp_path, name, match):
+    with pytest.raises(MissingFileError, match=match):
+        find_runs([tmp_path / name])
+
+
+def test_no_records_and_no_manifest_are_named(make_whole_run):
+    run = make_whole_run()
+    (run / "records.jsonl").write_text("")
+    with pytest.raises(MissingFileError, match="holds no records yet"):
+        load_run(run)
+    (run / "experiment.json").unlink()
+    with pytest.raises(MissingFileError, match=r"no run folder.*experiment\.json"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", '{"experiment": 3}', '{"experiment": {"name": "x"}}'])
+def test_a_damaged_manifest_is_refused(make_whole_run, content):
+    run = make_whole_run()
+    (run / "experiment.json").write_text(content)
+    with pytest.raises(MissingFileError, match=r"damaged|lacks"):
+        load_run(run)
+
+
+def test_a_run_of_a_newer_version_is_refused(make_whole_run):
+    run = change(make_whole_run(), provenance={"zoo-exp": "99.0"})
+    with pytest.raises(InvalidValueError, match=r"written by zoo_exp 99\.0.*install the newer version"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("field", ["attention", "dtype", "revision"])
+def test_different_settings_of_one_model_are_refused_or_marked(make_whole_run, field):
+    runs = [load_run(make_whole_run("one")), load_run(make_whole_run("two", **{field: "other"}))]
+    with pytest.raises(InvalidValueError, match=rf"model\.{field} is .* and other.*--mixed"):
+        check_together(runs)
+    (warning,) = check_together(runs, mixed=True)
+    assert f"model.{field}" in warning
+
+
+def test_attention_backends_must_agree_between_models_too(make_whole_run):
+    first = load_run(make_whole_run("one"))
+    assert not check_together([first, load_run(make_whole_run("two", name="llava15_7b", dtype="float16"))])
+    other = load_run(make_whole_run("three", name="llava15_7b", attention="eager"))
+    with pytest.raises(InvalidValueError, match=r"model\.attention is sdpa and eager"):
+        check_together([first, other])
+
+
+def test_data_revisions_must_agree(make_whole_run):
+    first, second = make_whole_run("one"), make_whole_run("two")
+    for run, revision in ((first, "a1"), (second, "b2")):
+        change(run, data=None)
+        content = json.loads((run / "experiment.json").read_text())
+        content["data"] = {"embedded_gqa": {"revision": revision}}
+        (run / "experiment.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidValueError, match=r"data of embedded_gqa are .*a1.* and .*b2"):
+        check_together([load_run(first), load_run(second)])
+
+
+def test_cells_that_differ_mean_other_weights_or_data(make_whole_run):
+    first, second = make_whole_run("one"), make_whole_run("two")
+    text = (second / "records.jsonl").read_text()
+    (second / "records.jsonl").write_text(text.replace("cell of embedded_gqa", "another cell"))
+    with pytest.raises(InvalidValueError, match="weights or data revision differ for embedded_gqa"):
+        check_together([load_run(first), load_run(second)])
+    mixed = text.replace("cell of embedded_gqa", "another cell", 1)
+    (second / "records.jsonl").write_text(mixed)
+    with pytest.raises(InvalidValueError, match="embedded_gqa has records of 2 different"):
+        check_together([load_run(second)])
+
+
+def test_half_a_run_says_what_is_missing(make_whole_run):
+    run = make_whole_run()
+    rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    kept = [
+        row
+        for row in rows
+        if '"embedded_vqav2"' not in row and not ('"zoo none @16"' in row and '"embedded_pope"' in row)
+    ]
+    short = [row for row in kept if not ('"blind"' in row and '"sample_id": "011-' in row)]
+    (run / "records.jsonl").write_text("".join(short))
+    notes = "\n".join(load_run(run).results(draws=50).notes)
+    assert "embedded_vqav2: no questions answered under every arm yet" in notes
+    assert "embedded_pope: no records yet for zoo none @16" in notes
+    assert "embedded_gqa: unfinished, between 22 and 24 questions" in notes
+
+
+def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
+    run = make_whole_run("one")
+    rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    whole = load_run(run).records
+    journals = journal.Journal(run, "records", "cell", 0)
+    journals.append(json.loads(row) for row in rows[100:])
+    journals.close()
+    (run / "records.jsonl").write_text("".join(rows[:120]))
+    key = ["task", "arm_id", "sample_id"]
+    again = load_run(run).records.sort_values(key, ignore_index=True)
+    assert again.equals(whole.sort_values(key, ignore_index=True))
+    (run / "records.jsonl").unlink()
+    assert find_runs([tmp_path / "runs" / "one"]) == [run]
+    assert len(load_run(run).records) == len(rows) - 100

@@ -1,0 +1,286 @@
+"""Time every stage of answering under every arm, and count its FLOPs and memory.
+
+overrides are those of `run` (model, selector, budget, task, +exp), and:
+  batch=[1,8]        prompts at a time (default: 1)
+  new_tokens=16      length of every answer
+  repeats=10         timed passes of every arm
+  warmup=2           passes before them
+  threads=1          of torch on a CPU (default: as many as the process may use)
+  text=60            words of made-up prompts, where a model has no processor or random weights
+  image=672x672      their image, height x width
+A model with a processor gets the first questions of the experiment's first task. With +exp=NAME the experiment runs
+first (or goes on), and the picture of its score against latency is drawn too.
+
+Examples:
+  python -m zoo_exp bench selector=[full,zoo,zoo_closed_form,divprune] budget=16 batch=[1,8]
+  python -m zoo_exp bench +exp=efficiency
+  python -m zoo_exp bench model=llava_next_7b model.weights=random selector=[full,zoo] budget=[640,160] batch=[1,8]
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_exp._cli.run import add_config_dir, check_writable
+from zoo_exp.core.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo_exp.config.experiment import Experiment
+    from zoo_exp.measure.rows import Row
+    from zoo_exp.models.loading import LoadedModel
+
+DEFAULTS: dict[str, Any] = {
+    "batch": [1],
+    "new_tokens": 16,
+    "repeats": 10,
+    "warmup": 2,
+    "threads": None,
+    "text": 60,
+    "image": "672x672",
+}
+WIDE = 170
+"""Columns of a terminal that shows the whole table."""
+DEFAULT_ARMS = "selector=[full,divprune,zoo_closed_form,zoo]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Overrides and flags of `bench`."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what to measure, and how")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_config_dir(parser)
+    parser.set_defaults(handler=bench)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure, print the table, and write table and pictures beside the experiment's results."""
+    from rich.console import Console
+
+    from zoo_exp.config.compose import compose
+
+    settings, overrides = take_settings(args.overrides)
+    chosen = [text.lstrip("+").partition("=")[0] for text in overrides]
+    if "exp" not in chosen and "selector" not in chosen:
+        overrides = [*overrides, DEFAULT_ARMS]
+    experiment = compose(overrides, args.config_dir)
+    plan = _plan(settings)
+    image = parse_image(settings["image"])
+    check_writable(experiment.out)
+    device = device_for(experiment.trainer.accelerator)
+    console = Console()
+    if "exp" in chosen:
+        from zoo_exp.evaluation import runner
+
+        runner.run(experiment, console)
+    _threads(settings["threads"])
+    loaded = _load(experiment, device)
+    prepare = _prepare(experiment, loaded, settings["text"], image)
+
+    from zoo_exp.measure.bench import run_bench
+
+    arms = [replace(arm, label=arm.row) for arm in experiment.arms if not arm.seed_index]
+    rows = run_bench(loaded, arms, prepare, plan, lambda line: console.print(line, style="dim"))
+    folder = experiment.run_dir / "bench" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    scores, metric = _scores(experiment) if "exp" in chosen else ({}, "")
+    write(rows, folder, scores, metric)
+    show(rows, console)
+    console.print(f"table and pictures: {folder}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def take_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take the bench's own keys out of the overrides.
+
+    Returns:
+        The settings with their defaults filled in, and the overrides that are left.
+
+    Raises:
+        InvalidValueError: a value of the wrong kind.
+    """
+    from zoo_exp.config.overrides import parse, plain
+
+    settings, rest = dict(DEFAULTS), []
+    for text in overrides:
+        key = text.lstrip("+").partition("=")[0]
+        if key not in DEFAULTS:
+            rest.append(text)
+            continue
+        (override,) = parse([text])
+        value = plain(override.value())
+        settings[key] = _check_setting(key, value)
+    return settings, rest
+
+
+def _check_setting(key: str, value: Any) -> Any:
+    if key == "image":
+        return value
+    values = value if isinstance(value, list) else [value]
+    if (isinstance(value, list) and key != "batch") or not values:
+        raise InvalidValueError(f"{key}={value}: give one whole number, such as {key}=1")
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, int) or one < (0 if key == "warmup" else 1):
+            raise InvalidValueError(
+                f"{key}={value}: give a whole number of at least {0 if key == 'warmup' else 1}"
+            )
+    return values if key == "batch" else value
+
+
+def parse_image(text: Any) -> tuple[int, int]:
+    """Height and width in pixels.
+
+    >>> parse_image("672x336")
+    (672, 336)
+
+    Raises:
+        InvalidValueError: anything else.
+    """
+    parts = str(text).lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise InvalidValueError(f"image={text}: give height x width in pixels, such as image=672x672")
+    return int(parts[0]), int(parts[1])
+
+
+def device_for(accelerator: str) -> "torch.device":
+    """Where the bench runs.
+
+    Raises:
+        InvalidValueError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not has_gpu:
+        raise InvalidValueError(
+            f"trainer.accelerator={accelerator}: torch finds no GPU here; give trainer=cpu, or run it on a GPU machine"
+        )
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+
+
+def write(rows: Sequence["Row"], folder: Path, scores: Mapping[str, float], metric: str) -> None:
+    """bench.csv, bench.md, bench.json, stages.png, and score_against_latency.png where there are scores."""
+    from zoo_exp.measure import figure, table
+    from zoo_exp.report.files import atomic_path, write_text_atomic
+    from zoo_exp.report.markdown import escape
+    from zoo_exp.report.provenance import manifest
+
+    write_text_atomic(folder / "bench.csv", table.csv_text(rows))
+    write_text_atomic(folder / "bench.md", table.markdown(rows, escape))
+    document = {"provenance": manifest(), "rows": [row.as_dict() for row in rows]}
+    write_text_atomic(folder / "bench.json", json.dumps(document, indent=1) + "\n")
+    with atomic_path(folder / "stages.png") as path:
+        figure.stage_bars(rows, path)
+    if scores:
+        smallest = min(row.batch_size for row in rows)
+        alone = [row for row in rows if row.batch_size == smallest]
+        with atomic_path(folder / "score_against_latency.png") as path:
+            figure.score_against_latency(alone, scores, metric, path)
+
+
+def show(rows: Sequence["Row"], console: Any) -> None:
+    """Print the short table, with how it was measured."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from zoo_exp.measure import table
+
+    lines = [table.cells(row, rows) for row in rows]
+    heads = [head for head in lines[0] if head != "remark" and (console.width >= WIDE or head in table.SHORT)]
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for head in heads:
+        shown.add_column(Text(head), justify="left" if head == "Arm" else "right", no_wrap=head != "Arm")
+    for line in lines:
+        shown.add_row(*(Text(line[head]) for head in heads))
+    console.print(shown)
+    for line in lines:
+        if line["remark"]:
+            console.print(Text(f"{line['Arm']}, batch {line['batch']}: {line['remark']}", style="yellow"))
+    for note in (f"{rows[0].conditions}.", *table.NOTES):
+        console.print(Text(note, style="dim"))
+
+
+def _plan(settings: Mapping[str, Any]) -> Any:
+    from zoo_exp.measure.bench import Plan
+
+    return Plan(settings["batch"], settings["new_tokens"], settings["repeats"], settings["warmup"])
+
+
+def _threads(threads: int | None) -> None:
+    """One thread setting for the whole bench."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _load(experiment: "Experiment", device: "torch.device") -> "LoadedModel":
+    from zoo_exp.models.loading import load_model
+
+    model = experiment.model
+    return load_model(
+        model.path,
+        revision=model.revision,
+        dtype=model.dtype,
+        attention=model.attention,
+        device=None if model.device_map else device,
+        device_map=model.device_map,
+        weights=model.weights,
+        layers=model.layers,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def _prepare(
+    experiment: "Experiment", loaded: "LoadedModel", text: int, image: tuple[int, int]
+) -> Callable[[int], Callable[[], Mapping[str, Any]]]:
+    """How to make the inputs of a batch: real questions through the processor, or made-up ones."""
+    from zoo_exp.measure.inputs import made_up_inputs
+
+    if loaded.processor is None or experiment.model.weights == "random":
+
+        def made_up(batch_size: int) -> Callable[[], Mapping[str, Any]]:
+            inputs = made_up_inputs(loaded.adapter, batch_size, text, image)
+            return lambda: inputs
+
+        return made_up
+    from zoo_exp import tasks
+    from zoo_exp.evaluation.samples import Collate, Sample
+    from zoo_exp.tasks import data
+
+    task = tasks.get(experiment.tasks[0])
+    family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
+    collate, device = Collate(task, loaded.processor, family), next(loaded.model.parameters()).device
+
+    def real(batch_size: int) -> Callable[[], Mapping[str, Any]]:
+        rows = data.load(task, experiment.data.root, batch_size)
+        samples = [Sample(n, task.sample_id(rows[n]), rows[n]) for n in range(min(batch_size, len(rows)))]
+        if len(samples) < batch_size:
+            raise InvalidValueError(
+                f"batch={batch_size}: {task.name} has {len(samples)} questions; give fewer"
+            )
+
+        def make() -> Mapping[str, Any]:
+            inputs = collate(samples).inputs
+            return {k: v.to(device) if hasattr(v, "to") else v for k, v in inputs.items()}
+
+        return make
+
+    return real
+
+
+def _scores(experiment: "Experiment") -> tuple[dict[str, float], str]:
+    """Arm -> score in the experiment's first task, from the results that its run wrote; and what the score is."""
+    path = experiment.run_dir / "results.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    mine = [row for row in rows if row["task"] == experiment.tasks[0] and row["value"] is not None]
+    # A table names how many seeds a row has.
+    scores = {str(row["arm"]).split(" (")[0]: float(row["value"]) for row in mine}
+    return scores, f"{experiment.tasks[0]}: {mine[0]['metric']}" if mine else ""

@@ -1,0 +1,48 @@
+"""What one array index does: compose what was submitted, refuse if it has changed since, run its cell."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from zoo_exp.cluster.submission import read_plan
+from zoo_exp.config.compose import compose
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.evaluation import manifest, stop
+
+WIDTH = 120
+"""Columns of a log."""
+
+
+def run_cell(plan_path: Path, index: int) -> int:
+    """Run one cell into the folder of the whole experiment.
+
+    Args:
+        plan_path: what `submit` wrote.
+        index: place of the task in the experiment.
+
+    Returns:
+        Exit code: 0, or 75 where the cell was stopped and goes on later.
+
+    Raises:
+        InvalidValueError: no such index, or a configuration that has changed since the submission.
+        ZooExpError: whatever a run raises.
+    """
+    stop.install()
+    plan = read_plan(plan_path)
+    if not 0 <= index < len(plan["tasks"]):
+        raise InvalidValueError(f"--cell {index}: {plan_path} has the cells 0 to {len(plan['tasks']) - 1}")
+    experiment = compose(plan["overrides"], plan["config_dirs"])
+    manifest.refuse_changes(
+        "the configuration has changed since this job was submitted", plan["experiment"], experiment
+    )
+    from zoo_exp.evaluation import runner
+
+    main = os.environ.get("SLURM_PROCID", "0") == "0"
+    code = runner.run(experiment, Console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
+    if code == stop.EXIT_CODE and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        # The other ranks may be gone: no farewell that waits for them.
+        sys.stdout.flush()
+        os._exit(code)
+    return code

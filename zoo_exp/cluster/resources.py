@@ -1,0 +1,86 @@
+"""What a job asks the cluster for: the words that `slurm` takes beside the overrides of `run`."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from zoo_exp.core.errors import InvalidValueError
+
+_TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one cell. None leaves the cluster's default.
+
+    Attributes:
+        partition: queue, or several with commas between them.
+        gpus: of each node, each with a process of its own; None takes one where the model is not the embedded one.
+        nodes: machines.
+        processes: on each node; None takes one per GPU.
+        cpus: cores of each process.
+        mem: memory of each node, such as 64G.
+        time: limit, such as 04:00:00; a cell that needs more is requeued and goes on.
+        parallel: cells that run at the same time at most.
+        account: who pays.
+        qos: quality of service.
+        constraint: features of the node.
+        script: the batch script.
+    """
+
+    partition: str | None = None
+    gpus: int | None = None
+    nodes: int = 1
+    processes: int | None = None
+    cpus: int = 1
+    mem: str | None = None
+    time: str | None = None
+    parallel: int | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    script: str | None = None
+
+    def flags(self) -> list[str]:
+        """The flags of sbatch."""
+        gpus = self.gpus or 0
+        processes = self.processes or max(1, gpus)
+        flags = [f"--nodes={self.nodes}", f"--ntasks-per-node={processes}", f"--cpus-per-task={self.cpus}"]
+        if gpus:
+            flags.append(f"--gpus-per-node={gpus}")
+        for name in ("partition", "mem", "time", "account", "qos", "constraint"):
+            value = getattr(self, name)
+            if value is not None:
+                flags.append(f"--{name}={value}")
+        return flags
+
+
+def split(texts: Sequence[str]) -> tuple[Resources, list[str]]:
+    """Take the resources out of a command line; what is left are overrides.
+
+    Raises:
+        InvalidValueError: a number that is none, or a time that SLURM would not read.
+    """
+    names = {item.name: item for item in fields(Resources)}
+    given: dict[str, int | str] = {}
+    rest = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in names:
+            rest.append(text)
+        elif not value:
+            raise InvalidValueError(f"{text}: a value is expected")
+        elif "int" in str(names[name].type):
+            given[name] = _number(name, value)
+        else:
+            if name == "time" and not _TIME.fullmatch(value):
+                raise InvalidValueError(f"time={value}: give minutes, HH:MM:SS or days-HH:MM:SS")
+            given[name] = value
+    return replace(Resources(), **given), rest  # type: ignore[arg-type]
+
+
+def _number(name: str, value: str) -> int:
+    lowest = 0 if name == "gpus" else 1
+    if not value.isdigit() or int(value) < lowest:
+        raise InvalidValueError(f"{name}={value}: give a whole number from {lowest}")
+    return int(value)

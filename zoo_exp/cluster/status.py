@@ -1,0 +1,109 @@
+"""How every cell of an array stands, from its records, its lock, the queue and the last line of its log."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo_exp.cluster import tools
+from zoo_exp.cluster.submission import LOGS, folder_of, job_name
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.evaluation import cells
+
+QUEUED = "queued"
+TAIL = 8192
+"""Bytes from the end of a log that are looked at."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell.
+
+    Attributes:
+        index: its array index.
+        state: done, running, queued, stopped, failed or missing.
+        answers: `recorded/expected`.
+        note: who is at work, or the last line of the log.
+    """
+
+    index: int
+    task: str
+    state: str
+    answers: str
+    note: str
+
+
+def rows(experiment: Experiment) -> list[Row]:
+    """How all cells stand."""
+    queue = tools.queue(job_name(experiment))
+    logs = folder_of(experiment) / LOGS
+    states = cells.states(experiment.run_dir, experiment.cells())
+    return [_row(index, state, queue.get(index), logs) for index, state in enumerate(states)]
+
+
+def left(found: Sequence[Row]) -> list[int]:
+    """Indices of the cells that have to be submitted: neither complete nor at work nor in the queue."""
+    return [row.index for row in found if row.state not in (cells.DONE, cells.RUNNING, QUEUED)]
+
+
+def table(found: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [("cell", "task", "state", "answers", "")]
+    lines += [(str(r.index), r.task, r.state, r.answers, r.note) for r in found]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    return "\n".join(
+        "  ".join(
+            [*(text.ljust(width) for text, width in zip(line[:4], widths, strict=True)), line[4]]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def summary(found: Sequence[Row]) -> str:
+    """How many cells are in which state.
+
+    >>> summary([Row(0, "gqa", "done", "8/8", ""), Row(1, "mme", "failed", "2/8", "out of memory")])
+    '1 done, 1 failed'
+    """
+    states = [row.state for row in found]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def wait(experiment: Experiment, say: Callable[[str], None], seconds: float = 5.0) -> None:
+    """Wait until none of the experiment's jobs is in the queue; say so whenever the numbers change."""
+    before = ""
+    while queue := tools.queue(job_name(experiment)):
+        states = list(queue.values())
+        now = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
+        if now != before:
+            say(f"in the queue: {now}")
+        before = now
+        time.sleep(seconds)
+
+
+def last_line(logs: Path, index: int) -> str:
+    """What a cell's newest log ends with, without what SLURM says about it; empty without a log."""
+    paths = sorted(logs.glob(f"*_{index}.out"), key=lambda path: int(path.name.split("_")[0]))
+    if not paths:
+        return ""
+    with paths[-1].open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - TAIL))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return (own or lines or ["(an empty log)"])[-1][:200]
+
+
+def _row(index: int, state: cells.State, queued: str | None, logs: Path) -> Row:
+    answers = f"{state.answers}/{'?' if state.expected is None else state.expected}"
+    name, note = state.state, state.note
+    if name not in (cells.DONE, cells.RUNNING):
+        if queued is not None:
+            name, note = QUEUED, queued.lower()
+        else:
+            line = last_line(logs, index)
+            if name == cells.MISSING and line:  # it ended before it could write down anything
+                name = cells.FAILED
+            note = line or note
+    return Row(index, state.cell.task, name, answers, note)

@@ -1,0 +1,118 @@
+"""Submit the cells of an experiment that are not complete, and remember what was submitted."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo_exp.cluster import tools
+from zoo_exp.cluster.resources import Resources
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.core.errors import MissingFileError
+from zoo_exp.evaluation.merge import replaced
+
+FOLDER, PLAN, LOGS = "slurm", "plan.json", "logs"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What would be, or was, handed to sbatch.
+
+    Attributes:
+        command: sbatch with all of its arguments.
+        script: the batch script.
+        indices: array indices: places of the tasks in the experiment.
+    """
+
+    command: list[str]
+    script: Path
+    indices: list[int]
+
+
+def job_name(experiment: Experiment) -> str:
+    """The name of the experiment's jobs in the queue."""
+    return f"zoo-{experiment.id}"
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where plan and logs lie."""
+    return (experiment.run_dir / FOLDER).absolute()
+
+
+def prepare(experiment: Experiment, resources: Resources, indices: Sequence[int]) -> Submission:
+    """The sbatch command for some cells; nothing is written.
+
+    Raises:
+        MissingFileError: no batch script.
+    """
+    if resources.gpus is None:
+        gpus = 0 if experiment.model.path == "embedded" or experiment.trainer.accelerator == "cpu" else 1
+        resources = replace(resources, gpus=gpus)
+    folder, script = folder_of(experiment), batch_script(resources.script)
+    parallel = f"%{resources.parallel}" if resources.parallel else ""
+    command = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={job_name(experiment)}",
+        f"--array={tools.ranges(indices)}{parallel}",
+        f"--chdir={Path.cwd()}",
+        f"--output={folder / LOGS / '%A_%a.out'}",
+        *resources.flags(),
+        str(script),
+        sys.executable,
+        str(folder / PLAN),
+    ]
+    return Submission(command, script, list(indices))
+
+
+def submit(submission: Submission, experiment: Experiment, config_dirs: Sequence[str]) -> str:
+    """Write the plan, hand the script to sbatch, and return the job's id.
+
+    Raises:
+        MissingFileError: no sbatch.
+        ZooExpError: sbatch refused.
+    """
+    folder = folder_of(experiment)
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    content = {
+        "overrides": list(experiment.overrides),
+        "config_dirs": [str(Path(path).expanduser().absolute()) for path in config_dirs],
+        "tasks": list(experiment.tasks),
+        "experiment": experiment.as_dict(),
+    }
+    with replaced(folder / PLAN) as file:
+        file.write((json.dumps(content, indent=1, default=str) + "\n").encode())
+    return tools.call(submission.command).split(";")[0]
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """What `submit` wrote.
+
+    Raises:
+        MissingFileError: no such file, or a damaged one.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingFileError(f"{path} cannot be read ({error}): submit the experiment again") from error
+    return content
+
+
+def batch_script(given: str | None = None) -> Path:
+    """The user's script, or ours: inside the package that a wheel installed, beside it in a checkout.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = [Path(given).expanduser().absolute()] if given else [package, package.parent]
+    for place in places:
+        path = place if given else place / "slurm" / "array.sbatch"
+        if path.is_file():
+            return path
+    raise MissingFileError(
+        f"no batch script at {places[0]}: give one with script=FILE"
+        + ("" if given else " (slurm/array.sbatch of the repository is ours)")
+    )

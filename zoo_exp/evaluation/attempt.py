@@ -1,0 +1,189 @@
+"""One attempt at the cells of an experiment: find out what is missing, answer it, check that nothing is."""
+
+import os
+import signal
+from collections.abc import Collection
+from contextlib import suppress
+
+import lightning
+from rich.console import Console
+
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.core.errors import UnknownNameError, ZooExpError
+from zoo_exp.evaluation import cells, launch, manifest, plan, resume, stop
+from zoo_exp.evaluation.data import CellsData
+from zoo_exp.evaluation.module import PrunedVLM
+from zoo_exp.evaluation.plan import Work
+from zoo_exp.evaluation.progress import RunProgress
+from zoo_exp.evaluation.samples import Collate
+from zoo_exp.models.loading import LoadedModel, load_model
+
+
+class Attempt:
+    """One process's part in one attempt at some cells of an experiment.
+
+    Args:
+        experiment: the experiment.
+        trainer: knows the ranks.
+        console: where messages go.
+        tasks: whose cells; None for all.
+
+    Raises:
+        UnknownNameError: a task that the experiment does not have.
+        ZooExpError: data that cannot be read.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        trainer: lightning.Trainer,
+        console: Console,
+        tasks: Collection[str] | None,
+    ) -> None:
+        unknown = sorted(set(tasks or ()) - set(experiment.tasks))
+        if unknown:
+            raise UnknownNameError("task of this experiment", unknown[0], experiment.tasks)
+        self.experiment, self.trainer, self.console = experiment, trainer, console
+        self.folder = experiment.run_dir
+        wanted = [cell for cell in experiment.cells() if tasks is None or cell.task in tasks]
+        self.work = [plan.load(cell, experiment.data.root, experiment.limit) for cell in wanted]
+        self.module: PrunedVLM | None = None
+        self.missing = 0
+
+    def follow(self) -> int:
+        """The part of a rank that is not 0; its exit code."""
+        try:
+            self._answer()
+        except stop.Stopped:
+            # Lightning's launcher kills rank 0 when a process that it started ends with a code.
+            return stop.EXIT_CODE if launch.under_srun(os.environ) else 0
+        return 0
+
+    def lead(self) -> int:
+        """The part of rank 0: find out what is missing, answer it, check that nothing is; its exit code."""
+        for item in self.work:
+            cells.note(self.folder, item.cell, cells.RUNNING, samples=len(item.ids), device=manifest.device())
+        try:
+            self._resume()
+            self._check()
+        except stop.Stopped:
+            return self._stopped()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        for item in self.work:
+            cells.note(self.folder, item.cell, cells.DONE)
+        return 0
+
+    def _resume(self) -> None:
+        have = cells.answered(self.folder, [item.cell for item in self.work])
+        self._look_up(have)
+        if any(item.todo for item in self.work):
+            wanted = {item.cell.id: frozenset(item.ids) for item in self.work}
+            taken = resume.adopt(self.folder, [item.cell for item in self.work], wanted, have)
+            if taken:
+                self.console.print(resume.describe(taken), style="dim")
+                self._look_up(have)
+        missing, total = sum(item.answers for item in self.work), sum(item.total for item in self.work)
+        if missing < total:
+            self.console.print(f"{total - missing} of {total} answers are there already", style="dim")
+        self.missing = missing
+        # Ranks that srun or torchrun started wait for this one, also where nothing is left.
+        environment = self.trainer.strategy.cluster_environment if self.trainer.world_size > 1 else None  # type: ignore[attr-defined]
+        if missing or (environment is not None and environment.creates_processes_externally):
+            self._answer()
+
+    def _look_up(self, have: cells.Answered) -> None:
+        self.work = [item.after(have.get(item.cell.id, {})) for item in self.work]
+
+    def _answer(self) -> None:
+        """Answer what is missing, as far as it is this rank's part."""
+        experiment = self.experiment
+        launch.share_threads(self.trainer)
+        loaded = _load(experiment)
+        module = self.module = PrunedVLM(loaded, self.folder)
+        progress = RunProgress(self.console)
+        if self.trainer.is_global_zero:
+            self.console.print(
+                f"{experiment.name}: {self.missing} answers ({len(self.work)} tasks, {len(experiment.arms)} "
+                f"arms) on {loaded.name}; records in {self.folder}"
+            )
+            progress.expect(self.missing)
+        self.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
+        family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
+
+        def collate(item: Work) -> Collate:
+            return Collate(item.task, loaded.processor, family)
+
+        data = CellsData(self.work, collate, experiment.model.batch_size, experiment.data.workers)
+        try:
+            with progress:
+                self.trainer.test(module, datamodule=data, verbose=False)
+        except stop.Stopped:
+            self._release(signal.SIGTERM)
+            raise
+        except BaseException:
+            self._release(signal.SIGKILL)
+            raise
+        finally:
+            module.end()
+
+    def _release(self, number: signal.Signals) -> None:
+        """Tell the processes that Lightning started for us, and wait for them."""
+        children = getattr(self.trainer.strategy.launcher, "procs", [])
+        for child in children:
+            with suppress(OSError):
+                child.send_signal(number)
+        for child in children:
+            with suppress(Exception):
+                child.wait(timeout=60)
+
+    def _check(self) -> None:
+        """Read everything back: a cell is complete when its records say so."""
+        if self.missing:
+            self._look_up(cells.answered(self.folder, [item.cell for item in self.work]))
+        lost = [item for item in self.work if item.todo]
+        if lost:
+            named = ", ".join(f"{item.task.name} ({item.answers})" for item in lost)
+            raise ZooExpError(f"answers are missing although every process has ended: {named}; run it again")
+
+    def _stopped(self) -> int:
+        """Leave in good order: what is recorded stays, the job goes back into the queue."""
+        number = stop.requested()
+        name = number.name if number else "a signal"
+        for item in self.work:
+            cells.note(self.folder, item.cell, cells.STOPPED, error=f"stopped by {name}")
+        recorded = self.module.recorded if self.module else 0
+        then = stop.requeue(recorded)
+        self.console.print(f"stopped by {name} with {recorded} new answers on disk; {then}")
+        return stop.EXIT_CODE
+
+    def _failed(self, error: BaseException) -> None:
+        """Write down what went wrong, with the cell in which it did."""
+        user = isinstance(error, (KeyboardInterrupt, SystemExit))
+        current = self.module.work if self.module else None
+        first = next(iter(str(error).strip().splitlines()), "")
+        message = "interrupted" if user else f"{type(error).__name__}: {first}"
+        for item in self.work:
+            mine = current is None or item.cell.id == current.cell.id
+            state = cells.FAILED if mine and not user else cells.STOPPED
+            with suppress(OSError):  # a full disk is what may have gone wrong
+                cells.note(self.folder, item.cell, state, error=message if mine else "")
+
+
+def _load(experiment: Experiment) -> LoadedModel:
+    model = experiment.model
+    loaded = load_model(
+        model.path,
+        revision=model.revision,
+        dtype=model.dtype,
+        attention=model.attention,
+        device_map=model.device_map,
+        weights=model.weights,
+        layers=model.layers,
+        trust_remote_code=model.trust_remote_code,
+    )
+    for arm in experiment.arms:
+        if arm.budget is not None and loaded.n_visual is not None:
+            arm.budget.resolve(loaded.n_visual)
+    return loaded

@@ -1,0 +1,124 @@
+"""Pictures of a bench: where the time goes, and score against latency (Figure A of the paper's supplement)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo_exp.measure.rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.stages import STAGES
+
+COLOURS = dict(
+    zip(
+        STAGES,
+        ("#bbbbbb", "#4477aa", "#66ccee", "#ee6677", "#aa3377", "#dddddd", "#228833", "#ccbb44"),
+        strict=True,
+    )
+)
+"""Paul Tol's bright scheme, which colour-blind readers can tell apart."""
+SIZES = (30.0, 1800.0)
+"""Areas of the smallest circle that can still be seen, and of the largest one."""
+
+
+def stage_bars(rows: Sequence[Row], path: Path) -> None:
+    """One bar per arm and batch size, made of the medians of its stages.
+
+    Raises:
+        InvalidValueError: rows that do not compare.
+    """
+    check_comparable(rows)
+    shown = [row for row in rows if row.passes][::-1]
+    several = len({row.batch_size for row in rows}) > 1
+    plt, figure, axes = _figure(8, 1.2 + 0.3 * len(shown))
+    names = [f"{row.arm}, batch {row.batch_size}" if several else row.arm for row in shown]
+    left = [0.0] * len(shown)
+    for stage in STAGES:
+        widths = [row.times(stage).p50 for row in shown]
+        if max(widths, default=0) > 0:
+            axes.barh(names, widths, left=left, color=COLOURS[stage], label=stage, height=0.7)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_xlabel("milliseconds of a batch (median)")
+    axes.set_title(str(rows[0].conditions), fontsize=8, loc="left", wrap=True)
+    axes.legend(
+        fontsize=7,
+        ncols=len(STAGES),
+        loc="upper left",
+        bbox_to_anchor=(0, -0.35 / figure.get_figheight() * 2),
+    )
+    _save(plt, figure, path)
+
+
+def score_against_latency(
+    rows: Sequence[Row], scores: Mapping[str, float], metric: str, path: Path
+) -> list[str]:
+    """Figure A: score over end-to-end latency relative to the unpruned model, area of a circle as its TFLOP.
+
+    Args:
+        rows: of one batch size.
+        scores: arm -> score; arms that have none are left out.
+        metric: what the score is, for the axis.
+        path: of the picture.
+
+    Returns:
+        The arms that are shown.
+
+    Raises:
+        InvalidValueError: rows that do not compare.
+    """
+    check_comparable(rows)
+    plt, figure, axes = _figure(7, 4.6)
+    largest = max((row.flops.total for row in rows if row.flops is not None), default=1)
+    shown = []
+    for row in rows:
+        base, score = baseline_of(row, rows), scores.get(row.arm, math.nan)
+        if base is None or not row.passes or math.isnan(score) or row.flops is None:
+            continue
+        x = row.times("end_to_end").p50 / base.times("end_to_end").p50
+        area = max(SIZES[0], SIZES[1] * row.flops.total / largest)
+        colour, marker = _look(row.selector)
+        axes.scatter(
+            [x], [score], s=area, color=colour, marker=marker, alpha=0.55, edgecolors="black", linewidths=0.6
+        )
+        axes.annotate(
+            f"{row.arm} ({_short(row.flops.total)})", (x, score), fontsize=7, ha="center", va="center"
+        )
+        shown.append(row.arm)
+    axes.set_xlabel("end-to-end latency relative to the unpruned model")
+    axes.set_ylabel(metric)
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.set_title(f"{rows[0].conditions}; batch {rows[0].batch_size}", fontsize=7, loc="left", wrap=True)
+    _save(plt, figure, path)
+    return shown
+
+
+def _look(selector: str) -> tuple[str, str]:
+    """Colour and marker of a selector, the same in every picture."""
+    known: dict[str, tuple[str, str]] = {
+        "full": ("#777777", "o"),
+        "zoo": ("#ee6677", "o"),
+        "divprune": ("#4477aa", "s"),
+        "visionzip": ("#228833", "D"),
+        "fastv": ("#ccbb44", "^"),
+        "random": ("#bbbbbb", "X"),
+    }
+    return known.get(selector, ("#aa3377", "P"))
+
+
+def _short(flops: int) -> str:
+    return f"{flops / 1e12:.2g} TFLOP" if flops >= 1e11 else f"{flops / 1e9:.2g} GFLOP"
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height))
+    return plt, figure, axes
+
+
+def _save(plt: Any, figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)

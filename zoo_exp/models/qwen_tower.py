@@ -1,0 +1,120 @@
+"""Qwen2.5-VL's vision tower: undoing its window order, its attention, and its way of cutting an image into patches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo_exp.models.capture import Capture, attention_rows
+
+_ATTENTION = frozenset({"received_attention", "keys"})
+_QUERIES_AT_ONCE = 512
+
+
+class QwenTower:
+    """What the tower under the merger can tell about the tokens (2 x 2 patches) of its images."""
+
+    def __init__(self, visual: Any) -> None:
+        self.visual: Any = visual
+
+    def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
+        """The last block that attends to the whole image; every block."""
+        wanted: dict[str, nn.Module] = {}
+        if needs & _ATTENTION:
+            block = self.visual.blocks[self.visual.fullatt_block_indexes[-1]]
+            wanted |= {"attention": block.attn, "qkv": block.attn.qkv}
+        if "hidden" in needs:
+            wanted |= {f"block{i}": block for i, block in enumerate(self.visual.blocks)}
+        return wanted
+
+    def language_order(self, grids: Tensor) -> Tensor:
+        """Place in window order of every token of the language model's order."""
+        from transformers.vision_utils import get_vision_window_index
+
+        visual = self.visual
+        window, _ = get_vision_window_index(
+            grids,
+            spatial_merge_size=visual.spatial_merge_size,
+            window_size=visual.window_size,
+            patch_size=visual.patch_size,
+            kwargs={},
+        )
+        return torch.argsort(window)
+
+    def rows(
+        self, capture: Capture, order: Tensor, sizes: list[int], needs: frozenset[str]
+    ) -> dict[str, Sequence[Tensor]]:
+        """Attention fields of `VisualTokens` by image, [N, ...] each."""
+        if not needs & _ATTENTION:
+            return {}
+        received, keys = self.attention(capture, order, sizes)
+        return {k: v for k, v in (("received_attention", received), ("keys", keys)) if k in needs}
+
+    def hidden(self, capture: Capture, order: Tensor, sizes: list[int]) -> dict[int, Sequence[Tensor]]:
+        """Outputs of the blocks, numbered from 1, by image: [N, 4 Dv] each."""
+        return {
+            i + 1: tokens_of(capture[f"block{i}"].tensor, order).split(sizes)
+            for i in range(len(self.visual.blocks))
+        }
+
+    def attention(
+        self, capture: Capture, order: Tensor, sizes: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Attention that each token's patches receive, and their rotated keys, image by image."""
+        module, unit = self.visual.blocks[0].attn, self.visual.spatial_merge_unit
+        heads = module.num_heads
+        query, key, _ = capture["qkv"].tensor.unflatten(-1, (3, heads, -1)).unbind(1)
+        cos, sin = (t[:, None] for t in capture["attention"].kwargs["position_embeddings"])
+        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        q, k = (tokens_of(t.flatten(1), order).unflatten(-1, (unit, -1)) for t in (query, key))
+        received, keys, scale = [], [], (key.shape[-1]) ** -0.5
+        for image_q, image_k in zip(q.split(sizes), k.split(sizes), strict=True):
+            rows, columns = image_q.flatten(0, 1), image_k.flatten(0, 1)
+            total = sum(
+                attention_rows(part, columns, heads, scale).sum(dim=(0, 1))
+                for part in rows.split(_QUERIES_AT_ONCE)
+            )
+            mean = torch.as_tensor(total) / (heads * len(rows))
+            received.append(mean.view(-1, unit).mean(dim=1))
+            keys.append(image_k.unflatten(-1, (heads, -1)).mean(dim=(1, 2)))
+        return received, keys
+
+
+def tokens_of(patches: Tensor, order: Tensor) -> Tensor:
+    """Patches [4 N, Dv] in window order -> tokens [N, 4 Dv] in the language model's order."""
+    return patches.reshape(len(order), -1)[order]
+
+
+def resized_patches(
+    patches: Tensor, old: tuple[int, int], new: tuple[int, int], config: Any, merge: int
+) -> Tensor:
+    """Scale an image that the processor has cut into patches already.
+
+    Args:
+        patches: rows in the order of tokens, then of patches within them [h w, C t p p].
+        old: rows and columns of patches that there are.
+        new: rows and columns that there shall be.
+        config: the tower's configuration.
+        merge: patches on a token's side.
+
+    Returns:
+        Patches of the smaller image [h' w', C t p p].
+    """
+    channels, depth, p = config.in_channels, config.temporal_patch_size, config.patch_size
+    h, w = old
+    blocks = patches.view(h // merge, w // merge, merge, merge, channels, depth, p, p)
+    image = blocks.permute(5, 4, 0, 2, 6, 1, 3, 7).reshape(depth, channels, h * p, w * p)
+    rows, columns = new
+    size = (rows * p, columns * p)
+    small = F.interpolate(image.float(), size, mode="bicubic", antialias=True).to(patches.dtype)
+    cells = small.view(depth, channels, rows // merge, merge, p, columns // merge, merge, p)
+    return cells.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of [n, H, d] in float32."""
+    low, high = x.float().chunk(2, dim=-1)
+    turned: Tensor = x.float() * cos.float() + torch.cat([-high, low], dim=-1) * sin.float()
+    return turned.to(x.dtype)
