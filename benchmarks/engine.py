@@ -4,7 +4,8 @@
     python benchmarks/engine.py prefill    # 4 layers of the real LLaVA-1.5-7B with random weights, stage by stage
 
 `prefill` needs about 7 GB for float32 on a CPU; `--device cuda --dtype bfloat16 --layers 32` runs the whole model.
-Times are medians over interleaved repeats, on one thread unless `--threads` says otherwise.
+Times are medians over interleaved repeats, on one thread unless `--threads` says otherwise; on one CPU thread they are
+the process's own time, which other processes on the machine do not lengthen much.
 """
 
 import argparse
@@ -141,18 +142,23 @@ def prefill(options: argparse.Namespace) -> None:
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median milliseconds of each, taken in turns after one unmeasured round."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    clock = time.process_time if alone else time.perf_counter
     times: dict[str, list[float]] = {label: [] for label in runs}
     for turn in range(repeats + 1):
         for label, run in runs.items():
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            start = time.perf_counter()
+            _finish()
+            start = clock()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _finish()
             if turn:
-                times[label].append((time.perf_counter() - start) * 1e3)
+                times[label].append((clock() - start) * 1e3)
     return {label: statistics.median(values) for label, values in times.items()}
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

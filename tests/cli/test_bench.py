@@ -8,6 +8,7 @@ import torch
 
 from zoo_exp._cli import bench
 from zoo_exp.cli import main
+from zoo_exp.config.compose import compose
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.registry import adapter_for
@@ -90,7 +91,8 @@ def test_a_bench_writes_its_table_and_pictures(tmp_path, monkeypatch, capsys):
     assert {path.name for path in folder.iterdir()} == names
     with (folder / "bench.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["arm"] for line in lines] == ["full", "random @5", "zoo multiply @5"] * 2 or len(lines) == 6
+    assert [line["arm"] for line in lines] == ["full", "random @5", "zoo multiply @5"] * 2
+    assert [line["batch_size"] for line in lines] == ["1"] * 3 + ["2"] * 3
     assert json.loads((folder / "bench.json").read_text())["provenance"]["torch"]
 
 
@@ -102,3 +104,24 @@ def test_a_budget_that_prunes_nothing_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "_load", load)
     assert main(["bench", "selector=divprune", "budget=16", f"out={tmp_path}"]) == 2
     assert "prunes nothing" in capsys.readouterr().err
+
+
+def test_scores_come_from_the_results_of_the_experiments_run(tmp_path):
+    experiment = compose(["+exp=efficiency", f"out={tmp_path}"])
+    assert experiment.tasks == ("embedded_pope",)
+    rows = [
+        {"arm": "full", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.9},
+        {"arm": "random @16 (3 seeds)", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.5},
+        {"arm": "blind", "task": "embedded_pope", "metric": "pope_f1_score", "value": None},
+        {"arm": "full", "task": "average", "metric": "mean score", "value": 0.1},
+    ]
+    experiment.run_dir.mkdir(parents=True)
+    (experiment.run_dir / "results.json").write_text(json.dumps({"rows": rows}))
+    scores, metric = bench._scores(experiment)
+    assert scores == {"full": 0.9, "random @16": 0.5}
+    assert metric == "embedded_pope: pope_f1_score"
+
+
+def test_pope_is_the_task_of_the_efficiency_experiment_on_every_model():
+    for model in ("llava15_7b", "llava_next_7b", "qwen25_vl_7b"):
+        assert compose(["+exp=efficiency", f"model={model}"]).tasks == ("pope",)

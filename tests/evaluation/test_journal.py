@@ -46,7 +46,11 @@ def test_two_writers_at_the_same_time_never_share_a_file(tmp_path):
     files = [Journal(tmp_path, "records", "cell") for _ in range(3)]
     for number, file in enumerate(files):
         file.append([{"writer": number}])
-    assert [len(path.read_bytes().splitlines()) for path in journal.journals(tmp_path, "records")] == [1, 1, 1]
+    assert [len(path.read_bytes().splitlines()) for path in journal.journals(tmp_path, "records")] == [
+        1,
+        1,
+        1,
+    ]
     for file in files:
         file.close()
 
@@ -113,7 +117,9 @@ def test_a_full_disk_is_named_and_leaves_whole_rows(tmp_path, small_files):
     kept = [{"number": n, "text": "x" * 70} for n in range(30)]
     file = Journal(tmp_path, "records", "cell")
     file.append(kept)
-    with pytest.raises(ZooExpError, match=r"cannot write .*: File too large\. What was recorded is kept; make room"):
+    with pytest.raises(
+        ZooExpError, match=r"cannot write .*: File too large\. What was recorded is kept; make room"
+    ):
         file.append([{"text": "y" * 3000}])
     path = journal.journals(tmp_path, "records")[0]
     assert path.read_bytes().endswith(b"\n")

@@ -26,7 +26,10 @@ def test_shards_are_a_partition_except_for_ranks_without_work(todo, world):
     [
         (STEP, True),
         ({}, False),
-        ({"SLURM_JOB_ID": "3", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),  # a batch script without srun
+        (
+            {"SLURM_JOB_ID": "3", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+            False,
+        ),  # a batch script without srun
         ({**STEP, "SLURM_STEP_ID": "4294967290"}, False),  # a shell inside an allocation
     ],
 )

@@ -22,7 +22,9 @@ with lock.cells(Path(sys.argv[1]), ["a"]):
 @pytest.fixture
 def other(tmp_path):
     """A process that holds the lock of cell a."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()

@@ -7,6 +7,7 @@ import torch
 
 from zoo_exp import selectors
 from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.flops import CostModel
@@ -205,3 +206,22 @@ def test_a_model_without_known_costs_is_refused():
     config = SimpleNamespace(model_type="blip", get_text_config=lambda: None)
     with pytest.raises(UnknownNameError, match="blip"):
         CostModel(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "tflop"),
+    [
+        ({"dtype": "float16"}, 3.09),  # the release: 59 % of what 192 tokens save
+        ({"dtype": "float16", "projector": "low_rank"}, 0.25),
+        ({}, 1.24),  # the same value with the first layer shared
+        ({"estimator": "closed_form"}, 0.0242),
+    ],
+)
+def test_sensitivity_at_real_size_costs_what_the_specification_says(options, tflop):
+    def empty(*shape):
+        return torch.empty(*shape, device="meta")
+
+    mlp = MLP(empty(4096, 1024), empty(4096), empty(4096, 4096), empty(4096))
+    image = VisualTokens(projected=empty(576, 4096), features=empty(576, 1024), mlp=mlp)
+    zoo = selectors.get("zoo", fusion="none", **options)
+    assert selector_flops(zoo, image, 64) / 1e12 == pytest.approx(tflop, rel=0.02)

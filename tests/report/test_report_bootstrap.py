@@ -146,3 +146,12 @@ def test_the_interval_of_a_difference_covers_the_truth():
         )
         covered += not percentile_interval(draws[:, 0] - draws[:, 1]).excludes(0.1)
     assert 0.95 - 0.033 < covered / 400 < 0.95 + 0.033
+
+
+def test_a_few_draws_without_a_value_are_left_out_and_many_are_not():
+    values = np.arange(1000.0)
+    values[:5] = np.nan
+    interval = percentile_interval(values)
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(values[5:], [0.025, 0.975]))
+    values[:20] = np.nan
+    assert np.isnan(percentile_interval(values).low)

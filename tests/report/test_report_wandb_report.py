@@ -41,4 +41,4 @@ def test_offline_the_specification_lies_beside_the_page(make_whole_run, tmp_path
     assert "panel-grid" in kinds
     text = json.dumps(specification)
     assert "zoo multiply @16" in text
-    assert "retained/zoo multiply _16" in text
+    assert "retained/zoo multiply @16" in text

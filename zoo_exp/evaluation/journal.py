@@ -150,7 +150,7 @@ def lines(path: Path, damaged: list[str] | None = None) -> Iterator[Line]:
             if not line.endswith(b"\n"):
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
             except ValueError:
                 row = None
             if isinstance(row, dict):

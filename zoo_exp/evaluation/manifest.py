@@ -80,6 +80,10 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     elif _is_list(old) and _is_list(new) and len(old) == len(new):
         for number, (left, right) in enumerate(zip(old, new, strict=True)):
             yield from differences(left, right, f"{key}[{number}]")
+    elif _is_list(old) and _is_list(new):
+        before, after = [_name(item) for item in old], [_name(item) for item in new]
+        yield from (f"{key}: {name} is gone" for name in before if name not in after)
+        yield from (f"{key}: {name} is new" for name in after if name not in before)
     elif json.dumps(old, default=str) != json.dumps(new, default=str):
         yield f"{key}: {_short(old)} -> {_short(new)}"
 
@@ -98,6 +102,10 @@ _SLURM = ("SLURM_CLUSTER_NAME", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_RESTART_C
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _name(item: Any) -> str:
+    return str(item["arm"]) if isinstance(item, Mapping) and "arm" in item else _short(item)
 
 
 def _short(value: Any) -> str:

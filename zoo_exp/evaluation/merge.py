@@ -180,7 +180,7 @@ class _Table:
 
         if not lines or self.parquet is None:
             return
-        rows: list[Row] = [json.loads(line) for line in lines]
+        rows: list[Row] = [json.loads(line.decode()) for line in lines]
         arrays = []
         for place, (name, kind) in enumerate(self.columns.items()):
             values = [row.get(name) for row in rows]

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -81,8 +81,8 @@ def run_bench(
         prepare: makes inputs.
         plan: how often.
         say: takes a line about the progress.
-        inspect: look at memory and FLOPs in two passes of their own; without, rows have neither (for rules that take
-            minutes).
+        inspect: look at memory and count FLOPs in two passes of their own; without, rows have no memory, and FLOPs
+            from shapes alone (for rules that take minutes).
 
     Raises:
         InvalidValueError: an arm that prunes nothing, or one that changes the attention backend.
@@ -185,6 +185,8 @@ class _Runs:
                 "layer_tokens": _mean([_mean(row) for row in outcome.layer_tokens]),
                 "prompt_tokens": outcome.length,
                 "first_selector_ms": sum(times[stage] for stage in SELECTOR),
+                "flops": self._flops(outcome),
+                "paper_flops": self._paper_flops(outcome),
             }
         return times
 
@@ -197,11 +199,9 @@ class _Runs:
         with FlopProbe() as counter:
             outcome = self._answer(counter)
         flops = exclusive(counter.flops, self.inside)
-        self.facts |= {
-            "flops": self._flops(outcome, int(flops["score"] + flops["select"])),
-            "counted_flops": int(sum(flops.values())) // self.batch_size,
-            "paper_flops": self._paper_flops(outcome),
-        }
+        counted_selector = int(flops["score"] + flops["select"]) // self.batch_size
+        self.facts["flops"] = replace(self._flops(outcome), select=counted_selector)
+        self.facts["counted_flops"] = int(sum(flops.values())) // self.batch_size
 
     def _answer(self, probe: Any) -> Outcome:
         backends = attention_backends(self.loaded.model)
@@ -212,17 +212,19 @@ class _Runs:
             )
         return outcome
 
-    def _flops(self, outcome: Outcome, counted_selector: int) -> StageFlops:
-        """Of one answer, on average: analytic, except for the selector, which torch counts."""
+    def _flops(self, outcome: Outcome) -> StageFlops:
+        """Of one answer, on average, from shapes alone; the selector's None where it cannot say."""
         costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
+        selector = None if self.inside else self.selector
         stages = [
-            costs.stages(images, _lengths(outcome, row), self.plan.new_tokens)
+            costs.stages(images, _lengths(outcome, row), self.plan.new_tokens, selector, self.arm.budget)
             for row, images in enumerate(outcome.tokens)
         ]
+        known = [s.select for s in stages if s.select is not None]
         return StageFlops(
             sum(s.tower for s in stages) // rows,
             sum(s.projector for s in stages) // rows,
-            counted_selector // rows,
+            sum(known) // rows if len(known) == rows and not self.inside else None,
             sum(s.prefill for s in stages) // rows,
             sum(s.decode for s in stages) // rows,
         )

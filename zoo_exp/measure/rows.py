@@ -59,7 +59,7 @@ class Row:
         layer_tokens: visual tokens at the input of a decoder layer, mean over the layers.
         prompt_tokens: columns of the prompt that entered the language model.
         first_selector_ms: the selector's very first call, with what it computes once per model.
-        flops: by stage; the selector's as torch counts them.
+        flops: by stage, from shapes; the selector's as torch counts them, where it did.
         counted_flops: all stages as torch counts them.
         paper_flops: the paper's formula; None where it has none.
     """

@@ -98,6 +98,8 @@ class Engine:
         given = self._signature.bind(module, *args, **kwargs).arguments
         encoded = given.get("mm_encoder_outputs") or {}
         has_images = given.get("pixel_values") is not None or encoded.get("image") is not None
+        if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
+            raise InvalidValueError("videos cannot be pruned: take frames as images, or run without pruning")
         self._ids = given.get("input_ids") if has_images else None
         cache = given.get("past_key_values")
         if has_images and cache is not None and int(cache.get_seq_length()) > 0:

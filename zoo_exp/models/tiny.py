@@ -75,7 +75,12 @@ _KINDS = {
 
 
 def tiny_model(
-    family: str, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0
+    family: str,
+    *,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    layers: int = 4,
+    seed: int = 0,
 ) -> Any:
     """A random model of the family, in evaluation mode; it never writes a placeholder and never stops early.
 
@@ -89,7 +94,9 @@ def tiny_model(
     if family not in _KINDS:
         raise UnknownNameError("model family", family, _KINDS)
     config_name, model_name, arguments = _KINDS[family]
-    config = getattr(transformers, config_name)(**copy.deepcopy(arguments))
+    arguments = copy.deepcopy(arguments)
+    arguments["text_config"]["num_hidden_layers"] = layers
+    config = getattr(transformers, config_name)(**arguments)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         model = getattr(transformers, model_name)._from_config(config, attn_implementation=attention)

@@ -114,7 +114,7 @@ def repeated_rows(table: pd.DataFrame) -> tuple[int, list[str]]:
         key: tuple(sorted(part.set_index("benchmark")["value"].drop("avg", errors="ignore").items()))
         for key, part in table[table["method"] != "full"].groupby(ROW, sort=False)
     }
-    by_cells: dict[object, list[tuple[str, ...]]] = {}
+    by_cells: dict[tuple[str, str, tuple[tuple[str, float], ...]], list[tuple[str, ...]]] = {}
     for key, cells in rows.items():
         by_cells.setdefault((key[2], key[3], cells), []).append(key)
     found = []

@@ -7,6 +7,7 @@ ask about the same images get the same draws of them, so that what tasks have in
 independent evidence.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from zoo_exp.report.statistics import CONFIDENCE, Interval
 Floats = NDArray[np.float64]
 DRAWS = 2000
 MAX_JACKKNIFE_GROUPS = 256
+MOST_UNDEFINED = 0.01
+"""Share of draws that may have no value."""
 WEIGHTS_PER_CHUNK = 4_000_000  # 32 MB of float64
 
 
@@ -194,6 +197,13 @@ def retained(resampled: Sequence[Floats], reference: int) -> Floats:
 
 
 def percentile_interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
-    """The middle `confidence` of bootstrap values [B]; nan where a value is not a number."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    """The middle `confidence` of bootstrap values [B].
+
+    A draw in which the reference gets nothing right has no value; up to 1 % of such draws are left out (a task with
+    few images has one now and then), with more of them the interval is nan.
+    """
+    known = values[~np.isnan(values)]
+    if known.size < (1 - MOST_UNDEFINED) * values.size:
+        return Interval(math.nan, math.nan)
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))

@@ -60,7 +60,8 @@ def compare(
                 continue
             difference = shares[:, best] - shares[:, other]
             interval = percentile_interval(difference)
-            detectable = minimum_detectable_difference(float(difference.std(ddof=1)))
+            # Draws without a value are few, else the interval is nan already.
+            detectable = minimum_detectable_difference(float(np.nanstd(difference, ddof=1)))
             line = (rows[best].label, rows[other].label, value[best] - value[other])
             numbers = (interval.low, interval.high, interval.excludes(0.0), detectable)
             test = _sign_test(rows[best], rows[other], samples)

@@ -17,6 +17,7 @@ from zoo_exp.report.tables import (
     display_scale,
     method_lines,
     number,
+    signed,
     unique_short_names,
     with_interval,
 )
@@ -119,7 +120,7 @@ def _task(results: Results, task: str) -> str:
 def _pairs(results: Results) -> str:
     rows = []
     for line in results.comparisons.to_dict("records"):
-        difference = f"{line['difference']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+        difference = signed(line["difference"], line["low"], line["high"])
         tested = line["p_value"] is not None and not pd.isna(line["p_value"])
         counts = f"{line['only_arm_right']:.0f} : {line['only_against_right']:.0f}" if tested else DASH
         rows.append(

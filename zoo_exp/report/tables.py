@@ -72,6 +72,17 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def signed(value: float, low: float, high: float) -> str:
+    """A difference with its 95 % interval.
+
+    >>> signed(1.25, -0.5, 3), signed(1.25, float("nan"), float("nan"))
+    ('+1.2 [-0.5, +3.0]', '+1.2')
+    """
+    if math.isnan(value):
+        return DASH
+    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def count(value: float) -> str:
     """A mean number of tokens: whole where it is whole.
 

@@ -22,7 +22,7 @@ def shares(items: Sequence[MaskItem], arm: str) -> NDArray[np.float64] | None:
     masks = [kept_mask(a.indices, item.grid) for item in items for a in item.arms if a.arm == arm]
     if not masks or len({mask.shape for mask in masks}) > 1:
         return None
-    return np.mean(np.stack(masks), axis=0)
+    return np.asarray(np.mean(np.stack(masks), axis=0))
 
 
 def draw(items: Sequence[MaskItem], arms: Sequence[str], path: Path) -> bool:

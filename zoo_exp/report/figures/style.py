@@ -18,7 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#777777"
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {  # matplotlib types its keys one by one
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,

@@ -39,7 +39,9 @@ def budgets(items: Sequence[MaskItem], rows: Sequence[ArmRow]) -> list[dict[str,
         # Of a random selector the first seed.
         mine = [row.names[0] for row in rows if row.budget == budget and row.names[0] in present]
         if mine:
-            stops.append((max(kept[name] for name in mine), f"{budget} visual tokens", [*always, *mine]))
+            most = max(kept[name] for name in mine)
+            label = f"{most} visual tokens" + ("" if budget == str(most) else f" (budget {budget})")
+            stops.append((most, label, [*always, *mine]))
     if not stops:
         stops = [(0, "all arms", present)]
     stops.sort(key=lambda stop: -stop[0])

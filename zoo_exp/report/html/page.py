@@ -20,6 +20,7 @@ from zoo_exp.report.tables import (
     display_scale,
     method_lines,
     number,
+    signed,
     unique_short_names,
     with_interval,
 )
@@ -126,7 +127,7 @@ def _comparisons(table: pd.DataFrame) -> str:
         return ""
     rows: list[list[Cell | str]] = []
     for line in table.to_dict("records"):
-        difference = f"{line['difference']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+        difference = signed(line["difference"], line["low"], line["high"])
         tested = line["p_value"] is not None and not pd.isna(line["p_value"])
         counts = f"{line['only_arm_right']:.0f} : {line['only_against_right']:.0f}" if tested else "-"
         p_value = Cell(f"{line['p_value']:.2g}", line["p_value"]) if tested else Cell("-")

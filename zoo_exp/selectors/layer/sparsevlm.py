@@ -140,8 +140,14 @@ class SparseVLM(LayerSelector):
         return LayerAnswer(kept, recycled(view.hidden[view.visual], relevance, kept))
 
     def _named(self, budget: BudgetLike, n_visual: int) -> float:
-        """The budget as if the image had 576 tokens."""
-        return parse_budget(budget, self.name).resolve(n_visual) * RELEASED_TOKENS / n_visual
+        """The budget as if the image had 576 tokens; a count is exact to one token of the image."""
+        parsed = parse_budget(budget, self.name)
+        count = parsed.resolve(n_visual)
+        if parsed.keep_ratio is not None:
+            return parsed.keep_ratio * RELEASED_TOKENS
+        token = RELEASED_TOKENS / n_visual
+        nearest = min(RANKS, key=lambda name: abs(name - count * token))
+        return nearest if abs(nearest - count * token) < token else count * token
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""Two ranks give the bytes of one process: also when one is killed, and when fewer samples than ranks are left."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from zoo_exp.config import compose
+from zoo_exp.evaluation import journal, runner, stop
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = [
+    "selector=[full,zoo]", "budget=16", "task=[embedded_pope,embedded_mme]", "limit=5", "logger=none",
+    "model.batch_size=1",
+]  # fmt: skip
+DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+
+
+def start(out, *more):
+    command = [sys.executable, "-m", "zoo_exp", "run", *BASE, *DDP, f"out={out}", *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(out, *more):
+    process = start(out, *more)
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def until_rows(folder, count, process):
+    deadline = time.monotonic() + 300
+    while sum(1 for _ in journal.read(folder, "records")) < count:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def single(out, *more):
+    experiment = compose([*BASE, "trainer=cpu", f"out={out}", *more])
+    assert runner.run(experiment, Console(quiet=True)) == 0
+    return (experiment.run_dir / "records.jsonl").read_bytes()
+
+
+def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
+    expected = single(tmp_path / "one")
+    out = tmp_path / "two"
+    folder = compose([*BASE, f"out={out}"]).run_dir
+    first = start(out)
+    until_rows(folder, 4, first)
+    first.kill()
+    first.wait()
+    finish(out)
+    assert (folder / "records.jsonl").read_bytes() == expected
+    # Both ranks of one attempt left their rows, each in a journal of its own, and none is left over.
+    assert journal.journals(folder, "records") == []
+    lines = expected.splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[1:]))
+    assert f"{len(lines) - 1} of {len(lines)} answers are there already" in finish(out)
+    assert (folder / "records.jsonl").read_bytes() == expected
+
+
+def test_sigterm_to_the_first_rank_stops_both_and_the_next_run_goes_on(tmp_path):
+    expected = single(tmp_path / "one", "limit=60")
+    out = tmp_path / "two"
+    folder = compose([*BASE, "limit=60", f"out={out}"]).run_dir
+    first = start(out, "limit=60")
+    until_rows(folder, 4, first)
+    first.terminate()
+    printed, _ = first.communicate(timeout=300)
+    assert first.returncode == stop.EXIT_CODE, printed
+    assert "stopped by SIGTERM" in printed
+    finish(out, "limit=60")
+    assert (folder / "records.jsonl").read_bytes() == expected

@@ -1,0 +1,145 @@
+"""The vision cache: what comes back is what was put in, whatever happens to the files, and the tower rests."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo_exp.evaluation.feature_cache import FeatureCache, image_hashes
+from zoo_exp.evaluation.feature_store import FeatureStore
+from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.tiny import tiny_inputs, tiny_model
+
+NEEDS = frozenset({"features", "projector", "cls_attention", "keys"})
+SHAPES = {
+    "llava": (((56, 56),), ((56, 56),)),
+    "llava_next": (((56, 112),), ((112, 112),)),
+    "qwen2_5_vl": (((56, 56),), ((84, 56),)),
+}
+
+
+def tensors(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a": torch.randn(5, 3, generator=generator).to(dtype),
+        "empty": torch.zeros(0, 4),
+        "n": torch.arange(7),
+    }
+
+
+def entries(store):
+    return sorted(store.folder.glob("*/*.bin"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_come_back_bit_by_bit(tmp_path, dtype):
+    store = FeatureStore(tmp_path)
+    assert store.get("k") is None
+    store.put("k", tensors(dtype), {"grid": [2, 3]})
+    found, facts = FeatureStore(tmp_path).get("k")  # as another process would
+    assert facts == {"grid": [2, 3]}
+    assert found.keys() == tensors().keys()
+    for name, value in tensors(dtype).items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+def test_a_reader_cannot_change_the_file(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.put("k", tensors(), {})
+    store.get("k")[0]["a"].zero_()
+    assert torch.equal(store.get("k")[0]["a"], tensors()["a"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), cut=st.booleans())
+def test_damage_anywhere_is_named_and_repaired(tmp_path_factory, place, cut):
+    store = FeatureStore(tmp_path_factory.mktemp("store"))
+    store.put("k", tensors(), {})
+    (path,) = entries(store)
+    data = bytearray(path.read_bytes())
+    at = int(place * len(data))
+    if cut:
+        del data[at:]
+    else:
+        data[at] ^= 0xFF
+    path.write_bytes(bytes(data))
+    assert store.get("k") is None
+    assert entries(store) == []
+    store.put("k", tensors(), {})
+    assert torch.equal(store.get("k")[0]["n"], tensors()["n"])
+
+
+def test_damage_is_said(tmp_path, caplog):
+    store = FeatureStore(tmp_path)
+    store.put("k", tensors(), {})
+    (path,) = entries(store)
+    path.write_bytes(b"")
+    assert store.get("k") is None
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_the_size_stays_below_its_limit_and_what_is_used_stays(tmp_path):
+    import os
+
+    one = {"a": torch.zeros(1000)}
+    store = FeatureStore(tmp_path, limit_gb=10 * 4.3e-6)
+    for number in range(40):
+        store.put(str(number), one, {})
+        for age, path in enumerate(entries(store)):  # file times are too coarse to order what a test writes
+            os.utime(path, (1000 + age, 1000 + age)) if path != store._path("0") else os.utime(path)
+    assert sum(path.stat().st_size for path in entries(store)) <= store.limit
+    assert store.get("0") is not None
+    assert len(entries(store)) >= 5
+
+
+def test_an_entry_larger_than_the_limit_is_not_kept(tmp_path):
+    store = FeatureStore(tmp_path, limit_gb=1e-6)
+    store.put("k", {"a": torch.zeros(1000)}, {})
+    assert store.get("k") is None
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_known_image_is_not_encoded_again(family, tmp_path, monkeypatch):
+    model = tiny_model(family)
+    adapter = adapter_for(model, None)
+    inputs = tiny_inputs(model, SHAPES[family])
+    needs = NEEDS if hasattr(adapter, "projector_fields") else frozenset({"features"})
+    needs = frozenset(need for need in needs if family != "qwen2_5_vl" or need == "features")
+    expected = adapter.encode(inputs, needs)
+    store = FeatureStore(tmp_path)
+    FeatureCache(adapter, store, "model").encode(inputs, needs)
+    monkeypatch.setattr(adapter, "encode", None)
+    cache = FeatureCache(adapter, store, "model")
+    found = cache.encode(inputs, needs)
+    assert (cache.hits, cache.misses) == (2, 0)
+    for row, other in zip(found, expected, strict=True):
+        for image, reference in zip(row, other, strict=True):
+            assert image.grid == reference.grid
+            for name in ("projected", "features", "tile", "cls_attention", "keys"):
+                left, right = getattr(image, name), getattr(reference, name)
+                assert (left is None) == (right is None), name
+                assert left is None or torch.equal(left, right)
+            assert image.has("projector") == reference.has("projector")
+
+
+def test_other_weights_other_needs_and_other_pixels_are_other_entries(tmp_path):
+    model = tiny_model("llava")
+    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    inputs = tiny_inputs(model, SHAPES["llava"])
+    for model_id, needs in (("a", frozenset()), ("b", frozenset()), ("b", frozenset({"features"}))):
+        cache = FeatureCache(adapter, store, model_id)
+        cache.encode(inputs, needs)
+        assert cache.misses == 2
+    first, second = image_hashes(inputs)
+    assert first != second
+    assert image_hashes({**inputs, "pixel_values": inputs["pixel_values"] + 1})[0] != first
+
+
+def test_what_cannot_be_stored_runs_the_tower(tmp_path):
+    model = tiny_model("llava")
+    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    cache = FeatureCache(adapter, store, "model")
+    found = cache.encode(tiny_inputs(model, SHAPES["llava"]), frozenset({"resize"}))
+    assert found[0][0].pixels_encoder is not None
+    assert entries(store) == []

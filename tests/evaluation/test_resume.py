@@ -1,0 +1,254 @@
+"""A run that was killed, stopped or split goes on where it was, and ends with the same bytes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+
+from zoo_exp.config import compose
+from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.evaluation import attempt, cells, journal, lock, merge, runner, stop
+
+BASE = [
+    "selector=[full,zoo,random]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=8", "logger=none",
+    "model.batch_size=2", "trainer=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_model():
+    """Load the model once for all runs of this module, on one thread, so that children may be forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        loaded = attempt._load(compose(BASE))
+        patch.setattr(attempt, "_load", lambda experiment: loaded)
+        patch.setattr(runner, "_report", lambda *_: None)  # what is under test are records
+        yield
+        torch.set_num_threads(threads)
+
+
+def run(out, *more, tasks=None):
+    experiment = compose([*BASE, f"out={out}", *more])
+    code = runner.run(experiment, Console(quiet=True), tasks)
+    return code, experiment.run_dir
+
+
+@pytest.fixture(scope="module")
+def whole(one_model, tmp_path_factory):
+    """The bytes of a run that nothing disturbed."""
+    code, folder = run(tmp_path_factory.mktemp("whole"))
+    assert code == 0
+    return (folder / "records.jsonl").read_bytes()
+
+
+def answers(folder):
+    return {(r["task"], r["arm"], r["sample_id"]) for r in journal.read(folder, "records")}
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_records_do_not_depend_on_the_batch_size(whole, tmp_path, batch_size):
+    _, folder = run(tmp_path, f"model.batch_size={batch_size}")
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
+def test_cells_run_one_by_one_end_in_the_same_folder_with_the_same_bytes(whole, tmp_path):
+    _, folder = run(tmp_path, tasks=["embedded_gqa"])
+    assert not (folder / "records.jsonl").exists()
+    assert len(journal.journals(folder, "records")) == 1
+    _, again = run(tmp_path, tasks=["embedded_pope"])
+    assert again == folder
+    assert (folder / "records.jsonl").read_bytes() == whole
+    assert journal.journals(folder, "records") == []
+    with pytest.raises(UnknownNameError, match="embedded_pop'"):
+        run(tmp_path, tasks=["embedded_pop"])
+
+
+def test_nothing_is_asked_twice(whole, tmp_path, monkeypatch):
+    _, folder = run(tmp_path)
+    monkeypatch.setattr(attempt, "_load", None)  # a finished run needs no model
+    assert run(tmp_path) == (0, folder)
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
+def test_lost_records_are_made_again_and_only_they(whole, tmp_path):
+    _, folder = run(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    gone = random.Random(0).sample(range(len(lines)), 5)
+    kept = [b"garbage\n" if n == gone[0] else line for n, line in enumerate(lines) if n not in gone[1:]]
+    (folder / "records.jsonl").write_bytes(b"".join(kept))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        append = journal.Journal.append
+
+        def note(self, rows):
+            rows = list(rows)
+            seen.extend(row for row in rows if "response" in row)
+            append(self, rows)
+
+        patch.setattr(journal.Journal, "append", note)
+        run(tmp_path)
+    assert len(seen) == 5
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
+def test_another_limit_and_another_arm_take_over_what_there_is(whole, tmp_path):
+    run(tmp_path, "limit=3", "selector=[full,zoo]")
+    _, folder = run(tmp_path)
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
+def test_a_signal_stops_between_two_arms_and_the_next_run_goes_on(whole, tmp_path, monkeypatch):
+    answer, calls = attempt.PrunedVLM._answer, []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(self, *args)
+
+    monkeypatch.setattr(attempt.PrunedVLM, "_answer", interrupted)
+    code, folder = run(tmp_path)
+    assert code == stop.EXIT_CODE
+    assert len(calls) == 5  # the arm in hand was the last one
+    assert len(answers(folder)) == 10
+    assert {s.state for s in cells.states(folder, compose(BASE).cells())} == {cells.STOPPED}
+    assert run(tmp_path)[0] == 0
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
+def test_an_error_is_written_down_beside_its_cell_and_what_was_recorded_is_merged(tmp_path, monkeypatch):
+    def broken(self, doc, response):
+        raise InvalidValueError("no such answer")
+
+    from zoo_exp.tasks import get
+
+    monkeypatch.setattr(type(get("embedded_gqa")), "score", broken)
+    with pytest.raises(InvalidValueError, match="no such answer"):
+        run(tmp_path)
+    experiment = compose([*BASE, f"out={tmp_path}"])
+    states = {s.cell.task: s for s in cells.states(experiment.run_dir, experiment.cells())}
+    assert states["embedded_pope"].state == cells.DONE
+    assert states["embedded_gqa"].state == cells.FAILED
+    assert states["embedded_gqa"].note == "InvalidValueError: no such answer"
+    assert (
+        len((experiment.run_dir / "records.jsonl").read_bytes().splitlines())
+        == states["embedded_pope"].answers
+    )
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    experiment = compose([*BASE, f"out={tmp_path}"])
+    with (
+        lock.cells(experiment.run_dir, [experiment.cells()[1].id]),
+        pytest.raises(ZooExpError, match=f"written by another run .process {os.getpid()}"),
+    ):
+        run(tmp_path)
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    _, folder = run(tmp_path)
+    content = json.loads((folder / "experiment.json").read_text())
+    content["experiment"]["model"]["dtype"] = "float16"
+    (folder / "experiment.json").write_text(json.dumps(content))
+    before = (folder / "records.jsonl").read_bytes()
+    with pytest.raises(InvalidValueError, match=r'model\.dtype: "float16" -> "float32"'):
+        run(tmp_path)
+    assert (folder / "records.jsonl").read_bytes() == before
+
+
+def killed_child(out, prepare):
+    """Run in a forked process that `prepare` has set up to be killed; True if it lived to the end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            prepare()
+            os._exit(run(out)[0])
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return False
+    assert os.WEXITSTATUS(status) == 0
+    return True
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_write(draw):
+    """Die in the n-th write of a journal, with a random part of it on disk."""
+    left, write, share = draw.randrange(1, 12), journal._write, draw.random()
+
+    def torn(file, data):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            write(file, data[: int(len(data) * share)])
+            die()
+        write(file, data)
+
+    def prepare():
+        journal._write = torn
+
+    return prepare
+
+
+def at_time(draw):
+    """Die after a random time."""
+    seconds = draw.uniform(0.1, 1.2)
+    return lambda: (
+        signal.signal(signal.SIGALRM, lambda *_: die()),
+        signal.setitimer(signal.ITIMER_REAL, seconds),
+    )
+
+
+def at_merge(draw):
+    """Die in the merge: before the new file is there, or behind it with the journals still in place."""
+    replaced, late = merge.replaced, draw.random() < 0.5
+
+    def prepare():
+        from contextlib import contextmanager
+
+        @contextmanager
+        def dying(path):
+            with replaced(path) as file:
+                yield file
+                if path.name == "records.jsonl" and not late:
+                    die()
+            if path.name == "records.jsonl":
+                die()
+
+        merge.replaced = dying
+
+    return prepare
+
+
+@pytest.mark.slow
+def test_twenty_seeded_kills_change_no_byte_and_lose_no_record(whole, tmp_path):
+    kills, seed = 0, 0
+    while kills < 20:
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        before: set = set()
+        finished = False
+        while not finished:
+            draw = random.Random(seed)
+            seed += 1
+            how = draw.choices([at_write, at_time, at_merge], [6, 3, 2])[0]
+            finished = killed_child(tmp_path / "runs", how(draw))
+            kills += not finished
+            folders = list((tmp_path / "runs").glob("*/*"))
+            now = answers(folders[0]) if folders else set()
+            assert before <= now, "a record was lost"
+            before = now
+        assert (folders[0] / "records.jsonl").read_bytes() == whole
+        rows = [json.loads(line) for line in (folders[0] / "timings.jsonl").read_text().splitlines()]
+        assert {row["arm"] for row in rows} == {json.loads(line)["arm"] for line in whole.splitlines()}

@@ -1,0 +1,64 @@
+"""`tokens` on the embedded model: one row per question and arm, the same each time, read back by the report."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from zoo_exp.cli import main
+from zoo_exp.config.compose import compose
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.evaluation.analysis.tokens import inspect
+from zoo_exp.report.token_rows import averages, read_tokens
+
+WORDS = ["task=embedded_pope", "budget=16", "limit=2"]
+
+
+def rows(tmp_path, *texts):
+    experiment = compose([*WORDS, *texts, f"out={tmp_path}"])
+    path = inspect(experiment, Console(file=io.StringIO()), samples=2)
+    assert path.parent == experiment.run_dir
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_arm_is_compared_with_the_first_that_rates(tmp_path):
+    found = rows(tmp_path, "selector=[random,feature_norm,divprune,zoo]", "selector.seeds=1")
+    assert len(found) == 2 * 4
+    assert {row["reference"] for row in found} == {"feature_norm @16"}
+    by_arm = {row["arm"]: row for row in found}
+    assert by_arm["feature_norm @16"]["spearman"] == 1.0
+    assert by_arm["feature_norm @16"]["overlap"] == 1.0
+    assert by_arm["divprune @16"]["spearman"] is None
+    assert -1 <= by_arm["zoo multiply @16"]["spearman"] < 1
+    assert all(1 <= row["effective_rank"] <= row["kept_tokens"] == 16 for row in found)
+    table = averages(read_tokens(next(tmp_path.rglob("tokens.jsonl")).parent))
+    assert table["images"].tolist() == [2, 2, 2, 2]
+
+
+def test_the_same_seed_gives_the_same_rows(tmp_path):
+    times = {"select_ms"}
+    first, again = (
+        [{k: v for k, v in row.items() if k not in times} for row in rows(tmp_path / name, "selector=zoo")]
+        for name in ("a", "b")
+    )
+    assert first == again
+
+
+def test_a_low_rank_projector_brings_its_twin_with_random_factors(tmp_path):
+    low = ["selector=zoo", "selector.options.projector=low_rank", "selector.options.rank=16"]
+    found = rows(tmp_path, *low)
+    assert len(found) == 4
+    twin = next(row for row in found if "random factors" in row["arm"])
+    assert twin["arm"].endswith("random factors @16")
+    assert twin["spearman"] < 0.99
+
+
+def test_without_an_opinion_on_tokens_there_is_nothing_to_compare(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"no arm of custom rates tokens.*selector="):
+        rows(tmp_path, "selector=[random,divprune]")
+
+
+def test_a_count_below_one_is_refused(capsys):
+    assert main(["tokens", "+exp=estimators", "--samples", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err

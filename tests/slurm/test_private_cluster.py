@@ -1,0 +1,128 @@
+"""The same experiment on a real (private) SLURM: arrays, two nodes, preemption, time limit, a failing cell."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from zoo_exp.config import compose
+from zoo_exp.evaluation import journal, runner
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "slurm" / "local_cluster.sh"
+TOOLS = ("munged", "slurmctld", "slurmd", "sbatch")
+BASE = ["selector=[full,zoo]", "budget=16", "logger=none", "model.batch_size=2"]
+PATH = f"{os.environ['PATH']}:/usr/sbin"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of two nodes: the one of SLURM_CONF if `local_cluster.sh` made it, else one of our own."""
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
+    if missing:
+        pytest.skip(
+            f"{', '.join(missing)} not installed: apt-get install slurmctld slurmd slurm-client munge"
+        )
+    if os.getuid() != 0:
+        pytest.skip("a private cluster was only tried as root")
+    given = Path(os.environ.get("SLURM_CONF", ""))
+    if given.is_file() and "ClusterName=zoo\n" in given.read_text():
+        yield {"SLURM_CONF": str(given)}
+        return
+    folder = tmp_path_factory.mktemp("cluster")
+    try:
+        subprocess.run([CLUSTER, "start", folder, "2", "2", "2"], check=True, capture_output=True, text=True)
+        yield {"SLURM_CONF": str(folder / "slurm.conf")}
+    finally:
+        subprocess.run([CLUSTER, "stop", folder], check=False, capture_output=True)
+
+
+@pytest.fixture
+def shell(cluster):
+    """Run a command on the cluster's login node; its standard output."""
+    environment = {**os.environ, **cluster, "PATH": PATH}
+
+    def call(*command, check=True):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+def slurm(shell, out, *more, **options):
+    return shell(sys.executable, "-m", "zoo_exp", "slurm", *BASE, f"out={out}", *more, **options)
+
+
+def single(out, *more):
+    """The bytes of one process here."""
+    experiment = compose([*BASE, "trainer=cpu", f"out={out}", *more])
+    assert runner.run(experiment, Console(quiet=True)) == 0
+    return (experiment.run_dir / "records.jsonl").read_bytes()
+
+
+def until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
+
+
+def rows(folder):
+    return sum(1 for _ in journal.read(folder, "records"))
+
+
+def test_an_array_with_a_failing_cell_and_the_second_submission(shell, tmp_path):
+    """The others finish, the status names the failed one, and only that one is submitted again."""
+    tasks = ["task=[embedded_pope,embedded_gqa]", "limit=4"]
+    expected = single(tmp_path / "single", *tasks)
+    out = tmp_path / "array"
+    folder = compose([*BASE, *tasks, f"out={out}"]).run_dir
+    (folder / "journals").mkdir(parents=True)
+    # The cell of GQA cannot write its journal: something lies in the way of the lock's folder entry.
+    blocked = folder / "cells" / "embedded_gqa.json"
+    blocked.mkdir(parents=True)
+    printed = slurm(shell, out, *tasks, "--wait", check=False)
+    assert "2 of 2 cells" in printed
+    status = slurm(shell, out, *tasks, "--status").splitlines()
+    assert status[1].split()[:4] == ["0", "embedded_pope", "done", "8/8"]
+    assert status[2].split()[:3] == ["1", "embedded_gqa", "failed"]
+    assert "embedded_gqa.json" in status[2]
+    blocked.rmdir()
+    printed = slurm(shell, out, *tasks, "--wait")
+    assert "1 of 2 cells (embedded_gqa)" in printed
+    assert (folder / "records.jsonl").read_bytes() == expected
+    assert (folder / "results.md").exists()
+    assert "nothing to submit: 2 done" in slurm(shell, out, *tasks)
+
+
+def test_two_nodes_preempted_and_out_of_time(shell, tmp_path):
+    """One cell on two nodes: requeued by USR1, then by preemption; the bytes are those of one process."""
+    task = ["task=embedded_pope", "limit=60"]
+    expected = single(tmp_path / "single", *task)
+    out = tmp_path / "nodes"
+    folder = compose([*BASE, *task, f"out={out}"]).run_dir
+    job = slurm(shell, out, *task, "nodes=2", "cpus=2").split(":")[0].removeprefix("job ")
+    until(lambda: rows(folder) > 0)
+    shell("scancel", f"--signal={signal.SIGUSR1.name.removeprefix('SIG')}", job)
+    log = folder / "slurm" / "logs" / f"{job}_0.out"
+    until(lambda: "restart 1" in log.read_text())
+    assert "is requeued" in log.read_text()
+    before = rows(folder)
+    until(lambda: rows(folder) > before)
+    shell("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: "restart 2" in log.read_text())
+    slurm(shell, out, *task, "--wait")
+    assert (folder / "records.jsonl").read_bytes() == expected
+    written = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+    repeated = sum(row["batch_size"] for row in written) - len(expected.splitlines())
+    assert 0 <= repeated <= 2 * 2 * 2 * 2  # 2 kills x 2 ranks x a batch of 2 x 2 arms
