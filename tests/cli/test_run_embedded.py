@@ -123,21 +123,19 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
-    command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=60", "model.batch_size=2", f"out={tmp_path}"]
+    command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=100", "model.batch_size=1", f"out={tmp_path}"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(tmp_path.glob("*/*/records.jsonl")):
-        time.sleep(0.1)
-    while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/*/records.jsonl")):
-        time.sleep(0.1)
+    while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/*/journals/records*")):
+        time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
     assert "same command goes on" in errors
     kept = records(tmp_path)
-    assert 0 < len(kept) < 120 * 9
+    assert 0 < len(kept) < 200 * 9
     assert cli.main(command[3:]) == 0
     rows = records(tmp_path)
-    assert len(rows) == len({(r["task"], r["arm"], r["sample_id"]) for r in rows}) == 120 * 9
+    assert len(rows) == len({(r["task"], r["arm"], r["sample_id"]) for r in rows}) == 200 * 9
     text = {json.dumps(row) for row in rows}
     assert all(json.dumps(row) in text for row in kept)

@@ -26,6 +26,7 @@ FLOORS = {
     "zoo_exp.config": 2,
     "zoo_exp.report": 3,
     "zoo_exp.cluster": 3,
+    "zoo_exp.lmms_eval_plugin": 2,
     "zoo_exp.cli": 4,
     "zoo_exp._cli": 4,
     "zoo_exp.__main__": 4,

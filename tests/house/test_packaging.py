@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     copy = tmp_path_factory.mktemp("source")
     for name in ("zoo_exp", "configs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, copy)
     build = [
         sys.executable,

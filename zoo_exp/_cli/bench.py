@@ -194,7 +194,9 @@ def show(rows: Sequence["Row"], console: Any) -> None:
     heads = [head for head in lines[0] if head != "remark" and (console.width >= WIDE or head in table.SHORT)]
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for head in heads:
-        shown.add_column(Text(head), justify="left" if head == "Arm" else "right", no_wrap=head != "Arm")
+        shown.add_column(
+            Text(head), justify="left" if head == "Arm" else "right", no_wrap=True, overflow="ellipsis"
+        )
     for line in lines:
         shown.add_row(*(Text(line[head]) for head in heads))
     console.print(shown)

@@ -104,9 +104,12 @@ class Experiment:
 
     @property
     def id(self) -> str:
-        """Hash of the cells and the arms; where and how they run does not enter."""
+        """Hash of cells, arms and limit, so that every table has its own folder; where and how they run does not enter.
+
+        Records are not bound to it: a run takes over what its siblings have (`evaluation.resume`).
+        """
         cells, arms = [cell.id for cell in self.cells()], [arm.id for arm in self.arms]
-        return identity.digest({"cells": cells, "arms": arms})
+        return identity.digest({"cells": cells, "arms": arms, "limit": self.limit})
 
     @property
     def run_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""A folder of tensors by key: memory-mapped, checked, bounded, and shared by processes that know nothing of each other."""
+"""A folder of tensors by key: memory-mapped, checked, bounded, and shared by processes that never meet."""
 
 import hashlib
 import json

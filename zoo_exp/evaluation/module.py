@@ -13,6 +13,7 @@ from zoo_exp.config.experiment import Arm
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation import stop
+from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Sample
@@ -28,6 +29,7 @@ class PrunedVLM(lightning.LightningModule):
     Args:
         loaded: model, processor and adapter.
         folder: the run folder.
+        cache: remembers what the vision tower said; None runs it every time.
 
     Attributes:
         work: the cell in hand; None before the first.
@@ -35,8 +37,9 @@ class PrunedVLM(lightning.LightningModule):
         last_answers: those of the last batch.
     """
 
-    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
+    def __init__(self, loaded: LoadedModel, folder: Path, cache: FeatureCache | None = None) -> None:
         super().__init__()
+        self.encode = loaded.adapter.encode if cache is None else cache.encode
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs = CostModel(loaded.model.config)
         self.work: Work | None = None
@@ -93,7 +96,7 @@ class PrunedVLM(lightning.LightningModule):
         assert self._writer is not None
         with torch.inference_mode():
             started = time.perf_counter()
-            tokens = self.loaded.adapter.encode(batch.inputs, self.needs)
+            tokens = self.encode(batch.inputs, self.needs)
             self._synchronise()
             vision_ms = (time.perf_counter() - started) * 1e3
             ratings = Ratings(self._synchronise)

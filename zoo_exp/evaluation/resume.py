@@ -4,7 +4,7 @@ A record belongs to its cell and its arm, so a run with one more arm or another 
 siblings have, and computes the rest.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from zoo_exp.evaluation.merge import replaced
 
 
 def adopt(
-    folder: Path, cells: Sequence[Cell], wanted: dict[str, Collection[str]], have: Answered
+    folder: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
 ) -> dict[str, int]:
     """Copy records that sibling folders have and this one lacks.
 

@@ -16,7 +16,8 @@ COLOURS = dict(
     )
 )
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
-SIZES = (30.0, 1800.0)
+PALETTE = ("#777777", "#ccbb44", "#4477aa", "#228833", "#ee6677", "#66ccee", "#aa3377", "#ee8866")
+SIZES = (30.0, 900.0)
 """Areas of the smallest circle that can still be seen, and of the largest one."""
 
 
@@ -68,41 +69,39 @@ def score_against_latency(
     check_comparable(rows)
     plt, figure, axes = _figure(7, 4.6)
     largest = max((row.flops.total for row in rows if row.flops is not None), default=1)
-    shown = []
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    shown: list[Row] = []
     for row in rows:
         base, score = baseline_of(row, rows), scores.get(row.arm, math.nan)
         if base is None or not row.passes or math.isnan(score) or row.flops is None:
             continue
         x = row.times("end_to_end").p50 / base.times("end_to_end").p50
+        kind = _kind(row)
+        colour = PALETTE[kinds.index(kind) % len(PALETTE)]
+        label = None if kind in {_kind(before) for before in shown} else kind
         area = max(SIZES[0], SIZES[1] * row.flops.total / largest)
-        colour, marker = _look(row.selector)
         axes.scatter(
-            [x], [score], s=area, color=colour, marker=marker, alpha=0.55, edgecolors="black", linewidths=0.6
+            [x], [score], s=area, color=colour, alpha=0.6, edgecolors="black", linewidths=0.6, label=label
         )
-        axes.annotate(
-            f"{row.arm} ({_short(row.flops.total)})", (x, score), fontsize=7, ha="center", va="center"
-        )
-        shown.append(row.arm)
+        text = f"{row.budget or 'full'}\n{_short(row.flops.total)}"
+        axes.annotate(text, (x, score), fontsize=5, ha="center", va="center")
+        shown.append(row)
+    if shown:
+        legend = axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        for handle in legend.legend_handles:
+            handle.set_sizes([60])
     axes.set_xlabel("end-to-end latency relative to the unpruned model")
     axes.set_ylabel(metric)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     axes.set_title(f"{rows[0].conditions}; batch {rows[0].batch_size}", fontsize=7, loc="left", wrap=True)
     _save(plt, figure, path)
-    return shown
+    return [row.arm for row in shown]
 
 
-def _look(selector: str) -> tuple[str, str]:
-    """Colour and marker of a selector, the same in every picture."""
-    known: dict[str, tuple[str, str]] = {
-        "full": ("#777777", "o"),
-        "zoo": ("#ee6677", "o"),
-        "divprune": ("#4477aa", "s"),
-        "visionzip": ("#228833", "D"),
-        "fastv": ("#ccbb44", "^"),
-        "random": ("#bbbbbb", "X"),
-    }
-    return known.get(selector, ("#aa3377", "P"))
+def _kind(row: Row) -> str:
+    """The arm without its budget."""
+    return row.arm.removesuffix(f" @{row.budget}")
 
 
 def _short(flops: int) -> str:

@@ -12,17 +12,7 @@ from zoo_exp.measure.rows import Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES
 
 DASH = "-"
-SHORT = (
-    "Arm",
-    "batch",
-    "kept",
-    "selector",
-    "first token",
-    "end to end",
-    "selector %",
-    "prefill x",
-    "end to end x",
-)
+SHORT = ("Arm", "batch", "kept", "selector", "end to end", "selector %", "prefill x")
 """Columns for a narrow terminal."""
 SUMS = ("selector", "ttft", "end_to_end", "decode_per_token")
 NOTES = (
