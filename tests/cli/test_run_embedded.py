@@ -86,6 +86,18 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     assert len(rows) == 8 * (2 + 2 * 7)
 
 
+def test_layer_selectors_are_counted_by_what_every_layer_sees(tmp_path):
+    overrides = ["selector=[full,fastv]", "budget=16", "task=embedded_pope", "limit=4", "logger=none"]
+    assert cli.main(["run", *overrides, f"out={tmp_path}"]) == 0
+    (path,) = tmp_path.glob("custom/*/records.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    inside = [row for row in rows if row["selector"] == "fastv"]
+    assert {row["kept_tokens"] for row in inside} == {144}  # all of them enter the language model
+    assert {row["layer_tokens"] for row in inside} == {(2 * 144 + 2 * 16) / 4}
+    flops = {row["selector"]: row["flops_tflop"] for row in rows if row["sample_id"] == rows[0]["sample_id"]}
+    assert flops["fastv"] < flops["full"]
+
+
 def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):
     broken = tmp_path / "weights"
     shutil.copytree(embedded_model.weights_folder(), broken)

@@ -166,6 +166,7 @@ def test_a_rule_that_takes_minutes_can_do_without_the_passes_for_memory_and_flop
     class Counting(type(selectors.get("uniform_grid"))):
         def score(self, tokens, generator):
             calls.append(1)
+            return torch.zeros(tokens.count)
 
     calls, model = [], loaded()
     arm, plan = StandIn("slow @5", Counting(), Budget(count=5)), Plan(repeats=1, warmup=0, new_tokens=2)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -21,6 +22,8 @@ from zoo_exp.evaluation.writer import CellWriter
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
+from zoo_exp.models.pruning import generate_layer_pruned
+from zoo_exp.selectors.layer.base import LayerSelector
 
 
 class PrunedVLM(lightning.LightningModule):
@@ -128,9 +131,13 @@ class PrunedVLM(lightning.LightningModule):
         selected = time.perf_counter()
         prompt = prune_prompt(self.loaded.adapter, inputs, visual, selections)
         settings = self.task.generation
-        new_tokens = generate_pruned(
-            self.model, prompt, max_new_tokens=settings.max_new_tokens or DEFAULT_NEW_TOKENS, do_sample=False
-        )
+        options = {"max_new_tokens": settings.max_new_tokens or DEFAULT_NEW_TOKENS, "do_sample": False}
+        selector = self.selectors[arm.id]
+        if isinstance(selector, LayerSelector):
+            adapter = self.loaded.adapter
+            new_tokens, layer_counts = generate_layer_pruned(adapter, prompt, selector, arm.budget, **options)
+        else:
+            new_tokens, layer_counts = generate_pruned(self.model, prompt, **options), [None] * len(samples)
         self._synchronise()
         finished = time.perf_counter()
         responses = self.loaded.processor.batch_decode(new_tokens, skip_special_tokens=True)
@@ -138,10 +145,17 @@ class PrunedVLM(lightning.LightningModule):
         generated = self._generated_lengths(new_tokens)
         records = [
             self._record(
-                arm, sample, _cut(response, settings.until), kept, sum(t.count for t in images), length, new
+                arm,
+                sample,
+                _cut(response, settings.until),
+                kept,
+                sum(t.count for t in images),
+                length,
+                new,
+                counts,
             )
-            for sample, response, kept, images, length, new in zip(
-                samples, responses, prompt.kept_tokens, visual, lengths, generated, strict=True
+            for sample, response, kept, images, length, new, counts in zip(
+                samples, responses, prompt.kept_tokens, visual, lengths, generated, layer_counts, strict=True
             )
         ]
         timing = {
@@ -174,6 +188,12 @@ class PrunedVLM(lightning.LightningModule):
             for number in range(len(images))
         )
         selector = self.selectors[arm.id]
+        if isinstance(selector, LayerSelector):  # it decides inside the language model, where its time counts
+            keep_all = [
+                Selection(torch.arange(t.count, device=t.device)) for images in visual for t in images
+            ]
+            everything = iter(keep_all)
+            return [[next(everything) for _ in images] for images in visual], 0.0
         flat = [image for images in visual for image in images]
         generators = [generator_for(self.cell.seed, name, number) for name, number in draws]
         rating = ratings.rate(selector, flat, generators, draws)
@@ -184,9 +204,21 @@ class PrunedVLM(lightning.LightningModule):
         return [[next(chosen) for _ in images] for images in visual], milliseconds
 
     def _record(
-        self, arm: Arm, sample: Sample, response: str, kept: int, n_visual: int, length: int, new: int
+        self,
+        arm: Arm,
+        sample: Sample,
+        response: str,
+        kept: int,
+        n_visual: int,
+        length: int,
+        new: int,
+        layer_counts: Sequence[int] | None,
     ) -> dict[str, Any]:
+        """One record; `layer_counts` are the visual tokens at the input of every layer, of layer selectors only."""
         parts = self.task.score(sample.doc, response)
+        layers = {} if layer_counts is None else {"layer_tokens": fmean(layer_counts)}
+        depth = length if layer_counts is None else [length - kept + count for count in layer_counts]
+        flops = self.costs.answer(n_visual, depth, new)
         return {
             "task": self.task.name,
             **arm.as_dict(),
@@ -200,10 +232,11 @@ class PrunedVLM(lightning.LightningModule):
             "score": parts["score"],
             "parts": parts,
             "kept_tokens": kept,
+            **layers,
             "n_visual": n_visual,
             "prompt_tokens": length,
             "new_tokens": new,
-            "flops_tflop": round(self.costs.answer(n_visual, length, new) / 1e12, 9),
+            "flops_tflop": round(flops / 1e12, 9),
         }
 
     def _generated_lengths(self, new_tokens: Tensor) -> list[int]:

@@ -13,6 +13,7 @@ from zoo_exp.evaluation.attempt import Attempt
 from zoo_exp.quiet import quieten
 from zoo_exp.report import provenance, summary
 from zoo_exp.tasks import get as get_task
+from zoo_exp.tasks.submission import write_submissions
 
 
 def run(experiment: Experiment, console: Console | None = None, tasks: Collection[str] | None = None) -> int:
@@ -89,6 +90,11 @@ def _is_last(experiment: Experiment, console: Console) -> bool:
 def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
     """Tables, gallery, W&B, and where everything lies."""
     tasks = {name: get_task(name) for name in experiment.tasks}
+    records = journal.read(experiment.run_dir, "records")
+    for path in write_submissions(tasks.values(), records, experiment.run_dir / "submissions"):
+        console.print(f"to hand in: {path}", soft_wrap=True, highlight=False)
+    if all(task.submission_only for task in tasks.values()):
+        return  # nothing here can be scored without the benchmark's server
     summary.write(
         experiment.run_dir,
         experiment.name,

@@ -117,12 +117,12 @@ class CostModel:
             self.decode(length, new_tokens),
         )
 
-    def answer(self, n_visual: int, length: int, new_tokens: int, *, select: int = 0) -> int:
+    def answer(self, n_visual: int, length: int | Sequence[int], new_tokens: int, *, select: int = 0) -> int:
         """One answer from its counts alone: tower and projector on all visual tokens, selector, prefill, decoding.
 
         Args:
             n_visual: visual tokens before pruning.
-            length: tokens that enter the decoder.
+            length: tokens that enter the decoder, or each of its layers.
             new_tokens: generated tokens.
             select: FLOPs of the selector, from `selector_flops`.
         """

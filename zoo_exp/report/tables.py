@@ -108,7 +108,8 @@ def method_lines(results: Results) -> list[str]:
         "[low, high] is a 95 % interval: paired bootstrap over images within tasks, "
         f"{results.draws} draws, seed {results.seed}. "
         "Proportions of one task have Wilson's interval, widened where questions share an image.",
-        "kept: visual tokens that entered the language model, measured, mean over questions with an image. "
+        "kept: visual tokens that entered the language model, measured, mean over questions with an image "
+        "(of layer selectors also over decoder layers). "
         "select: the selector's ms per question, median over batches.",
         "Bold: better than every other arm of the same budget, "
         "the paired 95 % interval of each difference above 0.",
