@@ -1,6 +1,7 @@
 """Which folders are packages; everything else about the package is in pyproject.toml.
 
-`configs/` lies at the top of the repository, where people look for it, and is installed as `zoo_exp.configs`.
+`configs/` and `slurm/` lie at the top of the repository, where people look for them, and are installed as
+`zoo_exp.configs` and `zoo_exp.slurm`.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ setup(
     packages=[
         *find_packages(include=["zoo_exp", "zoo_exp.*"]),
         "zoo_exp.configs",
+        "zoo_exp.slurm",
         *dict.fromkeys(f"zoo_exp.configs.{group}" for group in groups),
     ]
 )
