@@ -22,7 +22,7 @@ def canonical(requirement):
 def wheel(tmp_path_factory):
     """The wheel, built from a copy, so that the checkout stays as it is."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("zoo_exp", "configs"):
+    for name in ("zoo_exp", "configs", "slurm"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, copy)

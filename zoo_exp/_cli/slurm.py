@@ -63,7 +63,7 @@ def slurm(args: argparse.Namespace) -> int:
         )
     wanted, overrides = resources.split(args.overrides)
     experiment = compose(overrides, args.config_dir)
-    found = status.rows(experiment)
+    found = status.rows(experiment, strict=not args.dry_run)
     if args.status:
         print(status.table(found))
         return 0

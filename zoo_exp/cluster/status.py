@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.submission import LOGS, folder_of, job_name
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.core.errors import ZooExpError
 from zoo_exp.evaluation import cells
 
 QUEUED = "queued"
@@ -33,9 +34,19 @@ class Row:
     note: str
 
 
-def rows(experiment: Experiment) -> list[Row]:
-    """How all cells stand."""
-    queue = tools.queue(job_name(experiment))
+def rows(experiment: Experiment, *, strict: bool = True) -> list[Row]:
+    """How all cells stand.
+
+    Args:
+        experiment: the experiment.
+        strict: whether a cluster that does not answer is an error; otherwise nothing counts as queued.
+    """
+    try:
+        queue = tools.queue(job_name(experiment))
+    except ZooExpError:
+        if strict:
+            raise
+        queue = {}
     logs = folder_of(experiment) / LOGS
     states = cells.states(experiment.run_dir, experiment.cells())
     return [_row(index, state, queue.get(index), logs) for index, state in enumerate(states)]
