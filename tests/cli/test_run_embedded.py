@@ -14,7 +14,14 @@ from zoo_exp import cli
 from zoo_exp.embedded import benchmarks
 from zoo_exp.embedded import model as embedded_model
 
-RUN = ["run", "+exp=ablation_fusion", "task=[embedded_pope,embedded_mmbench]", "limit=4", "budget=16", "logger=none"]
+RUN = [
+    "run",
+    "+exp=ablation_fusion",
+    "task=[embedded_pope,embedded_mmbench]",
+    "limit=4",
+    "budget=16",
+    "logger=none",
+]
 KEYS = {"task", "arm", "sample_id", "response", "score", "kept_tokens"}
 
 
@@ -82,7 +89,9 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     (new,) = [f for f in folders(out) if not (finished / "ablation_fusion" / f.name).exists()]
     rows = [json.loads(line) for line in (new / "records.jsonl").read_text().splitlines()]
     (old,) = folders(finished)
-    assert {json.dumps(row) for row in rows} >= set(map(json.dumps, map(json.loads, (old / "records.jsonl").open())))
+    assert {json.dumps(row) for row in rows} >= set(
+        map(json.dumps, map(json.loads, (old / "records.jsonl").open()))
+    )
     assert len(rows) == 8 * (2 + 2 * 7)
 
 
@@ -138,7 +147,9 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=100", "model.batch_size=1", f"out={tmp_path}"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/*/journals/records*")):
+    while time.monotonic() < deadline and not any(
+        f.stat().st_size for f in tmp_path.glob("*/*/journals/records*")
+    ):
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)

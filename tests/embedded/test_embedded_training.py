@@ -88,7 +88,11 @@ def test_stages_and_pace():
 def test_muon_equals_one_matrix_at_a_time():
     """The batched orthogonalisation is the obvious one, matrix by matrix."""
     torch.manual_seed(0)
-    weights = [nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(3, 8))]
+    weights = [
+        nn.Parameter(torch.randn(6, 4)),
+        nn.Parameter(torch.randn(6, 4)),
+        nn.Parameter(torch.randn(3, 8)),
+    ]
     before = [w.detach().clone() for w in weights]
     for w in weights:
         w.grad = torch.randn_like(w)

@@ -12,7 +12,16 @@ from zoo_exp.embedded import benchmarks, facts
 from zoo_exp.embedded.assets import SPLITS, load_assets
 from zoo_exp.embedded.questions import FAMILIES, ask, mme_pair
 from zoo_exp.embedded.scene import GRID, IMAGE_SIZE, PATCH_SIZE, make_scene
-from zoo_exp.embedded.vocabulary import COLOR_NAMES, LETTERS, SHAPES, TOKENS, UNK, make_tokenizer, token_ids, words
+from zoo_exp.embedded.vocabulary import (
+    COLOR_NAMES,
+    LETTERS,
+    SHAPES,
+    TOKENS,
+    UNK,
+    make_tokenizer,
+    token_ids,
+    words,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,9 @@ def test_answers_agree_with_a_brute_force_reader(family):
         question = ask(family, scene, random.Random(index))
         if question is None or (expected := truth(scene, question.text)) is None:
             continue
-        given_answer = question.options[LETTERS.index(question.answer)] if question.options else question.answer
+        given_answer = (
+            question.options[LETTERS.index(question.answer)] if question.options else question.answer
+        )
         assert given_answer == expected, (index, question)
         checked += 1
     assert checked > 50
@@ -158,7 +169,9 @@ def test_the_tokenizer_splits_as_training_does(tokenizer):
     for family in FAMILIES:
         question = ask(family, make_scene("train", 11), random.Random(5))
         if question is not None:
-            assert tokenizer(question.prompt, add_special_tokens=False).input_ids == token_ids(question.prompt)
+            assert tokenizer(question.prompt, add_special_tokens=False).input_ids == token_ids(
+                question.prompt
+            )
     assert tokenizer("Is it?").input_ids[0] == tokenizer.bos_token_id
 
 
