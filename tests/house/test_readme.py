@@ -1,0 +1,48 @@
+"""What the README tells a reader to type is accepted, and what it points to is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo_exp import cli
+from zoo_exp.config.sweep import points
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)[3:]
+    for line in README.splitlines()
+    if line.startswith("    python -m zoo_exp ")
+]
+RUNS = [command[1:] for command in COMMANDS if command[0] == "run"]
+QUICK = [command for command in COMMANDS if command[0] in ("list", "show")]
+
+
+def test_there_are_commands():
+    assert len(RUNS) >= 4
+    assert QUICK
+
+
+@pytest.mark.parametrize("words", RUNS, ids=" ".join)
+def test_every_run_is_composed(words):
+    overrides = [word for word in words if word != "-m"]
+    assert points(overrides, (), sweep="-m" in words)
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_every_listing_prints(words, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out
+
+
+def test_links_and_pictures_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
