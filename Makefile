@@ -16,7 +16,7 @@ demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedde
 	$(BIN)/python -m zoo_exp run +exp=ablation_fusion $(OVERRIDES)
 
 test: $(VENV)/.installed-test ## install with the test tools, then run the tests in two processes
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 lint: $(VENV)/.installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

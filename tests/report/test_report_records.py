@@ -60,12 +60,15 @@ def test_a_missing_key_is_named(tmp_path, key):
         read_records(write(tmp_path, row))
 
 
+def test_an_answer_that_only_a_server_can_score_has_no_score(tmp_path):
+    assert math.isnan(read_records(write(tmp_path, {**ROW, "score": None})).score[0])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("score", 1.5),
         ("score", math.nan),
-        ("score", None),
         ("score", True),
         ("kept_tokens", -1),
         ("kept_tokens", 1.5),

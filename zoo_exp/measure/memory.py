@@ -1,6 +1,7 @@
 """`PeakMemory`: the most memory that each stage of a run holds."""
 
 import contextlib
+import ctypes
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            _give_back_freed_pages()
             with contextlib.suppress(OSError):
                 _CLEAR.write_text("5")
 
@@ -53,6 +55,12 @@ class PeakMemory:
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device)) / 2**20
         return resident_peak_mib()
+
+
+def _give_back_freed_pages() -> None:
+    """Return what glibc keeps of freed memory, or a stage that reuses it would seem to hold nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_peak_mib() -> float:
