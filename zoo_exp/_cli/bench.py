@@ -224,20 +224,9 @@ def _threads(threads: int | None) -> None:
 
 
 def _load(experiment: "Experiment", device: "torch.device") -> "LoadedModel":
-    from zoo_exp.models.loading import load_model
+    from zoo_exp.evaluation.loading import load_configured
 
-    model = experiment.model
-    return load_model(
-        model.path,
-        revision=model.revision,
-        dtype=model.dtype,
-        attention=model.attention,
-        device=None if model.device_map else device,
-        device_map=model.device_map,
-        weights=model.weights,
-        layers=model.layers,
-        trust_remote_code=model.trust_remote_code,
-    )
+    return load_configured(experiment.model, device)
 
 
 def _prepare(

@@ -12,11 +12,12 @@ from zoo_exp.config.experiment import Experiment
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 from zoo_exp.evaluation import cells, launch, manifest, plan, resume, stop
 from zoo_exp.evaluation.data import CellsData
+from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.samples import Collate
-from zoo_exp.models.loading import LoadedModel, load_model
+from zoo_exp.models.loading import LoadedModel
 
 
 class Attempt:
@@ -172,17 +173,7 @@ class Attempt:
 
 
 def _load(experiment: Experiment) -> LoadedModel:
-    model = experiment.model
-    loaded = load_model(
-        model.path,
-        revision=model.revision,
-        dtype=model.dtype,
-        attention=model.attention,
-        device_map=model.device_map,
-        weights=model.weights,
-        layers=model.layers,
-        trust_remote_code=model.trust_remote_code,
-    )
+    loaded = load_configured(experiment.model)
     for arm in experiment.arms:
         if arm.budget is not None and loaded.n_visual is not None:
             arm.budget.resolve(loaded.n_visual)

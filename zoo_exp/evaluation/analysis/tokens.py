@@ -18,8 +18,9 @@ from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation.analysis.kept_set import above, effective_rank, overlap, spearman
 from zoo_exp.evaluation.analysis.released_factors import released_scores
+from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.samples import Batch, Collate, Pending, make_loader
-from zoo_exp.models.loading import LoadedModel, load_model
+from zoo_exp.models.loading import LoadedModel
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.tasks import data
@@ -98,23 +99,12 @@ def _rates(arm: Arm, selector: Selector) -> bool:
 
 
 def _load(experiment: Experiment) -> LoadedModel:
-    model = experiment.model
     device = (
         "cuda" if torch.cuda.is_available() and experiment.trainer.accelerator in ("auto", "gpu") else None
     )
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return load_model(
-        model.path,
-        revision=model.revision,
-        dtype=model.dtype,
-        attention=model.attention,
-        device=None if model.device_map else device,
-        device_map=model.device_map,
-        weights=model.weights,
-        layers=model.layers,
-        trust_remote_code=model.trust_remote_code,
-    )
+    return load_configured(experiment.model, device)
 
 
 def _images(
