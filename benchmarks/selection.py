@@ -86,7 +86,7 @@ def sensitivity_rows(x: Tensor, mlp: MLP) -> list[dict[str, Any]]:
     n, width = x.shape
     u = draw_directions(DIRECTIONS, width, torch.Generator().manual_seed(1), x.device)
     # On a CPU the reference takes minutes per hundred tokens: it stands on a sample of them.
-    some = torch.arange(0, n, max(1, n // (n if x.is_cuda else 32)), device=x.device)
+    some = torch.arange(0, n, max(1, n // (n if x.is_cuda else 64)), device=x.device)
     exact = many_directions(x[some], mlp)
     full = 8 if not x.is_cuda else DIRECTIONS
     released, took, memory = measure(lambda: released_sensitivity(x, mlp, u[:full]), repeat=1)

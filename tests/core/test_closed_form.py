@@ -73,6 +73,19 @@ def test_patch_merger_matches_jacrev(seed, patches, eps):
     )
 
 
+@pytest.mark.parametrize("block", [1, 7, 12, 40])
+def test_blocks_of_the_kernel_do_not_show(monkeypatch, block):
+    """Only what stands left of the diagonal is multiplied, whatever the block size and its remainder."""
+    monkeypatch.setattr("zoo_exp.core.closed_form.KERNEL_BLOCK", block)
+    mlp = random_mlp(hidden=24)
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        closed_form(x, mlp).double(), by_jacrev(x, in_double(mlp)), rtol=1e-4, atol=1e-6
+    )
+    merger = PatchMerger(torch.linspace(0.5, 1.5, 8), random_mlp(hidden=24))
+    torch.testing.assert_close(closed_form(x, merger), jacobian_norm(x, merger), rtol=1e-4, atol=1e-6)
+
+
 def test_other_projectors_take_automatic_differentiation(monkeypatch):
     weight = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
     x = torch.randn(70, 16, generator=torch.Generator().manual_seed(1))

@@ -15,6 +15,9 @@ from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.memo import memo
 from zoo_exp.core.sensitivity import MLP, WORKSPACE_BYTES, Projector, check_features
 
+KERNEL_BLOCK = 512
+"""Rows of the symmetric kernel per product; smaller blocks waste less above the diagonal, but start more products."""
+
 
 @dataclass(frozen=True, eq=False)
 class PatchMerger:
@@ -52,10 +55,10 @@ class PatchMerger:
 def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     """S from the Jacobian's Frobenius norm, |J(x_i)|_F / sqrt(Dv).
 
-    For an `MLP`, J = W2 diag(g) W1 with g = gelu'(W1 x + b1), so |J|_F^2 = g^T K g with K = (W2^T W2) o (W1
-    W1^T), which
-    is computed once per MLP object: one [H, H] product per token. A `PatchMerger` has one K per patch and a
-    rank-one correction for its norm. Any other projector takes `jacobian_norm`, which is exact and slow.
+    For an `MLP`, J = W2 diag(g) W1 with g = gelu'(W1 x + b1), so |J|_F^2 = g^T K g with K = (W2^T W2) o
+    (W1 W1^T), which is computed once per MLP object: half an [H, H] product per token, as K is symmetric. A
+    `PatchMerger` has one K per patch and a rank-one correction for its norm. Any other projector takes
+    `jacobian_norm`, which is exact and slow.
 
     Args:
         x: features [N, Dv].
@@ -71,7 +74,7 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     if isinstance(mlp, MLP):
         check_features(x, mlp.width)
         slope = _gelu_slope(F.linear(x.float(), mlp.w1.float(), mlp.b1.float()), mlp.approximate)
-        square = ((slope @ memo(mlp, "closed_form", lambda: _mlp_kernel(mlp))) * slope).sum(dim=-1)
+        square = _quadratic(slope, memo(mlp, "closed_form", lambda: _stairs(_mlp_kernel(mlp))))
     elif isinstance(mlp, PatchMerger):
         check_features(x, mlp.width)
         square = _merger_square(x.float(), mlp)
@@ -140,6 +143,25 @@ def _mlp_kernel(mlp: MLP) -> Tensor:
     return (w2.T @ w2).mul_(w1 @ w1.T)
 
 
+def _stairs(kernel: Tensor) -> list[Tensor]:
+    """Rows of a symmetric kernel [H, H] up to and with their own block, what stands left of the block doubled."""
+    stairs = []
+    for start in range(0, len(kernel), KERNEL_BLOCK):
+        rows = kernel[start : start + KERNEL_BLOCK, : start + KERNEL_BLOCK].clone()
+        rows[:, :start] *= 2
+        stairs.append(rows)
+    return stairs
+
+
+def _quadratic(slope: Tensor, stairs: list[Tensor]) -> Tensor:
+    """g^T K g [N] for each row g of slope [N, H]."""
+    total = torch.zeros(len(slope), device=slope.device)
+    for rows in stairs:
+        start, stop = rows.shape[1] - rows.shape[0], rows.shape[1]
+        total += (F.linear(slope[:, :stop], rows) * slope[:, start:stop]).sum(dim=-1)
+    return total
+
+
 def _merger_kernels(merger: PatchMerger) -> Tensor:
     """K_b = (W2^T W2) o (W1_b diag(w^2) W1_b^T) [P, H, H]."""
     w1, w2 = merger.mlp.w1.float(), merger.mlp.w2.float()
@@ -161,8 +183,9 @@ def _merger_square(x: Tensor, merger: PatchMerger) -> Tensor:
     slope = _gelu_slope(F.linear(inputs, mlp.w1.float(), mlp.b1.float()), mlp.approximate)
     w1, w2 = mlp.w1.float().unflatten(1, (-1, len(norm))), mlp.w2.float()
     total = torch.zeros(len(x), device=x.device)
-    for b, kernel in enumerate(memo(merger, "closed_form", lambda: _merger_kernels(merger))):
-        plain = ((slope @ kernel) * slope).sum(-1)
+    kernels = memo(merger, "closed_form", lambda: [_stairs(k) for k in _merger_kernels(merger)])
+    for b, stairs in enumerate(kernels):
+        plain = _quadratic(slope, stairs)
         along = F.linear(slope * F.linear(norm * patches[:, b], w1[:, b]), w2).pow(2).sum(-1)
         a = 1 / (len(norm) * radius2[:, b])
         total += (plain - (2 * a - a * a * energy[:, b]) * along) / radius2[:, b]
