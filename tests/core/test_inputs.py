@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import ROUNDINGS, SCOPES, Budget
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
@@ -50,11 +52,33 @@ def test_budgets_as_users_write_them(value, expected):
         (True, "budget True"),
         ("-5%", "budget -0.05"),
         (None, "budget None"),
+        ("32/head", "budget per 'head': allowed are image, tile"),
+        ("0.1:up", "rounding 'up': allowed are nearest, down, bankers"),
+        ("32:down", "a count is not rounded"),
+        ("3/tile/tile", "budget '3/tile/tile' is not understood"),
     ],
 )
 def test_bad_budgets_are_named(value, message):
     with pytest.raises(InvalidValueError, match=message):
         Budget.parse(value)
+
+
+@given(
+    size=st.one_of(
+        st.fixed_dictionaries({"count": st.integers(1, 10**4)}),
+        st.fixed_dictionaries(
+            {
+                "keep_ratio": st.integers(1, 10**9).map(lambda n: n / 10**9),
+                "rounding": st.sampled_from(list(ROUNDINGS)),
+            }
+        ),
+    ),
+    per=st.sampled_from(SCOPES),
+)
+def test_the_text_of_a_budget_is_read_back(size, per):
+    """Arms are named by it: two different budgets must not share a text."""
+    budget = Budget(**size, per=per)
+    assert Budget.parse(str(budget)) == budget
 
 
 def test_a_count_above_the_image_is_named():

@@ -1,6 +1,7 @@
 """How many visual tokens an image keeps: a count or a keep ratio, rounded by a named rule."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
     "down": lambda x: math.floor(x + 1e-9),
     "bankers": lambda x: round(x),
 }
+SCOPES = ("image", "tile")
+_HINT = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
+_SUFFIXES = "behind it may stand /tile (of every tile) and :down or :bankers (the rounding of a ratio)"
+_TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Budget:
             raise InvalidValueError(f"budget {self.count}: a count of visual tokens cannot be negative")
         if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
             raise InvalidValueError(f"budget {self.keep_ratio}: a keep ratio lies above 0 and at most at 1")
-        if self.per not in ("image", "tile"):
-            raise InvalidValueError(f"budget per '{self.per}': allowed are image and tile")
+        if self.per not in SCOPES:
+            raise InvalidValueError(f"budget per '{self.per}': allowed are {', '.join(SCOPES)}")
         if self.rounding not in ROUNDINGS:
             raise InvalidValueError(f"rounding '{self.rounding}': allowed are {', '.join(ROUNDINGS)}")
 
@@ -44,32 +49,56 @@ class Budget:
     def parse(cls, value: "Budget | int | float | str") -> "Budget":
         """Read what a user wrote: 64, 0.111 or "11.1%" (a bare 1 is one token; 1.0 is every token).
 
-        >>> Budget.parse(64), Budget.parse("11.1%").keep_ratio
-        (Budget(count=64, keep_ratio=None, per='image', rounding='nearest'), 0.111)
+        Text may go on with "/tile" (of every tile instead of the image) and ":down" or ":bankers".
+
+        >>> Budget.parse(64), Budget.parse("11.1%/tile:down")
+        (Budget(count=64, keep_ratio=None, per='image', rounding='nearest'), \
+Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
+
+        Raises:
+            InvalidValueError: not a budget, with what one looks like.
         """
         if isinstance(value, Budget):
             return value
-        hint = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
         if isinstance(value, str):
-            text = value.strip()
-            try:
-                if text.endswith("%"):
-                    value = round(float(text[:-1]) / 100, 12)
-                else:
-                    value = int(text) if text.lstrip("+-").isdigit() else float(text)
-            except ValueError:
-                raise InvalidValueError(f"budget '{text}' is not a number: {hint}") from None
+            return cls._parse_text(value.strip())
+        return cls._parse_number(value, "image", "nearest")
+
+    @classmethod
+    def _parse_text(cls, text: str) -> "Budget":
+        parts = _TEXT.fullmatch(text)
+        if parts is None:
+            raise InvalidValueError(f"budget '{text}' is not understood: {_HINT}; {_SUFFIXES}")
+        number, per, rounding = parts["value"].strip(), parts["per"], parts["rounding"]
+        value: int | float
+        try:
+            if number.endswith("%"):
+                value = round(float(number[:-1]) / 100, 12)
+            else:
+                value = int(number) if number.lstrip("+-").isdigit() else float(number)
+        except ValueError:
+            raise InvalidValueError(f"budget '{text}' is not a number: {_HINT}") from None
+        if rounding is not None and isinstance(value, int):
+            raise InvalidValueError(f"budget '{text}': a count is not rounded: leave ':{rounding}' out")
+        return cls._parse_number(
+            value,
+            "image" if per is None else per.strip(),
+            "nearest" if rounding is None else rounding.strip(),
+        )
+
+    @classmethod
+    def _parse_number(cls, value: object, per: str, rounding: str) -> "Budget":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InvalidValueError(f"budget {value!r} is not a number: {hint}")
+            raise InvalidValueError(f"budget {value!r} is not a number: {_HINT}")
         if isinstance(value, int):
             if value <= 0:
                 raise InvalidValueError(
-                    f"budget {value}: {hint}; for zero visual tokens take the selector 'blind'"
+                    f"budget {value}: {_HINT}; for zero visual tokens take the selector 'blind'"
                 )
-            return cls(count=value)
+            return cls(count=value, per=per)
         if not 0 < value <= 1:
-            raise InvalidValueError(f"budget {value}: {hint}")
-        return cls(keep_ratio=value)
+            raise InvalidValueError(f"budget {value}: {_HINT}")
+        return cls(keep_ratio=value, per=per, rounding=rounding)
 
     def resolve(self, n_visual: int) -> int:
         """K for an image (or a tile) of `n_visual` tokens.
@@ -89,5 +118,13 @@ class Budget:
         return min(n_visual, max(1 if n_visual else 0, kept))
 
     def __str__(self) -> str:
-        """The budget as a user types it."""
-        return str(self.count) if self.count is not None else f"{self.keep_ratio:g}"
+        """The budget as a user types it; `parse` reads it back."""
+        if self.count is not None:
+            text = str(self.count)
+        else:
+            text = "1.0" if self.keep_ratio == 1 else f"{self.keep_ratio:.12g}"  # a bare 1 would be one token
+        if self.per != "image":
+            text += f"/{self.per}"
+        if self.keep_ratio is not None and self.rounding != "nearest":
+            text += f":{self.rounding}"
+        return text
