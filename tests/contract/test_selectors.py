@@ -22,6 +22,7 @@ VARIANTS = {
         {"fusion": "diversity"},
         {"fusion": "sum"},
         {"projector": "low_rank", "rank": 4},
+        {"projector": "low_rank_as_released", "rank": 4},
         {"projector": "low_rank", "rank": 4, "estimator": "closed_form"},
         {"layer": 1, "n_directions": 8},
         {"dtype": "bfloat16"},

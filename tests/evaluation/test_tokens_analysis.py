@@ -45,15 +45,6 @@ def test_the_same_seed_gives_the_same_rows(tmp_path):
     assert first == again
 
 
-def test_a_low_rank_projector_brings_its_twin_with_random_factors(tmp_path):
-    low = ["selector=zoo", "selector.options.projector=low_rank", "selector.options.rank=16"]
-    found = rows(tmp_path, *low)
-    assert len(found) == 4
-    twin = next(row for row in found if "random factors" in row["arm"])
-    assert twin["arm"].endswith("random factors @16")
-    assert twin["spearman"] < 0.99
-
-
 def test_without_an_opinion_on_tokens_there_is_nothing_to_compare(tmp_path):
     with pytest.raises(InvalidValueError, match=r"no arm of custom rates tokens.*selector="):
         rows(tmp_path, "selector=[random,divprune]")

@@ -13,7 +13,7 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form
 from zoo_exp.core.errors import InvalidValueError, UnknownNameError
 from zoo_exp.core.fusion import fused_order
-from zoo_exp.core.low_rank import low_rank
+from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.zoo import Zoo
@@ -147,6 +147,16 @@ def test_low_rank_is_for_sensitivity_only():
     assert not torch.equal(s, Zoo().score(tokens, generator()))
 
 
+def test_the_released_low_rank_is_random_and_the_same_for_every_image():
+    tokens, u = sample_tokens(), draw_directions(64, 16, generator())
+    selector = Zoo(projector="low_rank_as_released", rank=2)
+    scores = selector.score(tokens, generator())
+    assert torch.equal(scores, zeroth_order(tokens.features, as_released(tokens.mlp, 2), u, 0.01))
+    assert torch.equal(scores, selector.score(tokens, generator()))
+    intended = Zoo(projector="low_rank", rank=2).score(tokens, generator())
+    assert not torch.allclose(scores, intended, rtol=0.1)
+
+
 def test_layer_takes_the_rest_of_the_tower():
     tokens = sample_tokens()
     expected = zeroth_order_reference(
@@ -197,7 +207,10 @@ def test_needs_depend_on_the_options():
         ({"step_size": 0}, "step_size 0 of selector zoo: must be a number above 0"),
         ({"step_size": float("nan")}, "step_size nan of selector zoo"),
         ({"rank": -1}, "rank -1 of selector zoo"),
-        ({"projector": "thin"}, "projector 'thin' of selector zoo: allowed are full, low_rank"),
+        (
+            {"projector": "thin"},
+            "projector 'thin' of selector zoo: allowed are full, low_rank, low_rank_as_released",
+        ),
         ({"dtype": "int8"}, "dtype 'int8' of selector zoo: allowed are None, float32, float16"),
         ({"variant": "mine"}, "variant 'mine' of selector zoo: allowed are paper, official_code"),
         ({"layer": "last"}, "layer 'last' of selector zoo"),

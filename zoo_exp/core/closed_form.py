@@ -153,6 +153,14 @@ def _stairs(kernel: Tensor) -> list[Tensor]:
     return stairs
 
 
+def kernel_area(hidden: int) -> int:
+    """Entries of a kernel [H, H] that one token meets, for counting operations."""
+    return sum(
+        min(KERNEL_BLOCK, hidden - start) * min(start + KERNEL_BLOCK, hidden)
+        for start in range(0, hidden, KERNEL_BLOCK)
+    )
+
+
 def _quadratic(slope: Tensor, stairs: list[Tensor]) -> Tensor:
     """g^T K g [N] for each row g of slope [N, H]."""
     total = torch.zeros(len(slope), device=slope.device)

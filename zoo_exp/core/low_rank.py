@@ -11,6 +11,9 @@ from torch import Tensor
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.sensitivity import MLP
 
+RELEASED_SPREAD = 0.02
+"""Standard deviation that the checkpoint loader gives to weights it does not find (spec: algorithms 1.4)."""
+
 
 @dataclass(frozen=True, eq=False)
 class LowRankMLP:
@@ -66,11 +69,32 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
     Raises:
         InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
     """
-    full = min(*mlp.w1.shape, *mlp.w2.shape)
-    if not 1 <= rank <= full:
-        raise InvalidValueError(f"rank {rank}: allowed are 1 to {full}, the full rank of the smaller layer")
+    _check_rank(mlp, rank)
     (down1, up1), (down2, up2) = _factors(mlp.w1, rank), _factors(mlp.w2, rank)
     return LowRankMLP(down1, up1, mlp.b1.float(), down2, up2, mlp.b2.float(), mlp.approximate)
+
+
+def as_released(mlp: MLP, rank: int) -> LowRankMLP:
+    """The low-rank projector that the release really runs: random factors of the shapes that the SVD would give.
+
+    The checkpoint has no weights for the module, so the loader draws them from N(0, 0.02^2) and sets biases to 0
+    (spec: algorithms 1.4). They depend on the shapes alone, as weights belong to a model and not to an image.
+
+    Raises:
+        InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
+    """
+    _check_rank(mlp, rank)
+    source, device = torch.Generator().manual_seed(rank), mlp.w1.device
+    (hidden, width), out = mlp.w1.shape, len(mlp.w2)
+
+    def draw(*shape: int) -> Tensor:
+        return (RELEASED_SPREAD * torch.randn(*shape, generator=source)).to(device)
+
+    down1, up1, down2, up2 = draw(rank, width), draw(hidden, rank), draw(rank, hidden), draw(out, rank)
+    zeros = torch.zeros
+    return LowRankMLP(
+        down1, up1, zeros(hidden, device=device), down2, up2, zeros(out, device=device), mlp.approximate
+    )
 
 
 def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
@@ -87,6 +111,12 @@ def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
     return MLP(
         mlp.w1.float(), mlp.b1.float(), sketch @ mlp.w2.float(), sketch @ mlp.b2.float(), mlp.approximate
     )
+
+
+def _check_rank(mlp: MLP, rank: int) -> None:
+    full = min(*mlp.w1.shape, *mlp.w2.shape)
+    if not 1 <= rank <= full:
+        raise InvalidValueError(f"rank {rank}: allowed are 1 to {full}, the full rank of the smaller layer")
 
 
 def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:

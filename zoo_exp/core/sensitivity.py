@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_exp.core.checks import check_features as check_features  # others know it by this module
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.memo import memo
 
@@ -83,25 +84,7 @@ def draw_directions(
         )
     raw = torch.randn(n_directions, width, generator=generator, device=generator.device)
     unit: Tensor = raw / (raw.norm(dim=-1, keepdim=True) + 1e-12)
-    return unit if device is None else unit.to(device)
-
-
-def check_features(x: Tensor, width: int | None = None, name: str = "features") -> None:
-    """Refuse features that are not a finite matrix [N, Dv].
-
-    Raises:
-        InvalidValueError: wrong shape, wrong width, or NaN or infinity (one device synchronisation).
-    """
-    if x.ndim != 2 or (width is not None and x.shape[1] != width):
-        want = f"[N, {width}]" if width is not None else "[N, width]"
-        raise InvalidValueError(f"{name} must be {want}, got shape {tuple(x.shape)}")
-    # One reduction instead of an [N, Dv] mask; float64, so that large finite values do not overflow.
-    if not math.isfinite(x.sum(dtype=torch.float64).item()):
-        rows = (~torch.isfinite(x).all(dim=-1)).nonzero().flatten().tolist()
-        if rows:
-            raise InvalidValueError(
-                f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
-            )
+    return unit if device is None else unit.to(device, non_blocking=True)
 
 
 def zeroth_order_reference(
@@ -195,6 +178,14 @@ def _stairs(w2: Tensor) -> list[tuple[int, Tensor]]:
         return [(0, w2)]
     triangle, step = torch.linalg.qr(w2, mode="r").R, max(1, hidden // 8)
     return [(a, triangle[a : a + step, a:].contiguous()) for a in range(0, hidden, step)]
+
+
+def output_area(out: int, hidden: int) -> int:
+    """Entries that stand in for W2 [D, H] in `zeroth_order`, for counting operations."""
+    if not out >= hidden >= TRIANGLE_FROM:
+        return out * hidden
+    step = max(1, hidden // 8)
+    return sum(min(step, hidden - a) * (hidden - a) for a in range(0, hidden, step))
 
 
 def _lengths(change: Tensor, stairs: list[tuple[int, Tensor]]) -> Tensor:

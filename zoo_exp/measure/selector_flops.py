@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.closed_form import PatchMerger
-from zoo_exp.core.sensitivity import MLP
+from zoo_exp.core.closed_form import PatchMerger, kernel_area
+from zoo_exp.core.sensitivity import MLP, output_area
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.vision_flops import linear
 
@@ -69,13 +69,13 @@ def _sensitivity(zoo: Any, tokens: VisualTokens) -> int | None:
         if isinstance(mlp, PatchMerger):
             patches = width // len(mlp.norm)
             correction = linear(n, width // patches, hidden) + linear(n, hidden, out)
-            return linear(n, width, hidden) + patches * (linear(n, hidden, hidden) + correction)
-        return linear(n, width, hidden) + linear(n, hidden, hidden)
+            return linear(n, width, hidden) + patches * (linear(n, 1, kernel_area(hidden)) + correction)
+        return linear(n, width, hidden) + linear(n, 1, kernel_area(hidden))
     dtype = zoo.dtype or ("float16" if zoo.variant == "official_code" else "float32")
     half = dtype in ("float16", "bfloat16")
     if isinstance(mlp, PatchMerger) or (half and zoo.projector == "full"):
         return 2 * m * n * project
-    rank = zoo.rank if zoo.projector == "low_rank" else None
+    rank = None if zoo.projector == "full" else zoo.rank
     if half and rank is not None:
         return 2 * m * n * (linear(1, width + hidden, rank) + linear(1, hidden + out, rank))
-    return linear(n + m, width, hidden) + m * linear(n, hidden, rank or out)
+    return linear(n + m, width, hidden) + m * linear(n, 1, output_area(rank or out, hidden))

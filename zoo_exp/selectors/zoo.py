@@ -11,7 +11,7 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form, first_order
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import FUSIONS, min_max
-from zoo_exp.core.low_rank import low_rank
+from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.memo import memo
 from zoo_exp.core.sensitivity import MLP, Projector, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
@@ -20,6 +20,7 @@ from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
+PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
 RELEASED_NEXT_TOKENS = 2880
 """The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
 
@@ -39,7 +40,8 @@ class Zoo(GreedySelector):
         fusion: `none`, `diversity`, `sum` or `multiply`.
         n_directions: M, random directions per image.
         step_size: h, in units of the projector's input.
-        projector: `full`, or `low_rank` for a truncated SVD of the loaded weights (sensitivity only).
+        projector: `full`, `low_rank` for a truncated SVD of the loaded weights, or `low_rank_as_released` for the
+            random factors that the release runs in its place (all for the sensitivity only).
         rank: of the low-rank projector.
         layer: None for the projector; an encoder layer's number takes the sensitivity of the tower's output
             to changes of all features after that layer instead. The supplement (D.3) does not say where the
@@ -68,7 +70,7 @@ class Zoo(GreedySelector):
         super().__post_init__()
         one_of(self, "estimator", ESTIMATORS)
         one_of(self, "fusion", FUSIONS)
-        one_of(self, "projector", ("full", "low_rank"))
+        one_of(self, "projector", PROJECTORS)
         one_of(self, "dtype", (None, *DTYPES))
         one_of(self, "variant", ("paper", "official_code"))
         positive(self, "n_directions", int)
@@ -170,11 +172,14 @@ class Zoo(GreedySelector):
 
     def _projector(self, tokens: VisualTokens) -> Projector:
         full = tokens.mlp if tokens.mlp is not None else tokens.project
-        if self.projector == "full":
+        reduce = PROJECTORS[self.projector]
+        if reduce is None:
             return full  # type: ignore[return-value]
         if not isinstance(full, MLP):
-            raise InvalidValueError("projector low_rank of selector zoo: this model's is no two-layer MLP")
-        return memo(full, ("low_rank", self.rank), lambda: low_rank(full, self.rank))
+            raise InvalidValueError(
+                f"projector {self.projector} of selector zoo: this model's is no two-layer MLP"
+            )
+        return memo(full, (self.projector, self.rank), lambda: reduce(full, self.rank))
 
     def _proxy(
         self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype

@@ -17,7 +17,6 @@ from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation.analysis.kept_set import above, effective_rank, overlap, spearman
-from zoo_exp.evaluation.analysis.released_factors import released_scores
 from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.samples import Batch, Collate, Pending, make_loader
 from zoo_exp.models.loading import LoadedModel
@@ -37,7 +36,6 @@ class Rated:
     """One arm on one image: its scores [N] (None for rules without), its kept tokens [K], its milliseconds."""
 
     arm: Arm
-    label: str
     scores: Tensor | None
     kept: Tensor
     milliseconds: float
@@ -77,9 +75,7 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
             console.print(f"{experiment.name}: tokens of {task}", style="dim")
             for sample, image, number in _images(experiment, loaded, task, arms, samples):
                 rated = [
-                    one
-                    for arm, chosen in arms
-                    for one in _rate(experiment.seed, task, sample, image, number, arm, chosen)
+                    _rate(experiment.seed, task, sample, image, number, arm, chosen) for arm, chosen in arms
                 ]
                 for row in _rows(rated, reference, image):
                     file.write(json.dumps({"task": task, "sample_id": sample, "image": number, **row}) + "\n")
@@ -132,32 +128,16 @@ def _images(
 
 def _rate(
     seed: int, task: str, sample: str, image: VisualTokens, number: int, arm: Arm, selector: Selector
-) -> list[Rated]:
-    """The arm itself and, for a low-rank projector, its twin with the release's random factors.
-
-    Draws are those of a run: a function of seed, sample, repetition and image.
-    """
-
-    def generator() -> torch.Generator:
-        return generator_for(seed, f"{task}/{sample}/{arm.seed_index}", number)
-
-    own = generator()
+) -> Rated:
+    """What the arm does with the image. Draws are those of a run: of seed, sample, repetition and image."""
+    own = generator_for(seed, f"{task}/{sample}/{arm.seed_index}", number)
     selector.check(image)
     started = time.perf_counter()
     scores = selector.score(image, own)
     kept = selector.select(image, arm.budget, own, scores).indices
     if image.device.type == "cuda":
         torch.cuda.synchronize()
-    found = [Rated(arm, arm.label, scores, kept, (time.perf_counter() - started) * 1e3)]
-    if isinstance(selector, Zoo):
-        other = generator()
-        released = released_scores(selector, image, other)
-        if released is not None:
-            picks = selector.select(image, arm.budget, other, released).indices
-            head, _, budget = arm.label.rpartition(" @")
-            label = f"{head} random factors @{budget}" if head else f"{arm.label} random factors"
-            found.append(Rated(arm, label, released, picks, 0.0))
-    return found
+    return Rated(arm, scores, kept, (time.perf_counter() - started) * 1e3)
 
 
 def _rows(rated: Sequence[Rated], reference: str, image: VisualTokens) -> Iterator[dict[str, Any]]:
@@ -171,12 +151,12 @@ def _rows(rated: Sequence[Rated], reference: str, image: VisualTokens) -> Iterat
         )  # fmt: skip
         scores = one.scores
         yield {
-            "arm": one.label,
-            "arm_id": one.arm.id if one.label == one.arm.label else f"{one.arm.id}-random-factors",
+            "arm": one.arm.label,
+            "arm_id": one.arm.id,
             "selector": one.arm.selector,
             "options": dict(one.arm.options),
             "budget": None if one.arm.budget is None else str(one.arm.budget),
-            "reference": first.label,
+            "reference": first.arm.label,
             "spearman": None if scores is None else _finite(spearman(first.scores, scores)),
             "spearman_above": None if scores is None else _finite(spearman(first.scores[high], scores[high])),
             "tokens_above": len(high),

@@ -1,0 +1,89 @@
+"""Are features a finite matrix? On a GPU the answer can wait until the work is queued: `deferred_checks`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.errors import InvalidValueError
+
+Pending = list[tuple[Tensor, Tensor, str]]
+"""Whether it is finite (one bool on the device), the features, and what they are called."""
+_PENDING: ContextVar[Pending | None] = ContextVar("pending checks", default=None)
+
+
+def check_features(x: Tensor, width: int | None = None, name: str = "features") -> None:
+    """Refuse features that are not a finite matrix [N, Dv].
+
+    On a GPU the values cost one synchronisation, or none until the end of `deferred_checks()`.
+
+    Raises:
+        InvalidValueError: wrong shape, wrong width, or NaN or infinity.
+    """
+    if x.ndim != 2 or (width is not None and x.shape[1] != width):
+        want = f"[N, {width}]" if width is not None else "[N, width]"
+        raise InvalidValueError(f"{name} must be {want}, got shape {tuple(x.shape)}")
+    if not x.numel():
+        return
+    # The extremes are finite if everything is: one pass, and no temporary as large as the features.
+    finite = torch.stack(torch.aminmax(x.detach())).isfinite().all()
+    pending = _PENDING.get()
+    if pending is not None and _queued(x):
+        pending.append((finite, x, name))
+    else:
+        _demand(finite, x, name)
+
+
+@contextmanager
+def deferred_checks() -> Iterator[None]:
+    """Inside, features on a GPU are checked without waiting for it; what was not finite is raised at the end.
+
+    So the host can queue selection and prefill while the vision tower still runs. Nothing that was computed
+    inside may be used before the block has ended. Blocks may be nested: the outermost one raises. If the block
+    itself fails, features that are not finite are the error, as they are its likely cause.
+
+    Raises:
+        InvalidValueError: NaN or infinity in features that were checked inside.
+    """
+    if _PENDING.get() is not None:
+        yield
+        return
+    pending: Pending = []
+    token = _PENDING.set(pending)
+    try:
+        yield
+    except Exception as error:
+        try:
+            _settle(pending)
+        except InvalidValueError as cause:
+            raise cause from error
+        raise
+    else:
+        _settle(pending)
+    finally:
+        _PENDING.reset(token)
+
+
+def _queued(x: Tensor) -> bool:
+    """Whether x is computed behind the host's back."""
+    return x.device.type != "cpu"
+
+
+def _settle(pending: Pending) -> None:
+    """One synchronisation for all checks of a device."""
+    for device in {finite.device for finite, _, _ in pending}:
+        here = [check for check in pending if check[0].device == device]
+        if not torch.stack([finite for finite, _, _ in here]).all():
+            for check in here:
+                _demand(*check)
+
+
+def _demand(finite: Tensor, x: Tensor, name: str) -> None:
+    if finite.item():
+        return
+    rows = (~torch.isfinite(x).all(dim=-1)).nonzero().flatten().tolist()
+    raise InvalidValueError(
+        f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
+    )
