@@ -65,7 +65,7 @@ def test_bad_budgets_are_named(value, message):
 
 @given(
     size=st.one_of(
-        st.fixed_dictionaries({"count": st.integers(1, 10**4)}),
+        st.fixed_dictionaries({"count": st.integers(1, 10**4), "at_most": st.booleans()}),
         st.fixed_dictionaries(
             {
                 "keep_ratio": st.integers(1, 10**9).map(lambda n: n / 10**9),
@@ -84,6 +84,12 @@ def test_the_text_of_a_budget_is_read_back(size, per):
 def test_a_count_above_the_image_is_named():
     with pytest.raises(InvalidValueError, match="budget 65 is above the 64 visual tokens"):
         Budget(count=65).resolve(64)
+
+
+def test_a_small_image_keeps_all_it_has_where_that_is_said():
+    assert [Budget.parse("<=65").resolve(n) for n in (64, 65, 66)] == [64, 65, 65]
+    with pytest.raises(InvalidValueError, match="at_most goes with a count"):
+        Budget.parse("<=50%")
 
 
 def test_seeds_are_the_samples_own():

@@ -63,6 +63,8 @@ def test_newlines_are_dropped_kept_or_candidates():
         InvalidValueError, match="budget 45 is above the 42 visual tokens that are no newlines"
     ):
         select("divprune", 45, tokens)
+    # 48 tokens, 6 of them newlines: at most so many never stops at a small image.
+    assert [select("divprune", f"<={k}", tokens).kept_tokens for k in (20, 45, 48, 60)] == [20, 42, 48, 48]
 
 
 def test_divprune_never_repeats_a_duplicate():

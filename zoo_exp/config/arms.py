@@ -70,7 +70,7 @@ def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
 
 
 def parse_budget(value: Any, n_visual: int | None) -> Budget:
-    """A budget as the user wrote it, refused where it is above N.
+    """A budget as the user wrote it, refused where it is above N; where N depends on the image, at most so many.
 
     Raises:
         InvalidValueError: not a budget, or a count above `n_visual`.
@@ -78,6 +78,9 @@ def parse_budget(value: Any, n_visual: int | None) -> Budget:
     budget = Budget.parse(value)
     if n_visual is not None:
         budget.resolve(n_visual)
+    elif budget.count is not None:
+        # One small image among thousands is no reason to stop.
+        return dataclasses.replace(budget, at_most=True)
     return budget
 
 

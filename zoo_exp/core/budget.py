@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo_exp.core.errors import InvalidValueError
 
@@ -24,13 +24,15 @@ class Budget:
 
     Exactly one of `count` and `keep_ratio` is set. A ratio of a count of N tokens is rounded by `rounding`:
     `nearest` (halves up), `down` (ZOO-Prune's `int()`), `bankers` (DivPrune's `int(round())`);
-    spec: algorithms 1.2 and 2.
+    spec: algorithms 1.2 and 2. A count with `at_most` keeps all tokens of an image that has fewer, for data
+    whose images differ in size; without it such an image is refused.
     """
 
     count: int | None = None
     keep_ratio: float | None = None
     per: str = "image"
     rounding: str = "nearest"
+    at_most: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can never be a budget; what depends on N is refused by `resolve`."""
@@ -42,6 +44,10 @@ class Budget:
             raise InvalidValueError(f"budget {self.keep_ratio}: a keep ratio lies above 0 and at most at 1")
         if self.per not in SCOPES:
             raise InvalidValueError(f"budget per '{self.per}': allowed are {', '.join(SCOPES)}")
+        if self.at_most and self.count is None:
+            raise InvalidValueError(
+                "at_most goes with a count: a keep ratio never asks for more than there is"
+            )
         if self.rounding not in ROUNDINGS:
             raise InvalidValueError(f"rounding '{self.rounding}': allowed are {', '.join(ROUNDINGS)}")
 
@@ -49,11 +55,12 @@ class Budget:
     def parse(cls, value: "Budget | int | float | str") -> "Budget":
         """Read what a user wrote: 64, 0.111 or "11.1%" (a bare 1 is one token; 1.0 is every token).
 
-        Text may go on with "/tile" (of every tile instead of the image) and ":down" or ":bankers".
+        Text may go on with "/tile" (of every tile instead of the image) and ":down" or ":bankers", and a count
+        may begin with "<=" (an image that has fewer keeps all).
 
         >>> Budget.parse(64), Budget.parse("11.1%/tile:down")
-        (Budget(count=64, keep_ratio=None, per='image', rounding='nearest'), \
-Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
+        (Budget(count=64, keep_ratio=None, per='image', rounding='nearest', at_most=False), \
+Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False))
 
         Raises:
             InvalidValueError: not a budget, with what one looks like.
@@ -70,6 +77,8 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
         if parts is None:
             raise InvalidValueError(f"budget '{text}' is not understood: {_HINT}; {_SUFFIXES}")
         number, per, rounding = parts["value"].strip(), parts["per"], parts["rounding"]
+        at_most = number.startswith("<=")
+        number = number.removeprefix("<=").strip()
         value: int | float
         try:
             if number.endswith("%"):
@@ -80,11 +89,12 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
             raise InvalidValueError(f"budget '{text}' is not a number: {_HINT}") from None
         if rounding is not None and isinstance(value, int):
             raise InvalidValueError(f"budget '{text}': a count is not rounded: leave ':{rounding}' out")
-        return cls._parse_number(
+        budget = cls._parse_number(
             value,
             "image" if per is None else per.strip(),
             "nearest" if rounding is None else rounding.strip(),
         )
+        return replace(budget, at_most=True) if at_most else budget
 
     @classmethod
     def _parse_number(cls, value: object, per: str, rounding: str) -> "Budget":
@@ -104,13 +114,15 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
         """K for an image (or a tile) of `n_visual` tokens.
 
         Raises:
-            InvalidValueError: a count above `n_visual`.
+            InvalidValueError: a count above `n_visual`, without `at_most`.
         """
         if self.count is not None:
+            if self.count > n_visual and self.at_most:
+                return n_visual
             if self.count > n_visual:
                 raise InvalidValueError(
                     f"budget {self.count} is above the {n_visual} visual tokens of the image: "
-                    f"give 1 to {n_visual}, or a keep ratio"
+                    f"give 1 to {n_visual}, '<={self.count}' (an image that has fewer keeps all), or a keep ratio"
                 )
             return self.count
         assert self.keep_ratio is not None  # __post_init__ made sure of it
@@ -120,7 +132,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down'))
     def __str__(self) -> str:
         """The budget as a user types it; `parse` reads it back."""
         if self.count is not None:
-            text = str(self.count)
+            text = f"{'<=' if self.at_most else ''}{self.count}"
         else:
             text = "1.0" if self.keep_ratio == 1 else f"{self.keep_ratio:.12g}"  # a bare 1 would be one token
         if self.per != "image":

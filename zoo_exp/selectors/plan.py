@@ -79,7 +79,8 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     if tile is None:
         return Plan((Group(None, budget.resolve(tokens.count)),))
     newlines = (tile == NEWLINE).nonzero().flatten()
-    if budget.per == "image" and budget.count == tokens.count:
+    whole = budget.count is not None and budget.count >= tokens.count
+    if budget.per == "image" and whole and (budget.at_most or budget.count == tokens.count):
         return Plan((Group(None, tokens.count),))
     extra = newlines if newline == "keep" and len(newlines) else None
     if budget.per == "tile":
@@ -92,7 +93,7 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     if newline == "as_released" or not len(newlines):
         return Plan((Group(None, budget.resolve(tokens.count)),))
     index = (tile != NEWLINE).nonzero().flatten()
-    if budget.count is not None and budget.count > len(index):
+    if budget.count is not None and budget.count > len(index) and not budget.at_most:
         raise InvalidValueError(
             f"budget {budget.count} is above the {len(index)} visual tokens that are no newlines: "
             f"give 1 to {len(index)}, or newline=as_released"
