@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # More for the demo, such as OVERRIDES="limit=10 out=elsewhere".
 OVERRIDES ?=
 
-.PHONY: help demo test lint format
+.PHONY: help demo test test-oldest lint format
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -17,6 +17,9 @@ demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedde
 
 test: $(VENV)/.installed-test ## install with the test tools, then run the tests in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+test-oldest: ## the engine with the oldest supported transformers, in build/oldest: minutes, installs
+	PYTHON=$(PYTHON) tests/models/oldest_transformers.sh build/oldest
 
 lint: $(VENV)/.installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

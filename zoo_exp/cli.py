@@ -1,7 +1,7 @@
 """The command line: which command, and what becomes of its errors. Commands import what is slow themselves.
 
-Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted; anything else is
-a bug, and shows its traceback.
+Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 75 stopped by SIGUSR1 or SIGTERM (the same
+command goes on from there), 130 interrupted; anything else is a bug, and shows its traceback.
 """
 
 import argparse
@@ -20,6 +20,9 @@ EXAMPLES = """Examples:
   python -m zoo_exp run selector=[full,zoo] budget=16     any selectors, any budget
   python -m zoo_exp list exps                             what there is to run
   python -m zoo_exp COMMAND --help                        more about a command
+
+Exit codes: 0 done; 2 something typed or given is wrong, the message says what; 75 stopped by SIGUSR1 or SIGTERM, the
+same command goes on from there; 130 interrupted by Ctrl-C, likewise.
 """
 COMMANDS = {
     "run": run,

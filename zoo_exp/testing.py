@@ -20,7 +20,7 @@ from zoo_exp.selectors.base import BudgetLike, Selector
 BUDGETS = (1, 7, 47, 0.25, "33.3%")
 _FIELDS_OF = {
     "projector": {"project", "mlp"},
-    "cls": {"cls", "cls_key"},
+    "cls": {"cls", "cls_key", "tiles"},
     "text": {"text", "text_words"},
     "clip": {"clip_image", "clip_text"},
     "resize": {"pixels_encoder"},

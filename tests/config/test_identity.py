@@ -21,7 +21,8 @@ def ids(*overrides):
 @pytest.mark.parametrize(
     "override",
     ["out=elsewhere", "limit=3", "logger=none", "trainer=ddp", "model.batch_size=1", "model.device_map=auto",
-     "data.workers=2", "data.root=somewhere", "question='why?'"],
+     "data.workers=2", "data.root=somewhere", "question='why?'",
+     "cache.features=somewhere", "cache.limit_gb=3"],
 )  # fmt: skip
 def test_where_and_how_it_runs_does_not_enter(override):
     assert ids(override) == ids()

@@ -138,11 +138,40 @@ def test_above_the_memory_bound_rows_are_computed_on_demand(monkeypatch, weighte
     assert both[1].tolist() == expected[:5].tolist()
 
 
+@pytest.mark.parametrize("combine", diversity.COMBINATIONS)
+@pytest.mark.parametrize("ahead", [1, 4, 100])
+def test_rows_ahead_of_the_picks_change_nothing(monkeypatch, combine, ahead):
+    """Also where exact ties are common, and where images of different sizes share the steps."""
+    g = torch.Generator().manual_seed(ahead)
+    real = [torch.randn(n, 6, generator=g) for n in (80, 61, 70)]
+    coarse = [torch.randint(-1, 2, (n, 3), generator=g).float() for n in (80, 61, 70)]
+    weights = [torch.rand(n, generator=g) for n in (80, 61, 70)]
+    steps = [(4 * w).round() / 4 for w in weights]
+    called = []
+    original = diversity._rows_ahead
+    monkeypatch.setattr(diversity, "_rows_ahead", lambda *a: called.append(1) or original(*a))
+    monkeypatch.setattr(diversity, "AHEAD", ahead)
+    for images, rated in ((real, weights), (coarse, steps), (coarse, [torch.ones_like(w) for w in weights])):
+        monkeypatch.setattr(diversity, "AHEAD_FROM", 2**40)
+        whole = [p.tolist() for p in greedy_many(images, [15, 3, 11], rated, combine=combine)]
+        assert not called
+        monkeypatch.setattr(diversity, "AHEAD_FROM", 1)
+        assert [p.tolist() for p in greedy_many(images, [15, 3, 11], rated, combine=combine)] == whole
+        assert called
+        called.clear()
+    monkeypatch.setattr(diversity, "AHEAD_FROM", 1)
+    greedy(real[0], 21, weights[0], combine=combine)  # of 80: all pairs are no dearer
+    greedy(real[0], 3)  # the first pick without weights asks for all pairs
+    assert not called
+
+
 def test_blocks_of_the_distance_matrix_fit_together(monkeypatch):
     embeddings = torch.randn(37, 8, generator=torch.Generator().manual_seed(0))
     whole = cosine_distances(embeddings)
-    monkeypatch.setattr(diversity, "_block_rows", lambda rows: 10)
-    assert torch.equal(cosine_distances(embeddings), whole)
+    for block in ((10, 8), (37, 3), (10, 3), (1, 1)):
+        monkeypatch.setattr(diversity, "_block", lambda *_, block=block: block)
+        assert torch.equal(cosine_distances(embeddings), whole)
+        assert torch.equal(whole, whole.T)
     expected = 1 - torch.nn.functional.cosine_similarity(embeddings[:, None], embeddings[None], dim=-1)
     torch.testing.assert_close(whole, expected, rtol=0, atol=1e-6)
 

@@ -18,7 +18,15 @@ def begun(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harmless", ["model.batch_size=1", "trainer=ddp", "logger=none", "out=elsewhere", "data.workers=2"]
+    "harmless",
+    [
+        "model.batch_size=1",
+        "trainer=ddp",
+        "logger=none",
+        "out=elsewhere",
+        "data.workers=2",
+        "cache.features=x",
+    ],
 )
 def test_what_changes_no_record_may_change(begun, harmless):
     manifest.check(begun, compose([*BASE, harmless]))

@@ -8,11 +8,12 @@ import signal
 
 import pytest
 import torch
+from kills import at_merge, at_time, at_write
 from rich.console import Console
 
 from zoo_exp.config import compose
 from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
-from zoo_exp.evaluation import attempt, cells, journal, lock, merge, runner, stop
+from zoo_exp.evaluation import attempt, cells, journal, lock, runner, stop
 
 BASE = [
     "selector=[full,zoo,random]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=8", "logger=none",
@@ -178,58 +179,6 @@ def killed_child(out, prepare):
         return False
     assert os.WEXITSTATUS(status) == 0
     return True
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_write(draw):
-    """Die in the n-th write of a journal, with a random part of it on disk."""
-    left, write, share = draw.randrange(1, 12), journal._write, draw.random()
-
-    def torn(file, data):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            write(file, data[: int(len(data) * share)])
-            die()
-        write(file, data)
-
-    def prepare():
-        journal._write = torn
-
-    return prepare
-
-
-def at_time(draw):
-    """Die after a random time."""
-    seconds = draw.uniform(0.1, 1.2)
-    return lambda: (
-        signal.signal(signal.SIGALRM, lambda *_: die()),
-        signal.setitimer(signal.ITIMER_REAL, seconds),
-    )
-
-
-def at_merge(draw):
-    """Die in the merge: before the new file is there, or behind it with the journals still in place."""
-    replaced, late = merge.replaced, draw.random() < 0.5
-
-    def prepare():
-        from contextlib import contextmanager
-
-        @contextmanager
-        def dying(path):
-            with replaced(path) as file:
-                yield file
-                if path.name == "records.jsonl" and not late:
-                    die()
-            if path.name == "records.jsonl":
-                die()
-
-        merge.replaced = dying
-
-    return prepare
 
 
 @pytest.mark.slow

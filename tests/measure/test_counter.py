@@ -27,3 +27,9 @@ def test_counts_so_far_can_be_read_inside_a_block():
         first = counter.get_total_flops()
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert (first, counter.get_total_flops()) == (48, 96)
+
+
+def test_products_that_are_added_in_place_count():
+    a, b = torch.ones(2, 3), torch.ones(3, 5)
+    assert count_flops(lambda: torch.zeros(2, 5).addmm_(a, b)) == 60
+    assert count_flops(lambda: torch.zeros(4, 2, 5).baddbmm_(a.expand(4, 2, 3), b.expand(4, 3, 5))) == 240

@@ -145,6 +145,14 @@ def test_tiles_compete_among_themselves_where_the_budget_says_so(adapters):
     assert counted < selector_flops(divprune, image, 15)
 
 
+def test_pairs_of_many_tokens_are_counted_by_half():
+    g = torch.Generator().manual_seed(0)
+    tokens, divprune = VisualTokens(projected=torch.randn(576, 24, generator=g)), selectors.get("divprune")
+    counted = count_flops(lambda: divprune.select(tokens, 64, g))
+    assert close(selector_flops(divprune, tokens, 64), counted)
+    assert counted < 0.7 * 2 * 576 * 576 * 24
+
+
 def test_a_selector_speaks_for_itself_and_an_unknown_one_says_so():
     tokens = VisualTokens(projected=torch.zeros(7, 3))
     own = SimpleNamespace(name="mine", flops=lambda tokens, budget: tokens.count * budget)
@@ -213,8 +221,8 @@ def test_a_model_without_known_costs_is_refused():
     [
         ({"dtype": "float16"}, 3.09),  # the release: 59 % of what 192 tokens save
         ({"dtype": "float16", "projector": "low_rank"}, 0.25),
-        ({}, 1.24),  # the same value with the first layer shared
-        ({"estimator": "closed_form"}, 0.0242),
+        ({}, 0.701),  # with the first layer shared (1.24), and of W2's triangle eight steps of it
+        ({"estimator": "closed_form"}, 0.0157),  # of the kernel (0.0242 with all of it) its stairs
     ],
 )
 def test_sensitivity_at_real_size_costs_what_the_specification_says(options, tflop):

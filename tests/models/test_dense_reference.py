@@ -114,9 +114,10 @@ def test_float32_is_within_its_rounding(family, models, inputs, answer, every):
 
 @pytest.mark.parametrize("mode", ["static", "no cache", "beams", "prompt lookup"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_ways_to_decode_agree(family, mode, models, inputs, every, answer):
+def test_other_ways_to_decode_agree(family, mode, models, inputs, every, answer, mixes_up_images):
     model = models(family)
-    given = inputs(model, "one" if mode == "prompt lookup" else "ragged")
+    one = mode == "prompt lookup" or (mode == "beams" and mixes_up_images(family))
+    given = inputs(model, "one" if one else "ragged")
     options = {
         "static": {"cache_implementation": "static"},
         "no cache": {"use_cache": False},
@@ -127,7 +128,8 @@ def test_other_ways_to_decode_agree(family, mode, models, inputs, every, answer)
     with zoo_exp.pruned(model, every()) as pruning, torch.no_grad():
         hooked = model.generate(**given, max_new_tokens=6, do_sample=False, **options)[:, -6:]
     tokens = adapter.encode(given, frozenset())
-    prompt = prune_prompt(adapter, given, tokens, pruning.selections)
+    selections = pruning.selections[:: len(pruning.selections) // len(tokens)]  # 5.17: one entry per beam
+    prompt = prune_prompt(adapter, given, tokens, selections)
     if mode == "beams":
         plain = generate_pruned(model, prompt, max_new_tokens=6, do_sample=False, num_beams=3)
     else:

@@ -233,7 +233,7 @@ CASES = list(cases())
     ids=["fastv", "fastv all", "fastv contiguous", "dart", "sparsevlm 1.5", "sparsevlm 2.0"],
 )
 def test_prefill_and_decode_equal_the_reference(
-    selector, budget, stages, keeps_positions, family, layout, models, inputs, answer
+    selector, budget, stages, keeps_positions, family, layout, models, inputs, answer, mixes_up_images
 ):
     model = models(family, dtype=torch.float64)  # so that only mistakes differ, not kernels
     given = inputs(model, layout, text=(9, 12))
@@ -242,12 +242,13 @@ def test_prefill_and_decode_equal_the_reference(
         hooked_ids, hooked = answer(model, given)
         assert pruning.layer_counts == counts
         static_ids, static = answer(model, given, cache_implementation="static")
-        beams = model.generate(**given, max_new_tokens=4, num_beams=2, do_sample=False)
+        if layout == "one" or not mixes_up_images(family):
+            beams = model.generate(**given, max_new_tokens=4, num_beams=2, do_sample=False)
+            assert beams.shape == (len(ids), given["input_ids"].shape[1] + 4)
     torch.testing.assert_close(hooked, logits.float(), atol=5e-6, rtol=1e-6)
     torch.testing.assert_close(static, logits.float(), atol=5e-6, rtol=1e-6)
     assert torch.equal(hooked_ids, ids)
     assert torch.equal(static_ids, ids)
-    assert beams.shape == (len(ids), given["input_ids"].shape[1] + 4)
 
     adapter = adapter_for(model)
     tokens = adapter.encode(given, frozenset())

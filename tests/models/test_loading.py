@@ -141,6 +141,35 @@ def test_code_of_a_checkpoint_is_not_run(copy_of):
         zoo_exp.load_model(copy_of)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json"])
+def test_code_of_a_processor_is_not_run(name, copy_of):
+    """Its tokenizer or processor, while config.json is plain."""
+    kind = "AutoTokenizer" if name.startswith("tokenizer") else "AutoProcessor"
+    reference = ["evil.Evil", None] if kind == "AutoTokenizer" else "evil.Evil"
+    text = json.loads((copy_of / name).read_text())
+    (copy_of / name).write_text(json.dumps({**text, "auto_map": {kind: reference}}))
+    (copy_of / "evil.py").write_text("raise SystemExit('was run')")
+    try:
+        assert type(zoo_exp.load_model(copy_of).processor).__module__.startswith("transformers.")
+    except MissingFileError as error:
+        assert "processor cannot be loaded" in str(error)  # noqa: PT017 - either is right, running it is not
+
+
+def test_code_of_a_checkpoint_is_run_when_asked_for(copy_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    text = json.loads((copy_of / "config.json").read_text())
+    (copy_of / "config.json").write_text(json.dumps({**text, "auto_map": {"AutoConfig": "mine.Mine"}}))
+    (copy_of / "mine.py").write_text("from transformers import LlavaConfig as Mine\n")
+    assert zoo_exp.load_model(copy_of, trust_remote_code=True).adapter.family == "llava"
+
+
+def test_pickled_weights_of_any_name_are_refused(copy_of):
+    (copy_of / "model.safetensors").unlink()
+    torch.save({}, copy_of / "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(InvalidValueError, match=r"pytorch_model-00001-of-00002\.bin.*opening them runs code"):
+        zoo_exp.load_model(copy_of)
+
+
 def test_a_missing_processor(copy_of):
     (copy_of / "tokenizer.json").unlink()
     with pytest.raises(MissingFileError, match="processor cannot be loaded"):

@@ -231,6 +231,8 @@ def test_placeholders_that_do_not_fit_the_images(models, inputs, every):
     with pytest.raises(ValueError, match="do not match"), zoo_exp.pruned(model, every()):
         model(**shorter)
     assert "get_image_features" not in model.model.__dict__
+    with zoo_exp.pruned(model, every()), pytest.raises(InvalidValueError, match="no image came with it"):
+        model.generate(given["input_ids"], max_new_tokens=1)
 
 
 def test_videos_are_refused(models, inputs, every):

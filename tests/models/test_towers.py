@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from zoo_exp.core.closed_form import closed_form
+from zoo_exp.core.sensitivity import draw_directions
 from zoo_exp.models.architectures import ARCHITECTURES, architecture
 from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.tiny import tiny_model
 from zoo_exp.selectors import get
 
 CLIP = ("llava", "llava_next")
@@ -227,11 +229,73 @@ class TestQwen:
         for image in encoded(model, inputs(model, "two images")):
             torch.testing.assert_close(image.hidden[3], image.features)
 
-    def test_closed_form_takes_the_merger(self, models, inputs):
-        """The merger is no plain MLP."""
+    def test_replay_is_the_rest_of_the_tower(self, models, inputs):
+        """From every block, for every image of a batch, in copies; the end is the merger's norm."""
         model = models("qwen2_5_vl")
-        (image,) = encoded(model, inputs(model, "one"), frozenset({"features", "projector"}))
-        assert closed_form(image.features, image.mlp).shape == (image.count,)
+        images = encoded(model, inputs(model, "ragged"))
+        assert len(images) == 4
+        norm = model.model.visual.merger.ln_q
+        for image in images:
+            final = norm(image.features.unflatten(-1, (4, -1))).flatten(-2)
+            for layer, hidden in image.hidden.items():
+                again = image.replay(layer, hidden.expand(2, 3, -1, -1))
+                torch.testing.assert_close(again, final.expand(2, 3, -1, -1), atol=1e-4, rtol=1e-4)
+            copies = torch.stack([image.hidden[1], image.hidden[1].flip(-1)])
+            together = image.replay(1, copies)
+            for one, alone in zip(together, copies, strict=True):
+                torch.testing.assert_close(one, image.replay(1, alone), atol=1e-4, rtol=1e-4)
+
+    def test_replay_carries_a_change_as_far_as_attention_does(self, models, inputs):
+        """Of the three blocks, the second sees the whole image, the third a window of 2 x 2 tokens."""
+        model = models("qwen2_5_vl")
+        (image,) = encoded(model, inputs(model, "one"))  # 2 x 3 tokens: two windows
+        windows = torch.tensor([0, 0, 1, 0, 0, 1])
+        for layer, reached in ((1, torch.ones(6, dtype=torch.bool)), (2, windows == 0)):
+            moved = image.hidden[layer].clone()
+            moved[3] *= -1
+            change = (image.replay(layer, moved) - image.replay(layer, image.hidden[layer])).norm(dim=-1)
+            assert torch.equal(change > 1e-3, reached)
+
+    def test_sensitivity_of_a_block(self, models, inputs):
+        """What replay is for: zoo's option `layer`, against finite differences of the model's own blocks."""
+        model = models("qwen2_5_vl", dtype=torch.float64)
+        rule = get("zoo", layer=2, n_directions=4, fusion="none")
+        (image,) = encoded(model, inputs(model, "one"), rule.needs)
+        found = rule.score(image, torch.Generator().manual_seed(0))
+        u = draw_directions(
+            4, image.hidden[2].shape[1], torch.Generator().manual_seed(0), torch.device("cpu")
+        )
+        slow = torch.zeros(image.count, dtype=torch.float64)
+        for direction in u.double():
+            up, down = (image.replay(2, image.hidden[2] + h * direction) for h in (0.01, -0.01))
+            slow += (up - down).norm(dim=-1) / 0.02 / 4
+        torch.testing.assert_close(found.double(), slow, atol=1e-3, rtol=1e-3)
+
+    @pytest.mark.parametrize("layout", ["one", "two images"])
+    def test_closed_form_is_the_mergers_own_jacobian(self, layout, inputs):
+        """The module of the model itself, from rows in window order: activation, epsilon, norm and order."""
+        model = tiny_model("qwen2_5_vl", dtype=torch.float64)
+        visual = model.model.visual
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():  # a new model's norm is all ones and its biases are zero
+            visual.merger.ln_q.weight.copy_(torch.rand(32, generator=draw) + 0.5)
+            for layer in (visual.merger.mlp[0], visual.merger.mlp[2]):
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=draw))
+        given = inputs(model, layout)
+        noted = {}
+        handle = visual.merger.register_forward_hook(lambda _, args, out: noted.update(x=args[0], out=out))
+        images = encoded(model, given, frozenset({"features", "projector"}))
+        handle.remove()
+        order = adapter_for(model).tower.language_order(given["image_grid_thw"])
+        assert order.tolist() != list(range(len(order)))
+        # Small norms too, where the epsilon counts.
+        for scale in (1.0, 1e-3):
+            found = torch.cat([closed_form(image.features * scale, image.mlp) for image in images])
+            slow = [
+                torch.func.jacrev(visual.merger)(noted["x"].view(len(order), 4, 32)[place] * scale).norm()
+                for place in order
+            ]
+            torch.testing.assert_close(found.double(), torch.stack(slow) / 128**0.5, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ class Server:
         uploads: path -> bytes.
         reports: id -> the saved report.
         unknown: names of queries that nobody here answers.
+        requests: paths of everything that was posted.
     """
 
     def __init__(self):
         self.runs, self.history, self.summaries, self.uploads = {}, {}, {}, {}
-        self.artifacts, self.reports, self.unknown = {}, {}, []
+        self.artifacts, self.reports, self.unknown, self.requests = {}, {}, [], []
         handler = type("Handler", (Handler,), {"server_state": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -133,6 +134,10 @@ class Server:
                 return {"clientIDMapping": {"serverID": key}}
         return {"clientIDMapping": None}
 
+    def on_artifacttype(self, given):
+        """No kind of artifact is known from before."""
+        return {"project": {"artifactType": None}}
+
     def on_upsertview(self, given):
         """A report is saved."""
         given = given.get("input", given)
@@ -196,7 +201,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         """GraphQL and the file stream."""
-        state, body = self.server_state, json.loads(self._body() or b"{}")
+        state, data = self.server_state, self._body()
+        state.requests.append(self.path)
+        if "/otel/" in self.path:  # the client's own telemetry, no JSON
+            self._reply({})
+            return
+        body = json.loads(data or b"{}")
         if self.path.endswith("/graphql"):
             query = body["query"]
             named = re.search(r"(?:query|mutation)\s+(\w+)", query)

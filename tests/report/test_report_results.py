@@ -10,6 +10,7 @@ from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.records import read_records, read_timings
 from zoo_exp.report.results import compute
+from zoo_exp.report.tables import kept_count, method_lines
 
 
 def results_of(run, records=None, **changes):
@@ -109,6 +110,22 @@ def test_bold_is_for_what_is_significant(make_run):
     twin = {"arm": "twin @16", "arm_id": "twin", "selector": "twin", "budget": "16"}
     tied = results_of(run, pd.concat([records, copy]), arms=[*arms(), twin])
     assert not tied.frame["best"].any()
+
+
+def test_who_keeps_more_tokens_than_the_budget_names_does_not_compete(make_run):
+    """A layer selector's mean over layers can stand far above the budget that it is listed under."""
+    run = make_run()
+    records = read_records(run)
+    copy = records[records["arm"] == "full"].assign(arm="deep @16", arm_id="deep", kept_tokens=40)
+    deep = {"arm": "deep @16", "arm_id": "deep", "selector": "deep", "budget": "16"}
+    results = results_of(run, pd.concat([records, copy]), arms=[*arms(), deep])
+    row, usual = (line(results, arm, "average") for arm in ("deep @16", "zoo multiply @16"))
+    assert row["retained"] > usual["retained"]
+    assert (row["above_budget"], row["best"], usual["above_budget"], usual["best"]) == (True, False, False, True)
+    assert "deep @16" not in {*results.comparisons["arm"], *results.comparisons["against"]}
+    assert kept_count(row) == "40\u2021"
+    assert any("not compared within that budget" in text for text in method_lines(results))
+    assert not any("not compared" in text for text in method_lines(results_of(run)))
 
 
 def test_comparisons_are_against_the_best_of_the_budget(make_run):

@@ -129,6 +129,15 @@ def test_markdown_shows_flops_where_they_were_counted(results):
     assert re.search(r"^\| full .* 1\.25 \|$", markdown.render(counted), re.MULTILINE)
 
 
+@pytest.mark.parametrize(("tflop", "head", "cell"), [(0.00125, "GFLOP", "1.25"), (8.50412, "TFLOP", "8.504")])
+def test_the_terminal_shows_operations_beside_the_selectors_time(results, tflop, head, cell):
+    assert "FLOP" not in printed(results, width=250).split("Metrics in percent")[0]
+    text = printed(replace(results, frame=results.frame.assign(flops_tflop=tflop)), width=250)
+    assert re.search(rf"select ms +{head}", text)
+    assert re.search(rf"^full .* {re.escape(cell)} *$", text, re.MULTILINE)
+    assert "vision tower and selector included" in " ".join(text.split())
+
+
 def test_markdown_escapes_what_is_not_ours(results):
     text = markdown.render(renamed(results))
     assert markdown.escape(HOSTILE) in text

@@ -9,6 +9,8 @@ overrides are key=value in Hydra's grammar; key=, +key= and ++key= mean the same
   task=NAME, [A,B]              these tasks or sets of tasks (list tasks)
   limit=N                       the first N questions of each task (limit=null: all)
   out=DIR                       where run folders go (default: runs)
+  cache.features=DIR            keep what the vision tower says of every image, for later runs and for other
+                                processes; cache.limit_gb=50 bounds the folder
 
 Examples:
   python -m zoo_exp run +exp=ablation_fusion
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for point in found:
         check_writable(point.experiment.out)
+        if point.experiment.cache.features is not None:
+            check_writable(Path(point.experiment.cache.features).expanduser(), "cache.features")
     if args.multirun:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
         return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
@@ -83,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse an output folder before any model is loaded.
+def check_writable(folder: Path, key: str = "out") -> None:
+    """Refuse a folder to write to, given with `key`, before any model is loaded.
 
     Raises:
         InvalidValueError: a file is in the way, or the folder above cannot be written to.
@@ -93,9 +97,11 @@ def check_writable(folder: Path) -> None:
     while not above.exists():
         above = above.parent
     if not above.is_dir():
-        raise InvalidValueError(f"out={folder}: {above} is a file; give a folder: out=DIR")
+        raise InvalidValueError(f"{key}={folder}: {above} is a file; give a folder: {key}=DIR")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InvalidValueError(f"out={folder}: {above} cannot be written to; give another folder: out=DIR")
+        raise InvalidValueError(
+            f"{key}={folder}: {above} cannot be written to; give another folder: {key}=DIR"
+        )
 
 
 def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:

@@ -2,11 +2,20 @@
 
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Cell, Experiment
-from zoo_exp.config.schema import ArmConfig, DataConfig, LoggerConfig, ModelConfig, RunConfig, TrainerConfig
+from zoo_exp.config.schema import (
+    ArmConfig,
+    CacheConfig,
+    DataConfig,
+    LoggerConfig,
+    ModelConfig,
+    RunConfig,
+    TrainerConfig,
+)
 
 __all__ = [
     "Arm",
     "ArmConfig",
+    "CacheConfig",
     "Cell",
     "DataConfig",
     "Experiment",

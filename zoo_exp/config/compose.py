@@ -46,6 +46,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         arms=arms,
         data=config.data,
         trainer=config.trainer,
+        cache=config.cache,
         logger=config.logger,
         seed=config.seed,
         limit=config.limit,

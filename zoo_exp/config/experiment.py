@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zoo_exp.config import identity
-from zoo_exp.config.schema import DataConfig, LoggerConfig, ModelConfig, TrainerConfig
+from zoo_exp.config.schema import CacheConfig, DataConfig, LoggerConfig, ModelConfig, TrainerConfig
 from zoo_exp.core.budget import Budget
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
     limit: int | None = None
@@ -131,6 +132,7 @@ class Experiment:
             "arms": [arm.as_dict() for arm in self.arms],
             "data": asdict(self.data),
             "trainer": asdict(self.trainer),
+            "cache": asdict(self.cache),
             "logger": asdict(self.logger),
         }
 

@@ -41,6 +41,18 @@ def cell_id(model: ModelConfig, task: str, seed: int) -> str:
     return digest({"model": fields, "files": weights, "task": task, "data": data_source(task), "seed": seed})
 
 
+def weights_id(model: ModelConfig) -> str:
+    """The identity of what a loaded model computes: its fields and files, also where a large file was overwritten."""
+    fields = {name: getattr(model, name) for name in _MODEL_FIELDS}
+    folder = _weights_folder(model)
+    files = [
+        # A large file that is known by its size alone counts as another one when it was written anew.
+        (name, size, content or (folder / name).stat().st_mtime_ns)
+        for name, size, content in weights_fingerprint(model)
+    ]
+    return digest({"model": fields, "files": files})
+
+
 def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int) -> str:
     """The identity of an arm within any cell; `options` are all of the selector's, defaults included."""
     kept = None if budget is None else dataclasses.asdict(budget)
@@ -54,13 +66,17 @@ def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
     """
     if model.weights == "random":
         return []
-    embedded = Path(__file__).resolve().parents[1] / "embedded" / "weights"
-    folder = embedded if model.path == "embedded" else Path(model.path).expanduser()
+    folder = _weights_folder(model)
     if not folder.is_dir():
         return []
     kinds = (".safetensors", ".json", ".txt", ".model")
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
     return [(path.name, path.stat().st_size, _file_hash(path)) for path in files]
+
+
+def _weights_folder(model: ModelConfig) -> Path:
+    embedded = Path(__file__).resolve().parents[1] / "embedded" / "weights"
+    return embedded if model.path == "embedded" else Path(model.path).expanduser()
 
 
 def data_source(task: str) -> Any:

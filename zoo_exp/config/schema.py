@@ -93,6 +93,16 @@ class TrainerConfig:
 
 
 @dataclass
+class CacheConfig:
+    """What is computed once and kept between runs."""
+
+    features: Optional[str] = None  # noqa: UP045
+    """Folder for the output of the vision tower, shared by runs and processes; None computes it every time."""
+    limit_gb: float = field(default=50.0, metadata={"minimum": 0.001})
+    """Gigabytes that the folder may grow to; what was not used longest goes first."""
+
+
+@dataclass
 class LoggerConfig:
     """Where results go besides the run folder. Files: `configs/logger/`."""
 
@@ -119,6 +129,7 @@ class RunConfig:
     """Budgets of every arm that names none of its own."""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = at_least(0, 0)
     limit: Optional[int] = at_least(1, None)  # noqa: UP045

@@ -6,16 +6,19 @@ lowest index whatever the device, the shape of the product or the batch.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_exp.core.checks import check_features
 from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.core.sensitivity import check_features
 
 MATRIX_BYTES = 64 * 2**20
 """No temporary is larger: above 4096 tokens, rows of the distance matrix are computed when needed."""
+AHEAD, AHEAD_FROM = 16, 2**27
+"""Rows at a time where few are needed, and the multiply-adds of all pairs from which that pays."""
 _GRID = 2.0**40
 COMBINATIONS = ("multiply", "sum")
 
@@ -75,20 +78,33 @@ def greedy_many(
 
 def cosine_distances(embeddings: Tensor) -> Tensor:
     """1 - cosine of every pair of rows [N, N] in float32; rows shorter than 1e-8 count as zero rows."""
-    n = len(embeddings)
-    step = _block_rows(embeddings)
-    if n <= step:
-        unit = _unit(embeddings)
-        return _snap(unit @ unit.T)
-    out = torch.empty(n, n, device=embeddings.device)
-    for a in range(0, n, step):
-        left = _unit(embeddings[a : a + step])
-        for b in range(a, n, step):
-            block = _snap(left @ (left if a == b else _unit(embeddings[b : b + step])).T)
-            out[a : a + step, b : b + step] = block
-            if a != b:
-                out[b : b + step, a : a + step] = block.T
+    n, width = embeddings.shape
+    device = embeddings.device
+    out = torch.empty(n, n, device=device)
+    # A length per row first: it is needed on both sides of a block.
+    lengths = torch.empty(n, dtype=torch.float64, device=device)
+    rows, columns = _block(n, width, device)
+    for a in range(0, n, rows):
+        lengths[a : a + rows] = embeddings[a : a + rows].double().square_().sum(dim=1)
+    scale = lengths.sqrt_().clamp_(min=1e-8).reciprocal_()
+    for a in range(0, n, rows):
+        # The upper triangle is enough. Columns in parts: their float64 copies stay in a CPU's cache.
+        block = torch.zeros(min(rows, n - a), n - a, dtype=torch.float64, device=device)
+        for part in embeddings[a:].split(columns, dim=1):
+            exact = part.double()
+            block.addmm_(exact[:rows], exact.T)
+        block.mul_(scale[a : a + rows, None]).mul_(scale[a:])
+        out[a : a + rows, a:] = _snap(block)
+        out[a + rows :, a : a + rows] = out[a : a + rows, a + rows :].T
     return out
+
+
+def pair_area(n: int, width: int, device: torch.device) -> int:
+    """Entries of the distance matrix [N, N] that are multiplied out, at most, for counting operations."""
+    if n * n * 4 > MATRIX_BYTES:  # rows on demand: with weights only those that are picked
+        return n * n
+    rows, _ = _block(n, width, device)
+    return sum(min(rows, n - a) * (n - a) for a in range(0, n, rows))
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:
@@ -104,18 +120,41 @@ def nearest_distances(distances: Tensor) -> Tensor:
     return distances.clone().fill_diagonal_(float("inf")).amin(dim=1)
 
 
-def _greedy_batch(
-    embeddings: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor] | None, combine: str
-) -> list[Tensor]:
+@dataclass(frozen=True)
+class Batch:
+    """What the greedy steps read of B images, padded to the longest.
+
+    Attributes:
+        first: scores that decide the first pick [B, N].
+        alive: 0 for candidates, -inf for padding [B, N].
+        weights: importance [B, N], or None for distance alone.
+        distances: of all pairs [B, N, N], or None where `rows` computes them on demand.
+        rows: the distances of the token that was picked of every image [B], to all tokens [B, N]; its second
+            argument is the scores [B, N] that the pick was made by.
+    """
+
+    first: Tensor
+    alive: Tensor
+    weights: Tensor | None
+    distances: Tensor | None
+    rows: Callable[[Tensor, Tensor], Tensor]
+
+
+def prepare(embeddings: Sequence[Tensor], weights: Sequence[Tensor] | None, k: int) -> Batch:
+    """Distances, masks and weights of images that fit the memory bound together (or of a single one)."""
     n = max(len(e) for e in embeddings)
     device = embeddings[0].device
+    distances: Tensor | None = None
     if n * n * 4 > MATRIX_BYTES:
         rows, first = _lazy_rows(embeddings[0], needs_first=weights is None)
+    elif weights is not None and _few_rows_do(embeddings, k):
+        rows = _rows_ahead(embeddings, n)
     else:
         matrices = [cosine_distances(e) for e in embeddings]
         if weights is None:
             first = torch.stack([F.pad(nearest_distances(m), (0, n - len(m))) for m in matrices])
-        rows = _stacked_rows(matrices, n)
+        distances = _stacked(matrices, n)
+        rows = _stacked_rows(distances)
     alive = torch.zeros(len(embeddings), n, device=device)
     for i, e in enumerate(embeddings):
         if len(e) < n:
@@ -124,52 +163,110 @@ def _greedy_batch(
     if weights is not None:
         w = torch.stack([F.pad(x.float(), (0, n - len(x))) for x in weights])
         first = w
-    picks = _steps(rows, first, alive, w, max(ks), combine)
-    return [picks[i, :k] for i, k in enumerate(ks)]
+    return Batch(first, alive, w, distances, rows)
 
 
-def _steps(
-    rows: Callable[[Tensor], Tensor],
-    first: Tensor,
-    alive: Tensor,
-    weights: Tensor | None,
-    k: int,
-    combine: str,
-) -> Tensor:
-    """The greedy loop [B, k]; `alive` (0 for candidates, else -inf) is changed."""
+def steps(batch: Batch, k: int, combine: str) -> Tensor:
+    """The greedy loop [B, k] (int64), in torch."""
+    alive = batch.alive.clone()
     picks = torch.empty(len(alive), k, dtype=torch.int64, device=alive.device)
     nearest: Tensor | None = None
-    score = first + alive
+    score = batch.first + alive
     for step in range(k):
         pick = score.argmax(dim=1, keepdim=True)
         picks[:, step : step + 1] = pick
         if step == k - 1:
             break
         alive.scatter_(1, pick, float("-inf"))
-        distance = rows(pick.squeeze(1))
+        distance = batch.rows(pick.squeeze(1), score)
         nearest = distance if nearest is None else torch.minimum(nearest, distance, out=nearest)
-        if weights is None:
+        if batch.weights is None:
             score = nearest + alive
         elif combine == "multiply":
-            score = torch.addcmul(alive, nearest, weights)
+            score = torch.addcmul(alive, nearest, batch.weights)
         else:
-            score = (nearest + weights).add_(alive)
+            score = (nearest + batch.weights).add_(alive)
     return picks
 
 
-def _stacked_rows(matrices: list[Tensor], n: int) -> Callable[[Tensor], Tensor]:
+def _greedy_batch(
+    embeddings: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor] | None, combine: str
+) -> list[Tensor]:
+    k = max(ks)
+    batch = prepare(embeddings, weights, k)
+    picks = _launch(batch, k, combine) if on_gpu(batch.first) and k else None
+    if picks is None:
+        picks = steps(batch, k, combine)
+    return [picks[i, :k] for i, k in enumerate(ks)]
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether a kernel can be launched on it."""
+    return tensor.is_cuda
+
+
+def _launch(batch: Batch, k: int, combine: str) -> Tensor | None:
+    """The same picks in one launch, where Triton is at hand and the matrix fits."""
+    if batch.distances is None:
+        return None
+    from zoo_exp.core.greedy_kernel import greedy_launch  # loads Triton, where there is one
+
+    return greedy_launch(batch.distances, batch.first, batch.alive, batch.weights, k, combine)
+
+
+def _stacked(matrices: list[Tensor], n: int) -> Tensor:
     if len(matrices) == 1:
-        return lambda pick: matrices[0].index_select(0, pick)
-    stacked = torch.stack([F.pad(m, (0, n - len(m), 0, n - len(m))) for m in matrices]).flatten(0, 1)
-    offset = torch.arange(len(matrices), device=stacked.device) * n
-    return lambda pick: stacked.index_select(0, pick + offset)
+        return matrices[0][None]
+    return torch.stack([m if len(m) == n else F.pad(m, (0, n - len(m), 0, n - len(m))) for m in matrices])
 
 
-def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _stacked_rows(distances: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    if len(distances) == 1:
+        return lambda pick, _: distances[0].index_select(0, pick)
+    flat = distances.flatten(0, 1)
+    offset = torch.arange(len(distances), device=flat.device) * distances.shape[1]
+    return lambda pick, _: flat.index_select(0, pick + offset)
+
+
+def _few_rows_do(embeddings: Sequence[Tensor], k: int) -> bool:
+    """Whether k rows of large matrices on a CPU are cheaper than all, and the rows' float64 copies small enough."""
+    size, width = sum(e.numel() for e in embeddings), embeddings[0].shape[1]
+    n = min(len(e) for e in embeddings)
+    return (
+        embeddings[0].device.type == "cpu"
+        and 4 * k <= n
+        and n * n * width >= AHEAD_FROM
+        and 8 * size <= MATRIX_BYTES
+    )
+
+
+def _rows_ahead(embeddings: Sequence[Tensor], n: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rows on demand: that of the pick together with those of the next best, as one product is dear for one row."""
+    exact = [e.double() for e in embeddings]
+    scales = [torch.linalg.vector_norm(e, dim=1).clamp_(min=1e-8).reciprocal_() for e in exact]
+    known = torch.zeros(len(exact), n, dtype=torch.bool)
+    found = torch.zeros(len(exact), n, n)
+
+    def rows(pick: Tensor, score: Tensor) -> Tensor:
+        for i, chosen in enumerate(pick.tolist()):
+            if known[i, chosen]:
+                continue
+            count, likely = len(exact[i]), score[i].masked_fill(known[i], float("-inf"))
+            likely[chosen] = float("inf")
+            some = likely[:count].topk(min(AHEAD, count)).indices
+            block = (exact[i][some] @ exact[i].T).mul_(scales[i][some, None]).mul_(scales[i])
+            found[i, some, :count] = _snap(block)
+            known[i, some] = True
+        return found[torch.arange(len(exact)), pick]
+
+    return rows
+
+
+def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
     """Rows of one image's distances on demand, and its first scores [1, N] (zeros where weights decide)."""
     blocks = embeddings.split(_block_rows(embeddings))
 
-    def rows(pick: Tensor) -> Tensor:
+    def rows(pick: Tensor, _: Tensor) -> Tensor:
         one = _unit(embeddings.index_select(0, pick))
         return torch.cat([_snap(one @ _unit(block).T) for block in blocks], dim=1)
 
@@ -177,10 +274,19 @@ def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor]
     if needs_first:
         index = torch.arange(len(embeddings), device=embeddings.device)
         for part in index.split(max(1, MATRIX_BYTES // (16 * len(embeddings)))):
-            mine = rows(part)
+            mine = rows(part, part)
             mine[torch.arange(len(part), device=part.device), part] = float("inf")
             first[0, part] = mine.amin(dim=1)
     return rows, first
+
+
+def _block(n: int, width: int, device: torch.device) -> tuple[int, int]:
+    """Rows and columns at a time of a distance matrix; every temporary stays below the bound."""
+    bound, n = MATRIX_BYTES // 8, max(1, n)
+    if device.type != "cpu" and n * max(n, width) <= bound:
+        return n, width  # a GPU rather takes one launch than half the work
+    rows = n if n <= 256 else 192
+    return max(1, min(rows, bound // n)), max(1, min(512, bound // n))
 
 
 def _block_rows(embeddings: Tensor) -> int:

@@ -31,8 +31,9 @@ class VisualTokens:
             "cls_attention"`).
         received_attention: mean attention that each patch receives there [N] (`needs: "received_attention"`).
         keys: keys of the feature layer, mean over heads [N, Dk] (`needs: "keys"`).
-        cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk].
+        cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk]; of the base tile, if there are tiles.
         cls_key: key of the CLS token [Dk] (`needs: "cls"`).
+        tiles: every tile as the tower saw it, with a CLS token of its own (`needs: "cls"`, tiled images only).
         hidden: output of encoder layer l -> [N, Dv] (`needs: "hidden"`).
         replay: function (l, hidden[..., N, Dv]) -> [..., N, Dv]: the rest of the tower after layer l (`needs:
             "replay"`).
@@ -56,6 +57,7 @@ class VisualTokens:
     keys: Tensor | None = None
     cls: Tensor | None = None
     cls_key: Tensor | None = None
+    tiles: "Tiles | None" = None
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     replay: Callable[[int, Tensor], Tensor] | None = None
     text: Tensor | None = None
@@ -103,6 +105,7 @@ class VisualTokens:
             projected=self.projected[index],
             hidden={layer: value[index] for layer, value in self.hidden.items()},
             grid=None,
+            tiles=None,
             replay=None,
             pixels_encoder=None,
             **rows,
@@ -112,6 +115,21 @@ class VisualTokens:
     def device(self) -> torch.device:
         """The device that all fields live on."""
         return self.projected.device
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one image before cropping, which cuts padding off and puts newlines in.
+
+    Attributes:
+        images: each tile as an image of its own with all of its patches, the base tile first.
+        source: tile * patches per tile + place of every visual token of the image [N]; -1 for newlines.
+        grid: rows and columns in which the tiles behind the base tile stand.
+    """
+
+    images: tuple[VisualTokens, ...]
+    source: Tensor
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True)

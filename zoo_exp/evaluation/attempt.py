@@ -12,6 +12,7 @@ from zoo_exp.config.experiment import Experiment
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 from zoo_exp.evaluation import cells, launch, manifest, plan, resume, stop
 from zoo_exp.evaluation.data import CellsData
+from zoo_exp.evaluation.feature_cache import open_cache
 from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.plan import Work
@@ -102,7 +103,8 @@ class Attempt:
         experiment = self.experiment
         launch.share_threads(self.trainer)
         loaded = _load(experiment)
-        module = self.module = PrunedVLM(loaded, self.folder)
+        cache = open_cache(experiment, loaded)
+        module = self.module = PrunedVLM(loaded, self.folder, cache)
         progress = RunProgress(self.console)
         if self.trainer.is_global_zero:
             self.console.print(
@@ -120,6 +122,8 @@ class Attempt:
         try:
             with progress:
                 self.trainer.test(module, datamodule=data, verbose=False)
+            if cache is not None:
+                self.console.print(cache.summary(), soft_wrap=True, highlight=False, style="dim")
         except stop.Stopped:
             self._release(signal.SIGTERM)
             raise

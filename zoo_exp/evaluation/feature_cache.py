@@ -2,14 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import zoo_exp
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.config.identity import digest, weights_id
+from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation.feature_store import FeatureStore
+from zoo_exp.evaluation.journal import log
+from zoo_exp.evaluation.manifest import device
 from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.loading import LoadedModel
 
 _TENSORS = (
     *("projected", "features", "tile", "cls_attention", "received_attention", "keys", "cls", "cls_key"),
@@ -26,31 +34,39 @@ class FeatureCache:
     Args:
         adapter: of the model.
         store: where entries lie.
-        model_id: names the weights, their revision and dtype, such as the cell's identity of the model.
+        model_id: names the weights, their revision and dtype, and the machine, such as `model_id` gives.
 
     Attributes:
         hits: images that were read.
         misses: images that were encoded.
+        reasons: why images were encoded that can never be read.
     """
 
     def __init__(self, adapter: VLMAdapter, store: FeatureStore, model_id: str) -> None:
         self.adapter, self.store, self.model_id = adapter, store, model_id
         self.hits = self.misses = 0
+        self.reasons: set[str] = set()
+        self._writes = True
 
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:
         """As `VLMAdapter.encode`; the tower runs unless every image of the batch is known."""
         shared = getattr(self.adapter, "projector_fields", None)
-        unable = needs & _NOT_STORED or ("projector" in needs and shared is None)
-        if unable or inputs.get("pixel_values") is None:
+        unable = needs & _NOT_STORED | (needs & {"projector"} if shared is None else frozenset())
+        if inputs.get("pixel_values") is None:
             return self.adapter.encode(inputs, needs)
+        if unable:
+            self.reasons.add(f"a selector needs {' and '.join(sorted(unable))}, which is not stored")
+            grouped = self.adapter.encode(inputs, needs)
+            self.misses += sum(map(len, grouped))
+            return grouped
         stored = sorted(needs - _FROM_WEIGHTS)
         keys = [f"{self.model_id}/{','.join(stored)}/{name}" for name in image_hashes(inputs)]
         entries = [self.store.get(key) for key in keys]
-        device = inputs["pixel_values"].device
+        place = inputs["pixel_values"].device
         if all(entry is not None for entry in entries):
             self.hits += len(keys)
             extra = shared(needs) if shared is not None else {}
-            images = [_restore(*entry, device, extra) for entry in entries if entry is not None]
+            images = [_restore(*entry, place, extra) for entry in entries if entry is not None]
             grouped = self.adapter.group_by_row(inputs["input_ids"], images)
             if "text" in needs:
                 ids = inputs["input_ids"]
@@ -62,10 +78,57 @@ class FeatureCache:
         grouped = self.adapter.encode(inputs, needs)
         images = [image for row in grouped for image in row]
         self.misses += len(images)
-        for key, image in zip(keys, images, strict=True):
-            tensors = {name: value for name in _TENSORS if (value := getattr(image, name)) is not None}
-            self.store.put(key, tensors, {"grid": image.grid})
+        for key, image, entry in zip(keys, images, entries, strict=True):
+            if entry is None:
+                self._keep(key, image)
         return grouped
+
+    def _keep(self, key: str, image: VisualTokens) -> None:
+        """Write an image down; a folder that cannot be written to costs the cache, not the run."""
+        if image.tiles is not None:  # whole tiles are several times as large as what is read back
+            self.reasons.add("a selector needs whole tiles, which are not stored")
+            return
+        if not self._writes:
+            return
+        tensors = {name: value for name in _TENSORS if (value := getattr(image, name)) is not None}
+        try:
+            self.store.put(key, tensors, {"grid": image.grid})
+        except OSError as error:
+            self._writes = False
+            log.warning(
+                f"vision cache {self.store.folder} cannot be written ({error.strerror}): from here on it is only read"
+            )
+
+    def summary(self) -> str:
+        """One line for people."""
+        line = f"vision cache {self.store.folder}: {self.hits} images read, {self.misses} encoded"
+        return "; ".join([line, *sorted(self.reasons)])
+
+
+def open_cache(experiment: Experiment, loaded: LoadedModel) -> FeatureCache | None:
+    """The cache that an experiment asks for; None where it asks for none."""
+    if experiment.cache.features is None:
+        return None
+    store = FeatureStore(Path(experiment.cache.features).expanduser(), experiment.cache.limit_gb)
+    return FeatureCache(loaded.adapter, store, model_id(experiment.model, loaded.model))
+
+
+def model_id(config: ModelConfig, model: Any) -> str:
+    """Names everything that decides the bits of a vision pass besides the pixels.
+
+    Weights by content (a hub model by its commit), dtype, attention backend, the processor or GPU, and the versions
+    of torch, transformers and this package.
+    """
+    import transformers
+
+    return digest(
+        {
+            "weights": weights_id(config),
+            "commit": getattr(model.config, "_commit_hash", None),
+            "device": device(),
+            "versions": [torch.__version__, transformers.__version__, zoo_exp.__version__],
+        }
+    )
 
 
 def image_hashes(inputs: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,8 @@ _HEAD = len(_MAGIC) + 32 + 8  # magic, SHA-256 of all that follows, length of th
 _ALIGN = 64
 _RECOUNT = 256
 """After so many writes the folder is counted again, since other processes write there too."""
+ABANDONED = 3600.0
+"""Seconds by which a half-written entry is older than the newest whole one before it is removed."""
 
 
 class FeatureStore:
@@ -64,7 +66,7 @@ class FeatureStore:
             return
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as file:
+        with replaced(path, sync=False) as file:  # the checksum finds what a power cut tears
             file.write(data)
         self._size += len(data)
         self._writes += 1
@@ -96,6 +98,10 @@ class FeatureStore:
     def _make_room(self) -> None:
         entries = sorted(self._entries())
         self._size = sum(size for _, size, _ in entries)
+        for path in self.folder.glob("*/.*.tmp"):  # of processes that were killed
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < entries[-1][0] - ABANDONED:
+                    path.unlink()
         for _, size, path in entries:
             if self._size <= self.limit * 0.9:
                 break

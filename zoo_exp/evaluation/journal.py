@@ -20,6 +20,7 @@ Row = dict[str, Any]
 FOLDER = "journals"
 DAMAGED = ".damaged"
 """Ending of a file that was put aside, whole, because a line of it cannot be read."""
+_PARSE = json.JSONDecoder().raw_decode
 log = logging.getLogger("zoo_exp")
 
 
@@ -150,7 +151,7 @@ def lines(path: Path, damaged: list[str] | None = None) -> Iterator[Line]:
             if not line.endswith(b"\n"):
                 continue
             try:
-                row = json.loads(line.decode())
+                row = _row(line.decode())
             except ValueError:
                 row = None
             if isinstance(row, dict):
@@ -161,6 +162,12 @@ def lines(path: Path, damaged: list[str] | None = None) -> Iterator[Line]:
                 log.warning(sentence)
             else:
                 damaged.append(sentence)
+
+
+def _row(text: str) -> Any:
+    """What `json.loads` gives, sooner for a line as `encode` writes it."""
+    row, end = _PARSE(text) if text.startswith("{") else (None, 0)
+    return row if end == len(text) - 1 else json.loads(text)
 
 
 def keep_damaged(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Lightning's Trainer as evaluation needs it: ranks from the Trainer, srun or torchrun, and nothing repeated."""
 
 import os
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo_exp.config.schema import TrainerConfig
 from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.evaluation import stop
 
 _LARGEST_STEP = 2**31
 """SLURM numbers the steps of `srun` from 0; a batch script and an interactive shell have numbers above this."""
@@ -75,6 +77,34 @@ def slurm_shape(environment: MutableMapping[str, str]) -> dict[str, Any]:
     nodes = int(environment.get("SLURM_NNODES", "1"))
     tasks = int(environment.get("SLURM_NTASKS", "1"))
     return {"devices": tasks // nodes, "num_nodes": nodes, "strategy": "ddp" if tasks > 1 else "auto"}
+
+
+def meet(trainer: lightning.Trainer) -> None:
+    """Wait until every rank has come here, and go on listening to signals meanwhile.
+
+    A plain barrier blocks Python's signal handlers, so that a rank which is ready would miss the order to stop for as
+    long as another one works.
+
+    Raises:
+        Stopped: a signal came, or another rank left because one came.
+    """
+    if stop.requested():
+        raise stop.Stopped
+    if trainer.world_size == 1:
+        return
+    gpu = trainer.strategy.root_device.type == "cuda"
+    options = {"device_ids": [trainer.strategy.root_device.index]} if gpu else {}
+    try:
+        work = torch.distributed.barrier(async_op=True, **options)
+        while not work.is_completed():
+            if stop.requested():
+                raise stop.Stopped
+            time.sleep(0.02)
+        work.wait()
+    except RuntimeError as error:  # the other rank is gone; it may have heard the signal first
+        if stop.requested():
+            raise stop.Stopped from error
+        raise
 
 
 def share_threads(trainer: lightning.Trainer) -> None:

@@ -13,7 +13,7 @@ from zoo_exp.evaluation.merge import replaced
 
 FILE = "experiment.json"
 _FREE = (
-    *("question", "overrides", "out", "limit", "logger", "trainer"),
+    *("question", "overrides", "out", "limit", "logger", "trainer", "cache"),
     *("model.name", "model.batch_size", "model.device_map", "model.budgets", "model.n_visual"),
     *("model.default_tasks", "model.default_limit", "data.workers"),
 )

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.journal import Journal
 from zoo_exp.evaluation.merge import replaced
-from zoo_exp.evaluation.samples import Sample
+from zoo_exp.evaluation.samples import Batch, Sample
+from zoo_exp.evaluation.seen import seen
 from zoo_exp.tasks.base import Task
 
 QUESTIONS = 12  # of each task: enough to find one on which arms disagree
@@ -30,29 +33,32 @@ class MaskWriter:
     def write(
         self,
         task: Task,
-        samples: Sequence[Sample],
+        batch: Batch,
         tokens: Sequence[Sequence[VisualTokens]],
         records: Sequence[Mapping[str, Any]],
         selections: Sequence[Mapping[str, Sequence[Selection]]],
+        processor: Any = None,
     ) -> None:
         """Rows of those samples of a batch that are among the task's first.
 
         Args:
             task: the task.
-            samples: the batch.
+            batch: its questions, and what the processor made of their images.
             tokens: visual tokens per sample and image.
             records: the batch's records, all arms.
             selections: per arm, sample id -> selection per image.
+            processor: knows how pixels were normalised.
         """
-        wanted = {
-            s.id: (s, t) for s, t in zip(samples, tokens, strict=True) if s.number < QUESTIONS and len(t) == 1
-        }
-        rows = []
-        for sample, (image,) in wanted.values():
+        rows, place = [], 0
+        for sample, images in zip(batch.samples, tokens, strict=True):
+            number, place = place, place + len(images)
             mine = [record for record in records if record["sample_id"] == sample.id]
-            if image.grid is None or not mine:
+            if sample.number >= QUESTIONS or len(images) != 1 or not mine:
                 continue
-            by_arm = [arm[sample.id][0].indices.tolist() for arm in selections if sample.id in arm]
+            view = seen(images[0], task.images(sample.doc)[0], batch.inputs, number, processor)
+            if view is None:
+                continue
+            by_arm = [view.marked(arm[sample.id][0].indices) for arm in selections if sample.id in arm]
             arms = [
                 {"arm": r["arm"], "indices": indices, "response": r["response"], "score": r["score"]}
                 for r, indices in zip(mine, by_arm, strict=True)
@@ -63,20 +69,20 @@ class MaskWriter:
                     "sample_id": sample.id,
                     "question": task.question(sample.doc),
                     "reference": task.reference(sample.doc),
-                    "grid": list(image.grid),
-                    "image": self._picture(task, sample),
+                    "grid": list(view.grid),
+                    "image": self._picture(task, sample, view.picture),
                     "arms": arms,
                 }
             )
         if rows:
             self.journal.append(rows)
 
-    def _picture(self, task: Task, sample: Sample) -> str:
-        """Save the picture once; its path inside the run folder."""
+    def _picture(self, task: Task, sample: Sample, picture: Image.Image) -> str:
+        """Save the picture that the model saw, once; its path inside the run folder."""
         name = hashlib.sha256(f"{task.name}/{sample.id}".encode()).hexdigest()[:16]
         path = self.folder / "masks" / f"{name}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             with replaced(path) as file:
-                task.images(sample.doc)[0].save(file, format="PNG")
+                picture.save(file, format="PNG")
         return path.relative_to(self.folder).as_posix()

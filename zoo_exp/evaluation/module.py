@@ -13,12 +13,13 @@ from torch import Tensor
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation import stop
+from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Sample
 from zoo_exp.evaluation.writer import CellWriter
+from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
@@ -44,7 +45,7 @@ class PrunedVLM(lightning.LightningModule):
         super().__init__()
         self.encode = loaded.adapter.encode if cache is None else cache.encode
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
-        self.costs = CostModel(loaded.model.config)
+        self.costs, self.selector_costs = CostModel(loaded.model.config), SelectorCosts()
         self.work: Work | None = None
         self.recorded = self.last_answers = 0
         self._writer: CellWriter | None = None
@@ -53,7 +54,7 @@ class PrunedVLM(lightning.LightningModule):
         """Take up a cell: what to answer, what is answered already, and where rows go."""
         self.end()
         self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
-        self.selectors = {arm.id: arm.build() for arm in self.cell.arms}
+        self.selectors: dict[str, Any] = {arm.id: arm.build() for arm in self.cell.arms}
         self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
         self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)
 
@@ -75,9 +76,7 @@ class PrunedVLM(lightning.LightningModule):
             Stopped: a signal came, so that other ranks may have left already.
         """
         self.end()
-        if stop.requested():
-            raise stop.Stopped
-        self.trainer.strategy.barrier("records")
+        launch.meet(self.trainer)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors, leave the rows."""
@@ -111,7 +110,8 @@ class PrunedVLM(lightning.LightningModule):
         rows = [row for records, _, _ in answered for row in records]
         self._writer.records.append(rows)
         self._writer.timings.append(timing for _, timing, _ in answered if timing)
-        self._writer.masks.write(self.task, batch.samples, tokens, rows, [kept for _, _, kept in answered])
+        kept = [selections for _, _, selections in answered]
+        self._writer.masks.write(self.task, batch, tokens, rows, kept, self.loaded.processor)
         self.last_answers = len(rows)
         self.recorded += len(rows)
 
@@ -134,12 +134,18 @@ class PrunedVLM(lightning.LightningModule):
         options = {"max_new_tokens": settings.max_new_tokens or DEFAULT_NEW_TOKENS, "do_sample": False}
         selector = self.selectors[arm.id]
         if isinstance(selector, LayerSelector):
-            adapter = self.loaded.adapter
-            new_tokens, layer_counts = generate_layer_pruned(adapter, prompt, selector, arm.budget, **options)
+            adapter, counted = self.loaded.adapter, CountedLayerSelector(selector, self.costs.text)
+            new_tokens, layers = generate_layer_pruned(adapter, prompt, counted.rule, arm.budget, **options)
         else:
-            new_tokens, layer_counts = generate_pruned(self.model, prompt, **options), [None] * len(samples)
+            new_tokens, layers = generate_pruned(self.model, prompt, **options), []
+        layer_counts: Sequence[list[int] | None] = layers or [None] * len(samples)
         self._synchronise()
         finished = time.perf_counter()
+        if isinstance(selector, LayerSelector):
+            spent = iter(counted.flops)
+            select_flops = [next(spent) if kept else 0 for kept in prompt.kept_tokens]
+        else:
+            select_flops = [self.selector_costs.of(selector, images, arm.budget) for images in visual]
         responses = self.loaded.processor.batch_decode(new_tokens, skip_special_tokens=True)
         lengths = prompt.attention_mask.sum(1).tolist()
         generated = self._generated_lengths(new_tokens)
@@ -149,13 +155,24 @@ class PrunedVLM(lightning.LightningModule):
                 sample,
                 _cut(response, settings.until),
                 kept,
-                sum(t.count for t in images),
+                images,
                 length,
                 new,
                 counts,
+                flops,
             )
-            for sample, response, kept, images, length, new, counts in zip(
-                samples, responses, prompt.kept_tokens, visual, lengths, generated, layer_counts, strict=True
+            for sample, response, kept, images, length, new, counts, flops in zip(
+                *(
+                    samples,
+                    responses,
+                    prompt.kept_tokens,
+                    visual,
+                    lengths,
+                    generated,
+                    layer_counts,
+                    select_flops,
+                ),
+                strict=True,
             )
         ]
         timing = {
@@ -209,16 +226,20 @@ class PrunedVLM(lightning.LightningModule):
         sample: Sample,
         response: str,
         kept: int,
-        n_visual: int,
+        images: Sequence[VisualTokens],
         length: int,
         new: int,
         layer_counts: Sequence[int] | None,
+        select_flops: int,
     ) -> dict[str, Any]:
-        """One record; `layer_counts` are the visual tokens at the input of every layer, of layer selectors only."""
+        """One record; `layer_counts` are the visual tokens at the input of every layer, of layer selectors only.
+
+        FLOPs are those of an answer alone: the vision tower, the selector with its whole rating, prefill, decoding.
+        """
         parts = self.task.score(sample.doc, response)
         layers = {} if layer_counts is None else {"layer_tokens": fmean(layer_counts)}
         depth = length if layer_counts is None else [length - kept + count for count in layer_counts]
-        flops = self.costs.answer(n_visual, depth, new)
+        flops = self.costs.stages(images, depth, new).total + select_flops
         return {
             "task": self.task.name,
             **arm.as_dict(),
@@ -233,7 +254,7 @@ class PrunedVLM(lightning.LightningModule):
             "parts": parts,
             "kept_tokens": kept,
             **layers,
-            "n_visual": n_visual,
+            "n_visual": sum(image.count for image in images),
             "prompt_tokens": length,
             "new_tokens": new,
             "flops_tflop": round(flops / 1e12, 9),

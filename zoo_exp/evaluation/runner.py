@@ -1,8 +1,9 @@
 """An experiment from its cells to its tables: run what is missing, merge, report."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 
@@ -32,7 +33,8 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
     """
     quieten()
     with stop.listening():
-        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, [])
+        watch = _watch(experiment, console, tasks)
+        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, watch)
         main = trainer.is_global_zero
         console = console or Console(quiet=not main)
         attempt = Attempt(experiment, trainer, console, tasks)
@@ -47,6 +49,8 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
             try:
                 code = attempt.lead()
             finally:
+                for logger in watch:
+                    logger.close()
                 # Who holds all cells and is alone may merge what there is, whatever has happened.
                 if code and tasks is None and trainer.world_size == 1:
                     with suppress(OSError, ZooExpError):
@@ -115,9 +119,24 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
             experiment.as_dict(),
             experiment.logger.mode,
             experiment.logger.project,
-            echo=lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+            echo=_plain(console),
+            entity=experiment.logger.entity,
+            tags=experiment.logger.tags,
         )
     console.print(f"table, records and pictures: {experiment.run_dir}", soft_wrap=True, highlight=False)
+
+
+def _watch(experiment: Experiment, console: Console | None, tasks: Collection[str] | None) -> list[Any]:
+    """What follows the cells while they are answered: W&B, unless it is switched off."""
+    if experiment.logger.name != "wandb":
+        return []
+    from zoo_exp.report.wandb_cells import CellLogger
+
+    return [CellLogger(experiment, _plain(console or Console()), tasks)]
+
+
+def _plain(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _pace(experiment: Experiment) -> str:

@@ -102,7 +102,7 @@ def run_bench(
 
 
 def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str, Any]) -> None:
-    """Refuse arms that would prune nothing, before any of them runs.
+    """Refuse arms that would prune nothing, before any of them runs; budgets per tile are judged by what was kept.
 
     Raises:
         InvalidValueError: a budget that keeps every visual token of the prompt with the fewest, or more than there are.
@@ -113,10 +113,14 @@ def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str,
         if arm.budget is None or arm.budget.per == "tile":
             continue
         if arm.budget.resolve(n_visual) >= n_visual:
-            raise InvalidValueError(
-                f"budget {arm.budget} of arm '{arm.label}' keeps all {n_visual} visual tokens: it prunes nothing, so "
-                "there is nothing to compare; give a smaller one, or selector=full for the unpruned model"
-            )
+            raise _prunes_nothing(arm, f"keeps all {n_visual} visual tokens")
+
+
+def _prunes_nothing(arm: Arm, found: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"budget {arm.budget} of arm '{arm.label}' {found}: it prunes nothing, so there is nothing to compare; give a "
+        "smaller one, or selector=full for the unpruned model"
+    )
 
 
 class _Runs:
@@ -179,10 +183,14 @@ class _Runs:
         outcome = self._answer(clock)
         times = exclusive(clock.read(), self.inside)
         if not self.facts:
+            n_visual = _mean(_visual(outcome))
+            layer_tokens = _mean([_mean(row) for row in outcome.layer_tokens])
+            if self.arm.budget is not None and layer_tokens >= n_visual:
+                raise _prunes_nothing(self.arm, f"kept all {n_visual:.0f} visual tokens")
             self.facts = {
-                "n_visual": _mean(_visual(outcome)),
+                "n_visual": n_visual,
                 "kept_tokens": _mean(outcome.kept_tokens),
-                "layer_tokens": _mean([_mean(row) for row in outcome.layer_tokens]),
+                "layer_tokens": layer_tokens,
                 "prompt_tokens": outcome.length,
                 "first_selector_ms": sum(times[stage] for stage in SELECTOR),
                 "flops": self._flops(outcome),
@@ -215,9 +223,10 @@ class _Runs:
     def _flops(self, outcome: Outcome) -> StageFlops:
         """Of one answer, on average, from shapes alone; the selector's None where it cannot say."""
         costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
-        selector = None if self.inside else self.selector
+        rule = None if self.inside else self.selector
+        options = (self.plan.new_tokens, rule, self.arm.budget, self.selector.needs)
         stages = [
-            costs.stages(images, _lengths(outcome, row), self.plan.new_tokens, selector, self.arm.budget)
+            costs.stages(images, _lengths(outcome, row), *options)
             for row, images in enumerate(outcome.tokens)
         ]
         known = [s.select for s in stages if s.select is not None]

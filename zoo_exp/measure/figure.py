@@ -17,7 +17,7 @@ COLOURS = dict(
 )
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
 PALETTE = ("#777777", "#ccbb44", "#4477aa", "#228833", "#ee6677", "#66ccee", "#aa3377", "#ee8866")
-SIZES = (30.0, 900.0)
+SIZES = (30.0, 420.0)
 """Areas of the smallest circle that can still be seen, and of the largest one."""
 
 
@@ -67,36 +67,69 @@ def score_against_latency(
         InvalidValueError: rows that do not compare.
     """
     check_comparable(rows)
-    plt, figure, axes = _figure(7, 4.6)
-    largest = max((row.flops.total for row in rows if row.flops is not None), default=1)
+    plt, figure, axes = _figure(7.4, 4.8)
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
-    shown: list[Row] = []
-    for row in rows:
-        base, score = baseline_of(row, rows), scores.get(row.arm, math.nan)
-        if base is None or not row.passes or math.isnan(score) or row.flops is None:
-            continue
-        x = row.times("end_to_end").p50 / base.times("end_to_end").p50
-        kind = _kind(row)
+    points = [(row, *point) for row in rows if (point := _point(row, rows, scores)) is not None]
+    largest = max((flops for *_, flops in points), default=1)
+    for kind in kinds:
+        mine = [point for point in points if _kind(point[0]) == kind]
         colour = PALETTE[kinds.index(kind) % len(PALETTE)]
-        label = None if kind in {_kind(before) for before in shown} else kind
-        area = max(SIZES[0], SIZES[1] * row.flops.total / largest)
+        axes.plot([x for _, x, _, _ in mine], [y for _, _, y, _ in mine], color=colour, linewidth=1, zorder=1)
+    for row, x, score, flops in sorted(points, key=lambda point: -point[-1]):  # small circles on top
+        colour = PALETTE[kinds.index(_kind(row)) % len(PALETTE)]
+        style: dict[str, Any] = {"linestyle": ":"} if row.noisy else {}
+        area = _area(flops, largest)
         axes.scatter(
-            [x], [score], s=area, color=colour, alpha=0.6, edgecolors="black", linewidths=0.6, label=label
+            [x], [score], s=area, color=colour, alpha=0.75, edgecolors="black", linewidths=0.7, **style
         )
-        text = f"{row.budget or 'full'}\n{_short(row.flops.total)}"
-        axes.annotate(text, (x, score), fontsize=5, ha="center", va="center")
-        shown.append(row)
-    if shown:
-        legend = axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-        for handle in legend.legend_handles:
-            handle.set_sizes([60])
-    axes.set_xlabel("end-to-end latency relative to the unpruned model")
+        axes.annotate(row.budget or "all", (x, score), fontsize=6, ha="center", va="center")
+    _legends(axes, [_kind(point[0]) for point in points], kinds, [flops for *_, flops in points])
+    axes.set_xlabel("end-to-end latency relative to the unpruned model (selector included)")
     axes.set_ylabel(metric)
-    axes.margins(0.15)
+    axes.margins(0.12)
     axes.grid(alpha=0.3)
-    axes.set_title(f"{rows[0].conditions}; batch {rows[0].batch_size}", fontsize=7, loc="left", wrap=True)
+    noisy = "; dotted: noisy" if any(row.noisy for row, *_ in points) else ""
+    title = f"{rows[0].conditions}; batch {rows[0].batch_size}; in a circle: visual tokens{noisy}"
+    axes.set_title(title, fontsize=7, loc="left", wrap=True)
     _save(plt, figure, path)
-    return [row.arm for row in shown]
+    return [row.arm for row, *_ in points]
+
+
+def _point(row: Row, rows: Sequence[Row], scores: Mapping[str, float]) -> tuple[float, float, int] | None:
+    """Relative latency, score and FLOPs of an arm; None where one of them is not known."""
+    base, score = baseline_of(row, rows), scores.get(row.arm, math.nan)
+    if base is None or not row.passes or math.isnan(score) or row.flops is None:
+        return None
+    return row.times("end_to_end").p50 / base.times("end_to_end").p50, score, row.flops.total
+
+
+def _area(flops: int, largest: int) -> float:
+    return max(SIZES[0], SIZES[1] * flops / largest)
+
+
+def _legends(axes: Any, shown: Sequence[str], kinds: Sequence[str], flops: Sequence[int]) -> None:
+    """What the colours mean, and what the areas mean: the largest and the smallest circle."""
+    style: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.7, "alpha": 0.75}
+    options = {"loc": "upper left", "fontsize": 7, "frameon": False, "title_fontsize": 7, "alignment": "left"}
+    for number, kind in enumerate(kinds):
+        if kind in shown:
+            axes.scatter([], [], s=60, color=PALETTE[number % len(PALETTE)], label=kind, **style)
+    if not flops:
+        return
+    first = axes.legend(bbox_to_anchor=(1.01, 1), **options)
+    axes.add_artist(first)
+    areas = [
+        axes.scatter([], [], s=_area(n, max(flops)), color="white", label=_short(n), **style)
+        for n in (max(flops), min(flops))
+    ]
+    axes.legend(
+        handles=areas,
+        title="area: one answer",
+        bbox_to_anchor=(1.01, 0.3),
+        labelspacing=1.8,
+        borderpad=1,
+        **options,
+    )
 
 
 def _kind(row: Row) -> str:

@@ -5,7 +5,7 @@ in, attention is not halved for causality. A test compares with torch's own coun
 (below 1 %) are left out on both sides. What the paper counts instead stands in `paper_flops`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ class CostModel:
         new_tokens: int,
         selector: Any = None,
         budget: Any = None,
+        needs: Collection[str] | None = None,
     ) -> StageFlops:
         """One answer by stage.
 
@@ -105,12 +106,15 @@ class CostModel:
             new_tokens: generated tokens.
             selector: the rule that pruned; None counts no selector.
             budget: what it was asked to keep.
+            needs: what the tower had to show; None takes the selector's.
         """
         encoded = self.encode(images)
+        if needs is None:
+            needs = getattr(selector, "needs", frozenset())
         parts = [0 if selector is None else selector_flops(selector, image, budget) for image in images]
         known = [part for part in parts if part is not None]
         return StageFlops(
-            encoded.tower,
+            encoded.tower + self.vision.captured(images, needs),
             encoded.projector,
             sum(known) if len(known) == len(parts) else None,
             self.prefill(length),

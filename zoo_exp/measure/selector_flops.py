@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import PatchMerger, kernel_area
+from zoo_exp.core.diversity import pair_area
 from zoo_exp.core.sensitivity import MLP, output_area
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.vision_flops import linear
@@ -21,8 +22,6 @@ def selector_flops(
     selector: Any, tokens: VisualTokens, budget: Budget | int | float | str | None
 ) -> int | None:
     """FLOPs of selecting from one image, or None where the rule is not known here.
-
-    Distances between tokens are counted as all pairs; an implementation that uses their symmetry does less.
 
     Args:
         selector: an input selector.
@@ -45,12 +44,13 @@ def selector_flops(
 
 
 def _distances(selector: Any, tokens: VisualTokens, budget: Any) -> int:
-    """Cosines of all pairs of tokens that compete."""
-    if tokens.tile is None:
-        return linear(tokens.count, tokens.projected.shape[1], tokens.count)
-    groups = selector.plan(tokens, budget).groups
-    counts = [tokens.count if group.index is None else len(group.index) for group in groups if group.k]
-    return sum(linear(n, tokens.projected.shape[1], n) for n in counts)
+    """Cosines of the tokens that compete; a greedy rule multiplies out about half of the pairs."""
+    counts = [tokens.count]
+    if tokens.tile is not None:
+        groups = selector.plan(tokens, budget).groups
+        counts = [tokens.count if group.index is None else len(group.index) for group in groups if group.k]
+    width = tokens.projected.shape[1]
+    return sum(linear(pair_area(n, width, tokens.device), width, 1) for n in counts)
 
 
 def _sensitivity(zoo: Any, tokens: VisualTokens) -> int | None:

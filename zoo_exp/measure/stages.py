@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.measure.counter import counting
@@ -81,7 +82,8 @@ def answer(
     with probe.stage("vision"), _projector(adapter, probe):
         tokens = adapter.encode(inputs, selector.needs)
     inside = isinstance(selector, LayerSelector)
-    with ExitStack() as scope:
+    # No stage waits for the device on behalf of the selector: the host queues the prefill while the tower runs.
+    with deferred_checks(), ExitStack() as scope:
         chosen = _everything(tokens) if inside else _select(tokens, selector, budget, probe, seed)
         with probe.stage("prompt"):
             prompt = prune_prompt(adapter, inputs, tokens, chosen)

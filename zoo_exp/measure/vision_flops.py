@@ -1,6 +1,6 @@
 """FLOPs of vision towers and projectors, from a model's configuration: 1 multiply-add = 2 FLOP."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,13 @@ class ClipCosts:
 
     def encode(self, images: Sequence[VisualTokens]) -> Encoding:
         """The exact cost of these images."""
-        return self.tiles(sum(1 if t.tile is None else int(t.tile.max()) + 1 for t in images))
+        return self.tiles(self._number(images))
+
+    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
+        """What it costs to look at attention for a selector: fused kernels do not hand it out."""
+        rows, width = self.per_tile + self.has_cls, int(self.vision.hidden_size)
+        queries = ("cls_attention" in needs and self.has_cls) + rows * ("received_attention" in needs)
+        return self._number(images) * linear(queries, width, rows)
 
     def guess(self, n_visual: int) -> Encoding:
         """The cost of images with so many visual tokens together.
@@ -56,6 +62,9 @@ class ClipCosts:
     def tiles(self, number: int) -> Encoding:
         """The cost of a number of tiles; every one goes through tower and projector, whatever is cropped later."""
         return Encoding(number * self._tower(), number * self._projector())
+
+    def _number(self, images: Sequence[VisualTokens]) -> int:
+        return sum(1 if t.tile is None else int(t.tile.max()) + 1 for t in images)
 
     def _tower(self) -> int:
         c = self.vision
@@ -82,6 +91,13 @@ class QwenCosts:
         """The exact cost of these images; those without a grid (several frames) are guessed."""
         parts = [self.guess(t.count) if t.grid is None else self.grid(*t.grid) for t in images]
         return Encoding(sum(p.tower for p in parts), sum(p.projector for p in parts))
+
+    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
+        """What it costs to look at attention for a selector, within each whole image."""
+        if not {"received_attention", "keys"} & set(needs):
+            return 0
+        patches = [t.count * self.unit for t in images]
+        return sum(linear(n, self.vision.hidden_size, n) for n in patches)
 
     def guess(self, n_visual: int) -> Encoding:
         """The cost of one image with so many visual tokens, as if it were made of whole windows."""

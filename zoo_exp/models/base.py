@@ -139,6 +139,9 @@ class VLMAdapter:
             answer.append([replace(t, **found) for t in tokens])
         return answer
 
+    def check_call(self, given: Mapping[str, Any]) -> None:
+        """Refuse a call of the inner model, by argument name, that the installed transformers answers wrongly."""
+
     def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:
         """Positions of the unpruned prompt [B, L] (or [3, B, L] where the family has several axes).
 

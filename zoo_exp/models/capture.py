@@ -1,5 +1,6 @@
 """Watching modules while they run: their last call, and attention from queries and keys."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,7 +27,7 @@ class Call:
 
 
 class Capture:
-    """Context manager that notes the last call of named modules; no hook stays behind."""
+    """Context manager that notes the last call of named modules by its own thread; no hook stays behind."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
@@ -35,12 +36,14 @@ class Capture:
 
     def __enter__(self) -> "Capture":
         """Place the hooks."""
+        mine = threading.get_ident()
         for name, module in self._modules.items():
 
             def note(
                 _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object, name: str = name
             ) -> None:
-                self.calls[name] = Call(args, kwargs, output)
+                if threading.get_ident() == mine:
+                    self.calls[name] = Call(args, kwargs, output)
 
             self._handles.append(module.register_forward_hook(note, with_kwargs=True))
         return self

@@ -5,6 +5,7 @@ They are the image-feature call, the inner model's call, and the language model 
 """
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Prefill:
     next_given: Tensor
 
 
+class _Call(threading.local):
+    """What a thread carries from the inner model's call to the language model's, and behind it."""
+
+    ids: Tensor | None = None
+    running: Prefill | None = None
+
+
 class Engine:
     """Prunes what a model's own `forward` and `generate` do, while attached.
 
@@ -63,8 +71,7 @@ class Engine:
         self.visual: Tensor | None = None
         self._positions = positions
         self._undo: list[Callable[[], None]] = []
-        self._ids: Tensor | None = None
-        self._running: Prefill | None = None
+        self._call = _Call()
         self._caches: weakref.WeakKeyDictionary[Any, Prefill] = weakref.WeakKeyDictionary()
         self._signature = inspect.signature(type(adapter.vlm).forward)
 
@@ -89,7 +96,7 @@ class Engine:
         """Leave the model as it was found."""
         while self._undo:
             self._undo.pop()()
-        self._ids = self._running = self.visual = None
+        self._call, self.visual = _Call(), None
         if self.layers is not None:
             self.layers.current = None
         self._caches.clear()
@@ -100,16 +107,32 @@ class Engine:
         has_images = given.get("pixel_values") is not None or encoded.get("image") is not None
         if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
             raise InvalidValueError("videos cannot be pruned: take frames as images, or run without pruning")
-        self._ids = given.get("input_ids") if has_images else None
-        cache = given.get("past_key_values")
-        if has_images and cache is not None and int(cache.get_seq_length()) > 0:
+        self.adapter.check_call(given)
+        ids, cache = given.get("input_ids"), given.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        self._call.ids = ids if has_images else None
+        if has_images and past > 0:
             raise InvalidValueError(
                 "an image that comes when the cache already holds a prompt cannot be pruned: pass the whole "
-                "conversation with an empty cache, or run that turn without pruning"
+                "conversation with an empty cache and without prefill_chunk_size, or run that turn without pruning"
+            )
+        if has_images and ids is None:
+            raise InvalidValueError(
+                "images with inputs_embeds cannot be pruned, as nothing says where their placeholders are: "
+                "pass input_ids"
+            )
+        if (
+            not has_images
+            and not past
+            and ids is not None
+            and bool((ids == self.adapter.image_token_id).any())
+        ):
+            raise InvalidValueError(
+                "the prompt has image placeholders, but no image came with it: pass pixel_values"
             )
 
     def _before_llm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._running = None  # of a pass that ended in an error
+        self._call.running = None  # of a pass that ended in an error
         if self.layers is not None:
             self.layers.current = None
         embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
@@ -119,7 +142,7 @@ class Engine:
         if past > 0:
             prompt = self._caches.get(cache)
             return None if prompt is None else (args, self._decode(kwargs, embeds, prompt, past))
-        ids, self._ids = self._ids, None
+        ids, self._call.ids = self._call.ids, None
         visual = self._columns(embeds)
         if visual is None and ids is not None:
             visual = (ids == self.adapter.image_token_id).to(embeds.device)
@@ -174,7 +197,7 @@ class Engine:
             self.layers.start(current, embeds)
             self.layers.current = current
         text_positions = given.positions[-1] if given.positions.ndim == 3 else given.positions
-        self._running = Prefill(current, segment.source, given.length, text_positions[:, -1] + 1)
+        self._call.running = Prefill(current, segment.source, given.length, text_positions[:, -1] + 1)
         return kwargs
 
     def _given_positions(self, positions: Tensor | None, real: Tensor) -> Tensor:
@@ -228,7 +251,7 @@ class Engine:
         return embeds[:, overlap:]
 
     def _behind_llm(self, module: nn.Module, args: Any, output: Any) -> Any:
-        running, self._running = self._running, None
+        running, self._call.running = self._call.running, None
         if self.layers is not None:
             self.layers.current = None
         if running is None:

@@ -1,6 +1,7 @@
 """`ImageTap`: sees what a model's image-feature call computes, and lets a selector choose from it."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,14 @@ from zoo_exp.models.prompt import features_of
 from zoo_exp.selectors.base import Selector
 
 
+class _Seen(threading.local):
+    """What one thread's last image-feature call gave, and what was chosen from it."""
+
+    images: list[VisualTokens] | None = None
+    chosen: list[list[VisualTokens]] | None = None
+    answers: list[list[Selection]] = []  # noqa: RUF012 - replaced, never changed
+
+
 class ImageTap:
     """Wraps `get_image_features` of the inner model while attached.
 
@@ -29,8 +38,7 @@ class ImageTap:
     ) -> None:
         self.selections: list[list[Selection]] = []
         self._adapter, self._selector, self._budget, self._seed = adapter, selector, budget, seed
-        self._images: list[VisualTokens] | None = None
-        self._chosen: list[list[VisualTokens]] | None = None
+        self._seen = _Seen()
 
     def attach(self) -> Callable[[], None]:
         """Wrap the call; the function returned takes the wrapper off."""
@@ -45,8 +53,8 @@ class ImageTap:
             pooled = list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
             with torch.no_grad():
                 call = self._adapter.call_arguments(args, kwargs)
-                self._images = self._adapter.collect(capture, pooled, call, self._selector.needs)
-            self._chosen = None
+                self._seen.images = self._adapter.collect(capture, pooled, call, self._selector.needs)
+            self._seen.chosen = None
             return output
 
         own["get_image_features"] = encode
@@ -55,7 +63,7 @@ class ImageTap:
             del own["get_image_features"]
             if before is not None:
                 own["get_image_features"] = before
-            self._images = self._chosen = None
+            self._seen = _Seen()
 
         return restore
 
@@ -77,20 +85,21 @@ class ImageTap:
         """
         visual = (ids == self._adapter.image_token_id) & real
         slots = visual.flatten().nonzero().squeeze(1)
-        if self._images is None:
+        seen = self._seen
+        if seen.images is None:
             raise InvalidValueError(
                 "the image features of this prompt were computed before pruning was switched on"
             )
-        copies, rest = divmod(len(slots), max(1, sum(t.count for t in self._images)))
+        copies, rest = divmod(len(slots), max(1, sum(t.count for t in seen.images)))
         if rest or not copies or len(ids) % copies:
             raise InvalidValueError(
                 f"the prompts have {len(slots)} image placeholders, which images with "
-                f"{[t.count for t in self._images]} visual tokens do not fill"
+                f"{[t.count for t in seen.images]} visual tokens do not fill"
             )
-        if self._chosen is None or copies * len(self._chosen) != len(ids):
-            self._chosen = self._select(ids[::copies], real[::copies])
-        images = [t for row in self._chosen for _ in range(copies) for t in row]
-        answers = [s for row in self.selections for _ in range(copies) for s in row]
+        if seen.chosen is None or copies * len(seen.chosen) != len(ids):
+            seen.chosen = self._select(ids[::copies], real[::copies], seen)
+        images = [t for row in seen.chosen for _ in range(copies) for t in row]
+        answers = [s for row in seen.answers for _ in range(copies) for s in row]
         if not torch.equal(embeds.view(-1, embeds.shape[-1])[slots[0]], images[0].projected[0].to(embeds)):
             raise InvalidValueError(
                 "the image features of this prompt are not those of the last image-feature call"
@@ -105,13 +114,13 @@ class ImageTap:
             return keep, None
         return keep, torch.cat([features_of(t, s) for t, s in zip(images, answers, strict=True)])
 
-    def _select(self, ids: Tensor, real: Tensor) -> list[list[VisualTokens]]:
+    def _select(self, ids: Tensor, real: Tensor, seen: _Seen) -> list[list[VisualTokens]]:
         """Ask the selector, one generator per image: seed and number of the image in its prompt decide."""
-        rows = self._adapter.group_by_row(ids.masked_fill(~real, -1), self._images or [])
+        rows = self._adapter.group_by_row(ids.masked_fill(~real, -1), seen.images or [])
         if "text" in self._selector.needs:
             rows = self._adapter.with_questions(rows, ids, real)
         flat = [t for row in rows for t in row]
         generators = [generator_for(self._seed, str(i)) for row in rows for i in range(len(row))]
         answers = iter(self._selector.select_many(flat, self._budget, generators))
-        self.selections = [[next(answers) for _ in row] for row in rows]
+        self.selections = seen.answers = [[next(answers) for _ in row] for row in rows]
         return rows

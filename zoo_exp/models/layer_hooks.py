@@ -1,5 +1,6 @@
 """Hooks on decoder layers: attention of a few rows, and the hand-over to a shorter sequence."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.models.segments import Segment
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector, LayerView, Prompt
 
@@ -22,6 +24,8 @@ class LayerPass:
         cache: the key-value cache, or None.
         overrides: first layer of a segment -> what its layers get instead of the given mask and positions.
         embeds: input embeddings of the prefill [B, n, D].
+        answers: layer -> one `LayerAnswer` per row.
+        counts: visual tokens at the input of each layer, by row [B][n_layers].
     """
 
     prefill: bool
@@ -32,6 +36,8 @@ class LayerPass:
     states: list[object] = field(default_factory=list)
     schedules: list[dict[int, int]] = field(default_factory=list)
     noted: dict[str, Any] = field(default_factory=dict)
+    answers: dict[int, list[LayerAnswer]] = field(default_factory=dict)
+    counts: list[list[int]] = field(default_factory=list)
 
     def override(self, layer: int) -> dict[str, Any] | None:
         """What the layer's call must be changed to."""
@@ -40,6 +46,12 @@ class LayerPass:
             if first <= layer:
                 found = arguments
         return found
+
+
+class _Running(threading.local):
+    """The pass that a thread is in."""
+
+    current: LayerPass | None = None
 
 
 class LayerHooks:
@@ -57,9 +69,18 @@ class LayerHooks:
         self._budget = budget
         self._positions = selector.positions or "original"
         self._at = selector.layers(len(self._layers))
-        self.current: LayerPass | None = None
+        self._running = _Running()
         self.answers: dict[int, list[LayerAnswer]] = {}
         self.counts: list[list[int]] = []
+
+    @property
+    def current(self) -> LayerPass | None:
+        """The pass that this thread is in."""
+        return self._running.current
+
+    @current.setter
+    def current(self, value: LayerPass | None) -> None:
+        self._running.current = value
 
     def attach(self) -> list[RemovableHandle]:
         """Place the hooks; the caller removes them."""
@@ -72,10 +93,17 @@ class LayerHooks:
                 handles.append(layer.register_forward_hook(self._behind(number), with_kwargs=True))
         return handles
 
-    @torch.no_grad()
     def start(self, current: LayerPass, embeds: Tensor) -> None:
-        """Begin a prompt: budgets and the rule's own preparation, row by row."""
-        self.answers = {}
+        """Begin a prompt: budgets and the rule's own preparation, row by row.
+
+        Raises:
+            InvalidValueError: a budget that does not fit, or training that would run the hooks twice.
+        """
+        self._refuse_recomputing()
+        with torch.no_grad():
+            self._prepare(current, embeds)
+
+    def _prepare(self, current: LayerPass, embeds: Tensor) -> None:
         current.embeds = embeds
         segment, n_layers = current.segments[0], len(self._layers)
         counts = segment.visual.sum(dim=1).tolist()
@@ -84,7 +112,18 @@ class LayerHooks:
             real = segment.mask[b]
             prompt = Prompt(embeds[b, real], segment.visual[b, real], n_layers, self._budget)
             current.states.append(self.selector.start(prompt) if count else None)
-        self.counts = [[count] * n_layers for count in counts]
+        current.counts = [[count] * n_layers for count in counts]
+        self.answers, self.counts = current.answers, current.counts
+
+    def _refuse_recomputing(self) -> None:
+        """Older versions of `transformers` run the hooks of a layer again when its activations are recomputed."""
+        layer = self._layers[0]
+        checkpoints = layer.training and getattr(layer, "gradient_checkpointing", False)
+        if checkpoints and torch.is_grad_enabled() and type(layer).__call__ is not nn.Module.__call__:
+            raise InvalidValueError(
+                "a layer selector cannot be trained through with gradient checkpointing on this version of "
+                "transformers: switch checkpointing off, or take transformers 5.23"
+            )
 
     def decode(self, current: LayerPass, embeds: Tensor, new: Tensor, past: int) -> None:
         """Masks and positions of every later segment for tokens behind the prompt."""
@@ -155,13 +194,13 @@ class LayerHooks:
             answers = [
                 self._pick(current, number, hidden, row_attention, segment, b) for b in range(len(hidden))
             ]
-        self.answers[number] = answers
+        current.answers[number] = answers
         keep = segment.mask & ~segment.visual
         for b, answer in enumerate(answers):
             keep[b, segment.visual[b].nonzero().squeeze(1)[answer.indices]] = True
             seen = len(answer.indices) + (0 if answer.merged is None else len(answer.merged))
-            after = self.counts[b][number + 1 :]
-            self.counts[b][number + 1 :] = [seen] * len(after)
+            after = current.counts[b][number + 1 :]
+            current.counts[b][number + 1 :] = [seen] * len(after)
         merged = [hidden[b, :0] if a.merged is None else a.merged for b, a in enumerate(answers)]
         if bool((keep == segment.mask).all()) and not any(len(m) for m in merged):
             return None

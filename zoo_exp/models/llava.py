@@ -12,6 +12,7 @@ from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.misplaced_images import refuse_misplaced_images
 from zoo_exp.models.projector import ProjectorWeights
 from zoo_exp.models.tower import ClipTower
 
@@ -61,6 +62,10 @@ class LlavaAdapter(VLMAdapter):
                 fields["pixels_encoder"] = self.resized(call["pixel_values"][i : i + 1])
             images.append(VisualTokens(projected=projected, grid=grid, **shared, **fields))
         return images
+
+    def check_call(self, given: Mapping[str, Any]) -> None:
+        """Refuse images that older versions of `generate` repeat in the wrong order."""
+        refuse_misplaced_images(self.vlm, given, self.image_token_id)
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
         """The projector as a function, and its weights where they are a two-layer GELU MLP."""

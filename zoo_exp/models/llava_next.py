@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.core.tokens import Tiles, VisualTokens
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.llava import LlavaAdapter
 
@@ -39,9 +39,10 @@ class LlavaNextAdapter(LlavaAdapter):
             rows["features"] = capture["projector"].args[0]
         shared = self.projector_fields(needs)
         images, first = [], 0
-        for projected, source in zip(pooled, self.sources(call["image_sizes"], per_tile), strict=True):
+        sizes = call["image_sizes"]
+        for projected, source, size in zip(pooled, self.sources(sizes, per_tile), sizes, strict=True):
             source = source.to(projected.device)
-            tiles = slice(first, first + int(source.max()) // per_tile + 1)
+            tiles = slice(first, first + self.tile_count(size))
             first = tiles.stop
             fields: dict[str, Any] = {
                 name: value[tiles.start] if name in ("cls", "cls_key") else _pick(value[tiles], source)
@@ -53,8 +54,38 @@ class LlavaNextAdapter(LlavaAdapter):
                 fields["hidden"] = {layer: _rows(value, source) for layer, value in hidden.items()}
             if "replay" in needs:
                 fields["replay"] = self.tower.replay(capture, tiles, source)
+            if "cls" in needs:
+                whole = {name: value[tiles] for name, value in rows.items()}
+                whole["projected"] = capture["projector"].tensor[tiles]
+                fields["tiles"] = Tiles(self._whole_tiles(whole, shared), source, self.tile_grid(size))
             images.append(VisualTokens(projected=projected, **shared, **fields))
         return images
+
+    def _whole_tiles(self, rows: Mapping[str, Tensor], shared: Mapping[str, Any]) -> tuple[VisualTokens, ...]:
+        """Every tile [T, N, ...] as an image of its own."""
+        return tuple(
+            VisualTokens(**dict(zip(rows, tile, strict=True)), grid=(self.side, self.side), **shared)
+            for tile in zip(*rows.values(), strict=True)
+        )
+
+    def tile_count(self, size: Tensor) -> int:
+        """Tiles of an image, the base tile included; cropping may leave nothing of some of them."""
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        config = self.model.config
+        return int(
+            image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+        )
+
+    def tile_grid(self, size: Tensor) -> tuple[int, int]:
+        """Rows and columns in which the tiles behind the base tile stand."""
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+        config = self.model.config
+        rows, columns = get_anyres_image_grid_shape(
+            size, config.image_grid_pinpoints, config.vision_config.image_size
+        )
+        return int(rows), int(columns)
 
     def sources(self, image_sizes: Tensor, per_tile: int) -> list[Tensor]:
         """For each image, tile * per_tile + place of every token of its sequence [N]; -1 for newlines.
@@ -62,13 +93,10 @@ class LlavaNextAdapter(LlavaAdapter):
         Row numbers take the way of the features through the model's own packing (spec: engine 4), so that
         cropping and newlines are what the model does, whatever its version.
         """
-        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
-
         config = self.model.config
-        side, pinpoints = config.vision_config.image_size, config.image_grid_pinpoints
         numbers = [
             torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
-            for tiles in (image_size_to_num_patches(size, pinpoints, side) for size in image_sizes)
+            for tiles in map(self.tile_count, image_sizes)
         ]
         packed, _ = self.vlm.pack_image_features(
             numbers,

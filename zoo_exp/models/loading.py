@@ -14,6 +14,7 @@ import torch
 from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.architectures import ARCHITECTURES, architecture
 from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.qwen_processor import qwen_processor_class
 from zoo_exp.models.registry import adapter_for, check_family
 from zoo_exp.models.weight_files import check_weight_files
 
@@ -24,10 +25,10 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
-_CLASSES = {
+_CLASSES: dict[str, tuple[str, str | None]] = {
     "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
     "llava_next": ("LlavaNextForConditionalGeneration", "LlavaNextProcessor"),
-    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "AutoProcessor"),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", None),
 }
 
 
@@ -109,7 +110,7 @@ def load_model(
             model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
         if device is not None:
             model = _move(model, device)
-        processor = _processor(path, name, config.model_type, hub, needed=weights == "pretrained")
+        processor = _processor(path, name, config, hub, needed=weights == "pretrained")
     model.eval()
     adapter = adapter_for(model, processor)
     return LoadedModel(model, processor, adapter, name, adapter.n_visual)
@@ -204,10 +205,11 @@ def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
         return model_class._from_config(config, dtype=torch.float32 if dtype == "auto" else dtype, **options)
 
 
-def _processor(path: str, name: str, model_type: str, hub: dict[str, Any], *, needed: bool) -> Any:
+def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed: bool) -> Any:
     import transformers
 
-    processor_class = getattr(transformers, _CLASSES[model_type][1])
+    named = _CLASSES[config.model_type][1]
+    processor_class = qwen_processor_class() if named is None else getattr(transformers, named)
     if not needed and not Path(path).is_dir():
         hub = {**hub, "local_files_only": True}
     try:
@@ -218,6 +220,11 @@ def _processor(path: str, name: str, model_type: str, hub: dict[str, Any], *, ne
         raise MissingFileError(
             f"model '{name}': its processor cannot be loaded: {_first_line(error)}"
         ) from error
+    if processor.image_token_id != config.image_token_id:  # a tokenizer without files is made up, in silence
+        raise MissingFileError(
+            f"model '{name}': its tokenizer writes {processor.image_token_id} for {processor.image_token}, but the "
+            f"model reads {config.image_token_id}: files of the tokenizer are missing or from elsewhere; get them again"
+        )
     processor.tokenizer.padding_side = "left"
     return processor
 

@@ -14,6 +14,7 @@ from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.engine import Engine
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks
+from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, generate_pruned
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.selectors import registry
@@ -90,7 +91,8 @@ def pruned(
     try:
         yield handle
     finally:
-        detach(model)
+        if _attached.get(_stock(model)[0]) is handle:  # `detach` may have been called inside
+            detach(model)
 
 
 def attach(
@@ -103,8 +105,7 @@ def attach(
     **options: Any,
 ) -> Pruning:
     """Switch pruning on until `detach`; arguments as in `pruned`."""
-    processor = getattr(model, "processor", None)
-    model = getattr(model, "model", model) if processor is not None else model
+    model, processor = _stock(model)
     adapter = adapter_for(model, processor)
     _check_free(model)
     rule: Any = registry.get(selector, **options) if isinstance(selector, str) else selector
@@ -133,8 +134,7 @@ def detach(model: Any) -> None:
     Raises:
         InvalidValueError: the model is not being pruned.
     """
-    model = model.model if getattr(model, "processor", None) is not None else model
-    handle = _attached.pop(model, None)
+    handle = _attached.pop(_stock(model)[0], None)
     if handle is None:
         raise InvalidValueError("this model is not being pruned: there is nothing to detach")
     handle._engine.detach()
@@ -169,6 +169,11 @@ def generate_layer_pruned(
         return answer, [list(row) for row in hooks.counts[::copies]]
     finally:
         engine.detach()
+
+
+def _stock(model: Any) -> tuple[Any, Any]:
+    """The Hugging Face model, and its processor where `load_model` gave both."""
+    return (model.model, model.processor) if isinstance(model, LoadedModel) else (model, None)
 
 
 def _check_free(model: Any) -> None:

@@ -47,6 +47,7 @@ class QwenAdapter(VLMAdapter):
         if "features" in needs:
             rows["features"] = tokens_of(capture["merger"].args[0], order).split(sizes)
         hidden = self.tower.hidden(capture, order, sizes) if "hidden" in needs else {}
+        replays = self.tower.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)
         shared: dict[str, Any] = {}
         if "projector" in needs:
             shared = {"project": self.project, "mlp": self._merger()}
@@ -60,7 +61,9 @@ class QwenAdapter(VLMAdapter):
                 if pixels is not None:
                     fields["pixels_encoder"] = self._resized(pixels[i], h, w)
             per_layer = {layer: value[i] for layer, value in hidden.items()}
-            images.append(VisualTokens(projected=projected, hidden=per_layer, **shared, **fields))
+            images.append(
+                VisualTokens(projected=projected, hidden=per_layer, replay=replays[i], **shared, **fields)
+            )
         return images
 
     def project(self, x: Tensor) -> Tensor:

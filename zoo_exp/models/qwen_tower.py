@@ -1,6 +1,6 @@
 """Qwen2.5-VL's vision tower: undoing its window order, its attention, and its way of cutting an image into patches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_exp.models.capture import Capture, attention_rows
+from zoo_exp.models.qwen_replay import qwen_replay
 
 _ATTENTION = frozenset({"received_attention", "keys"})
 _QUERIES_AT_ONCE = 512
@@ -25,7 +26,7 @@ class QwenTower:
         if needs & _ATTENTION:
             block = self.visual.blocks[self.visual.fullatt_block_indexes[-1]]
             wanted |= {"attention": block.attn, "qkv": block.attn.qkv}
-        if "hidden" in needs:
+        if needs & {"hidden", "replay"}:
             wanted |= {f"block{i}": block for i, block in enumerate(self.visual.blocks)}
         return wanted
 
@@ -58,6 +59,17 @@ class QwenTower:
             i + 1: tokens_of(capture[f"block{i}"].tensor, order).split(sizes)
             for i in range(len(self.visual.blocks))
         }
+
+    def replays(
+        self, capture: Capture, order: Tensor, sizes: list[int]
+    ) -> list[Callable[[int, Tensor], Tensor]]:
+        """The rest of the tower after a block, by image; see `qwen_replay`."""
+        calls = [capture[f"block{i}"] for i in range(len(self.visual.blocks))]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        return [
+            qwen_replay(self.visual, calls, mine - first, first)
+            for mine, first in zip(order.split(sizes), starts, strict=True)
+        ]
 
     def attention(
         self, capture: Capture, order: Tensor, sizes: list[int]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.core.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 
 _ADAPTERS = {
@@ -39,9 +39,15 @@ def adapter_for(model: Any, processor: Any = None) -> VLMAdapter:
 
     Raises:
         UnknownNameError: no adapter for the model's type.
+        InvalidValueError: a model without its language-model head.
     """
     config = getattr(model, "config", None)
     check_family(str(getattr(config, "model_type", type(model).__name__)))
+    if getattr(getattr(model, "model", None), "language_model", None) is None:
+        raise InvalidValueError(
+            f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
+            "LlavaForConditionalGeneration"
+        )
     module, _, name = _ADAPTERS[config.model_type].partition(":")  # type: ignore[union-attr]
     adapter: VLMAdapter = getattr(import_module(module), name)(model, processor)
     return adapter

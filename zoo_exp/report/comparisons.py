@@ -1,20 +1,59 @@
 """Paired comparisons between the rows of a table, and which of them deserve bold print."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.report.arms import ArmRow
 from zoo_exp.report.bootstrap import Floats, percentile_interval
 from zoo_exp.report.samples import TaskSamples
 from zoo_exp.report.statistics import mcnemar, minimum_detectable_difference
 
 COLUMNS = ("arm", "against", "difference", "low", "high", "significant", "detectable")
+SLACK = 1.05
+"""How far the measured tokens may stand above the budget before a row no longer competes in it."""
 SIGN_TEST = ("only_arm_right", "only_against_right", "p_value")
 
 
-def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[int]:
+def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[int]:
+    """Rows that kept more visual tokens than their budget names, so that comparing them within it would flatter them.
+
+    Layer selectors are the usual case: the first layers see every token. A budget per tile has no number for
+    an image, and what is no budget at all has none either: such rows are never left out.
+    """
+    found = set()
+    for index, row in enumerate(rows):
+        kept, before = [], []
+        for task in samples:
+            members = [task.arm_ids.index(member) for member in row.members if member in task.arm_ids]
+            kept.append(task.kept[:, members].ravel())
+            before.append(task.n_visual)
+        measured, visual = (np.concatenate(values) if values else np.empty(0) for values in (kept, before))
+        if row.budget is None or np.isnan(measured).all() or np.isnan(visual).all():
+            continue
+        with suppress(InvalidValueError):
+            budget = Budget.parse(row.budget)
+            allowed = budget.count if budget.keep_ratio is None else budget.keep_ratio * np.nanmean(visual)
+            if budget.per == "image" and np.nanmean(measured) > SLACK * allowed:
+                found.add(index)
+    return found
+
+
+def _competing(rows: Sequence[ArmRow], budget: str, value: Floats, left_out: Set[int]) -> list[int]:
+    return [
+        i
+        for i, row in enumerate(rows)
+        if row.budget == budget and i not in left_out and not np.isnan(value[i])
+    ]
+
+
+def best_rows(
+    rows: Sequence[ArmRow], value: Floats, resampled: Floats, left_out: Set[int] = frozenset()
+) -> set[int]:
     """Rows to print bold: better than every other row of the same budget, each paired 95 % interval above 0.
 
     All of the differences must be significant, so no correction for their number is needed.
@@ -23,10 +62,11 @@ def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[i
         rows: the R rows of the table.
         value: what is compared [R].
         resampled: the same under each bootstrap draw [B, R].
+        left_out: rows that do not compete, see `above_budget`.
     """
     found = set()
     for budget in {row.budget for row in rows if row.budget is not None}:
-        group = [i for i, row in enumerate(rows) if row.budget == budget and not np.isnan(value[i])]
+        group = _competing(rows, budget, value, left_out)
         if len(group) < 2:
             continue
         best = max(group, key=lambda i: value[i])
@@ -37,7 +77,11 @@ def best_rows(rows: Sequence[ArmRow], value: Floats, resampled: Floats) -> set[i
 
 
 def compare(
-    rows: Sequence[ArmRow], samples: Sequence[TaskSamples], shares: Floats | None, value: Floats
+    rows: Sequence[ArmRow],
+    samples: Sequence[TaskSamples],
+    shares: Floats | None,
+    value: Floats,
+    left_out: Set[int] = frozenset(),
 ) -> pd.DataFrame:
     """Each row against the best one of its budget: difference of the retained averages, in percentage points.
 
@@ -46,12 +90,13 @@ def compare(
         samples: the aligned questions of each task, for the sign test.
         shares: retained average under each draw [B, R], or None where there is no `full` arm.
         value: retained average as recorded [R].
+        left_out: rows that do not compete, see `above_budget`.
     """
     lines = []
     budgets = dict.fromkeys(row.budget for row in rows if row.budget is not None)
     for budget in budgets if shares is not None else ():
         assert shares is not None  # the loop is empty otherwise
-        group = [i for i, row in enumerate(rows) if row.budget == budget and not np.isnan(value[i])]
+        group = _competing(rows, budget, value, left_out)
         if len(group) < 2:
             continue
         best = max(group, key=lambda i: value[i])

@@ -1,7 +1,7 @@
 """The frame behind every table: one row per arm and task, and per arm one average row."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 
 from zoo_exp.report.arms import ArmRow
 from zoo_exp.report.bootstrap import Floats, percentile_interval, retained
-from zoo_exp.report.comparisons import best_rows
+from zoo_exp.report.comparisons import above_budget, best_rows
 from zoo_exp.report.estimates import TaskEstimate, retained_values
 from zoo_exp.report.samples import TaskSamples
 from zoo_exp.report.statistics import Interval, seed_spread
@@ -30,16 +30,21 @@ def build_frame(
         reference: number of the row that keeps every token, or None.
         timings: from `records.read_timings`.
     """
-    shown = [_task_lines(rows, task, reference, timings) for task in tasks]
-    averages = _average_lines(rows, tasks, reference, shown)
+    above = above_budget(rows, [task.samples for task in tasks])
+    shown = [_task_lines(rows, task, reference, timings, above) for task in tasks]
+    averages = _average_lines(rows, tasks, reference, shown, above)
     return pd.DataFrame([line for own in zip(*shown, averages, strict=True) for line in own])
 
 
 def _task_lines(
-    rows: Sequence[ArmRow], task: TaskEstimate, reference: int | None, timings: pd.DataFrame
+    rows: Sequence[ArmRow],
+    task: TaskEstimate,
+    reference: int | None,
+    timings: pd.DataFrame,
+    above: Set[int],
 ) -> list[dict[str, Any]]:
     samples = task.samples
-    best = best_rows(rows, task.value, task.resampled)
+    best = best_rows(rows, task.value, task.resampled, above)
     share = retained_values([task], reference)
     resampled = None if reference is None else retained([task.resampled], reference)
     return [
@@ -48,7 +53,8 @@ def _task_lines(
         | {"low": task.intervals[index].low, "high": task.intervals[index].high}
         | {"interval": task.methods[index], "n": len(samples.sample_ids), "images": samples.images}
         | _retained(share, resampled, index)
-        | {"best": index in best, "seed_sd": seed_spread(task.seed_values[index])}
+        | {"best": index in best, "above_budget": index in above}
+        | {"seed_sd": seed_spread(task.seed_values[index])}
         | _tokens(samples, row)
         | _milliseconds(timings, samples.task, row)
         for index, row in enumerate(rows)
@@ -60,10 +66,11 @@ def _average_lines(
     tasks: Sequence[TaskEstimate],
     reference: int | None,
     shown: Sequence[Sequence[dict[str, Any]]],
+    above: Set[int],
 ) -> list[dict[str, Any]]:
     share = retained_values(tasks, reference)
     resampled = None if reference is None else retained([task.resampled for task in tasks], reference)
-    best = set() if resampled is None else best_rows(rows, share, resampled)
+    best = set() if resampled is None else best_rows(rows, share, resampled, above)
     scores = np.mean([task.score_resampled for task in tasks], axis=0)
     lines = []
     for index, row in enumerate(rows):
@@ -76,7 +83,8 @@ def _average_lines(
             | {"low": interval.low, "high": interval.high, "interval": "bootstrap by image"}
             | {name: sum(line[name] for line in mine) for name in ("n", "images")}
             | _retained(share, resampled, index)
-            | {"best": index in best, "seed_sd": _average_spread(tasks, row, index, reference)}
+            | {"best": index in best, "above_budget": index in above}
+            | {"seed_sd": _average_spread(tasks, row, index, reference)}
             | {name: _mean(np.array([line[name] for line in mine])) for name in MEASURED}
         )
     return lines

@@ -8,7 +8,7 @@ from typing import Any
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.results import Results
-from zoo_exp.report.tables import count, display_scale, number, unique_short_names
+from zoo_exp.report.tables import ABOVE_BUDGET, display_scale, kept_count, number, unique_short_names
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -42,13 +42,12 @@ def render(results: Results, model: str = "") -> str:
         r"\midrule",
     ]
     budget: object = None
-    for position, (arm, part) in enumerate(results.frame.groupby("arm", sort=False)):
-        rows: dict[str, Any] = {str(row["task"]): row for row in part.to_dict("records")}
+    for position, (arm, rows) in enumerate(results.lines.items()):
         average = rows[AVERAGE]
         if position and average["budget"] != budget:
             lines.append(r"\midrule")
         budget = average["budget"]
-        cells = [escape(arm), count(average["kept_tokens"])]
+        cells = [escape(arm), kept_count(average).replace(ABOVE_BUDGET, r"$^\ddagger$")]
         cells += [
             _bold(number(rows[task]["value"] * display_scale(results, task)), rows[task]["best"])
             for task in results.tasks
@@ -60,6 +59,11 @@ def render(results: Results, model: str = "") -> str:
         r"Avg.: mean over tasks of metric / metric of full, in percent, with its 95\,\% interval (paired bootstrap "
         f"over images, {results.draws} draws). Bold: better than every other arm of the budget, each paired "
         "interval above zero."
+        + (
+            r" $\ddagger$: keeps more visual tokens than its budget names, and is not compared within it."
+            if results.frame["above_budget"].any()
+            else ""
+        )
     )
     label = re.sub(r"[^A-Za-z0-9-]", "-", results.experiment)
     lines += [

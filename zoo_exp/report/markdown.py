@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,10 +12,11 @@ from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     DASH,
-    count,
     display_scale,
+    kept_count,
     method_lines,
     number,
+    operations,
     signed,
     unique_short_names,
     with_interval,
@@ -70,24 +70,27 @@ def _bold(text: str, yes: object) -> str:
 
 
 def _compact(results: Results) -> str:
-    heads = unique_short_names(results.tasks)
+    heads, costs = unique_short_names(results.tasks), operations(results)
     rows = []
-    for arm, part in results.frame.groupby("arm", sort=False):
-        lines: dict[str, Any] = {str(line["task"]): line for line in part.to_dict("records")}
+    for arm, lines in results.lines.items():
         average = lines[AVERAGE]
-        cells = [escape(arm), count(average["kept_tokens"])]
+        cells = [escape(arm), kept_count(average)]
         for task in results.tasks:
             line = lines[task]
             cells.append(_bold(number(line["value"] * display_scale(results, task)), line["best"]))
         share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
         score = with_interval(100 * average["value"], 100 * average["low"], 100 * average["high"])
         cells += [_bold(escape(share), average["best"]), escape(score), number(average["select_ms"], 2)]
-        cells += [number(average["generate_ms"], 2), f"{1000 * average['flops_tflop']:.4g}"]
+        cells += [number(average["generate_ms"], 2), *([] if costs is None else [costs[1][str(arm)]])]
         rows.append(cells)
     tasks = [escape(heads[task]) for task in results.tasks]
-    last = ["Avg. retained %", "mean score %", "select ms", "generate ms", "GFLOP"]
-    if results.frame["flops_tflop"].isna().all():
-        last, rows = last[:-1], [row[:-1] for row in rows]
+    last = [
+        "Avg. retained %",
+        "mean score %",
+        "select ms",
+        "generate ms",
+        *([] if costs is None else costs[:1]),
+    ]
     return table(["Arm", "kept", *tasks, *last], rows)
 
 
@@ -97,7 +100,7 @@ def _task(results: Results, task: str) -> str:
     rows = [
         [
             escape(line["arm"]),
-            count(line["kept_tokens"]),
+            kept_count(line),
             _bold(
                 escape(with_interval(line["value"] * scale, line["low"] * scale, line["high"] * scale)),
                 line["best"],

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from zoo_exp.core.errors import MissingFileError
+from zoo_exp.evaluation import journal
 from zoo_exp.report.masks import MaskArm, MaskItem
 from zoo_exp.report.records import read_jsonl
 
@@ -15,17 +16,24 @@ MASKS_FILE = "masks.jsonl"
 RULE = "Chosen by rule: of each task the first question on which the arms shown disagree, else the first."
 
 
-def read_masks(run_dir: Path) -> list[MaskItem]:
+def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[MaskItem]:
     """Every question of the run that has masks, pictures loaded; empty where the run made none.
+
+    A run that is at work, or was cut off, has rows in its journals: their arms join those of the merged file.
+
+    Args:
+        run_dir: the run folder.
+        tasks: of these tasks only; None for all.
 
     Raises:
         MissingFileError: a damaged line, or a picture that is missing, unreadable or outside the run folder.
     """
-    path = Path(run_dir) / MASKS_FILE
-    if not path.exists():
-        return []
+    merged = Path(run_dir) / MASKS_FILE
+    paths = [*([merged] if merged.exists() else []), *journal.journals(Path(run_dir), "masks")]
     items: dict[tuple[str, str], MaskItem] = {}
-    for number, row in read_jsonl(path):
+    for path, number, row in ((file, *line) for file in paths for line in read_jsonl(file)):
+        if tasks is not None and row.get("task") not in tasks:
+            continue
         try:
             item = MaskItem(
                 task=str(row["task"]),
@@ -46,14 +54,19 @@ def read_masks(run_dir: Path) -> list[MaskItem]:
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MissingFileError(f"{path}, line {number} is no mask row: {error!r}") from error
-        items.setdefault((item.task, item.sample_id), item)
+        key = item.task, item.sample_id
+        known = {arm.arm for arm in items[key].arms} if key in items else set()
+        if key not in items:
+            items[key] = item
+        elif more := tuple(arm for arm in item.arms if arm.arm not in known):
+            items[key] = replace(items[key], arms=items[key].arms + more)
     return list(items.values())
 
 
 def choose(
-    items: Sequence[MaskItem], arms: Collection[str], tasks: Sequence[str], rows: int = 9
+    items: Sequence[MaskItem], arms: Collection[str], tasks: Sequence[str], rows: int = 9, each: int = 1
 ) -> list[MaskItem]:
-    """One question per task by `RULE`, at most `rows`, each with the arms named in `arms` (in that order)."""
+    """`each` questions per task by `RULE`, at most `rows`, each with the arms named in `arms` (in that order)."""
     chosen = []
     for task in tasks:
         mine = []
@@ -63,8 +76,10 @@ def choose(
             if item.task == task and shown:
                 mine.append(replace(item, arms=shown))
         apart = [item for item in mine if len({arm.score >= 0.5 for arm in item.arms}) > 1]
-        # An item with all arms first: it names the columns.
-        chosen += sorted(apart or mine, key=lambda item: -len(item.arms))[:1]
+        # Items on which arms disagree first, and of these one with all arms: it names the columns.
+        rest = [item for item in mine if item not in apart]
+        ordered = [i for part in (apart, rest) for i in sorted(part, key=lambda item: -len(item.arms))]
+        chosen += ordered[:each]
     return chosen[:rows]
 
 

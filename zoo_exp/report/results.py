@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -9,9 +10,11 @@ import pandas as pd
 from zoo_exp.core.errors import MissingFileError, ZooExpError
 from zoo_exp.report.arms import ArmRow, group
 from zoo_exp.report.bootstrap import DRAWS, retained
-from zoo_exp.report.comparisons import compare
+from zoo_exp.report.comparisons import above_budget, compare
+from zoo_exp.report.contribution import contributions
+from zoo_exp.report.difficulty import split
 from zoo_exp.report.estimates import TaskEstimate, estimate, retained_values
-from zoo_exp.report.frame import build_frame
+from zoo_exp.report.frame import AVERAGE, build_frame
 from zoo_exp.report.records import recorded_arms
 from zoo_exp.report.samples import Aggregate, Scoring, TaskSamples, align
 
@@ -33,6 +36,8 @@ class Results:
         draws: bootstrap draws.
         seed: seed of the draws.
         provenance: versions and machine.
+        contribution: full against blind by task (see `contribution.contributions`).
+        difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
     """
 
     experiment: str
@@ -43,6 +48,23 @@ class Results:
     draws: int
     seed: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    contribution: pd.DataFrame = field(default_factory=pd.DataFrame)
+    difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @cached_property
+    def lines(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The frame as plain rows: arm -> task -> row, in the order of the table."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for line in self.frame.to_dict("records"):
+            found.setdefault(str(line["arm"]), {})[str(line["task"])] = {str(k): v for k, v in line.items()}
+        return found
+
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """Task -> 100 for metrics that run from 0 to 1, which tables show in percent; 1 for points and percents."""
+        largest = self.frame.groupby("task")["value"].max()
+        scales = {str(task): 1.0 if value > 1 else 100.0 for task, value in largest.items()}
+        return scales | {AVERAGE: 100.0}
 
 
 def compute(
@@ -113,11 +135,17 @@ def compute(
         tasks=[task.samples.task for task in computed],
         frame=build_frame(rows, computed, reference, timings),
         comparisons=compare(
-            rows, [task.samples for task in computed], shares, retained_values(computed, reference)
+            rows,
+            [task.samples for task in computed],
+            shares,
+            retained_values(computed, reference),
+            above_budget(rows, [task.samples for task in computed]),
         ),
         notes=notes,
         draws=draws,
         seed=seed,
+        contribution=contributions(rows, computed),
+        difficulty=split(rows, [task.samples for task in computed], reference, draws, seed),
     )
 
 

@@ -79,16 +79,18 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
     common = sorted(mine.loc[~mine["image_id"].isin(gaps), "sample_id"].unique())
     if not present or not common:
         return None
-    by_arm = {
-        arm: part.set_index("sample_id").loc[common] for arm, part in mine.groupby("arm_id", sort=False)
-    }
-    parts = [by_arm[arm] for arm in present]
-    image_ids, clusters = np.unique(parts[0]["image_id"].to_numpy(str), return_inverse=True)
-    n_visual = parts[0]["n_visual"].to_numpy(float)
+    # One sort puts every arm's answers in the same order: reshaped, they are a table of arms and questions.
+    place = {arm: number for number, arm in enumerate(present)}
+    mine = mine[mine["sample_id"].isin(set(common))]
+    mine = mine.iloc[np.lexsort((mine["sample_id"].to_numpy(str), mine["arm_id"].map(place).to_numpy()))]
+    shape = len(present), len(common)
+    image_ids, clusters = np.unique(mine["image_id"].to_numpy(str)[: shape[1]], return_inverse=True)
+    n_visual = mine["n_visual"].to_numpy(float)[: shape[1]]
     has_image = n_visual > 0
+    parts = mine["parts"].to_numpy(object).reshape(shape)
 
     def table(column: str) -> Floats:
-        return np.stack([pd.to_numeric(part[column]).to_numpy(float) for part in parts], axis=1)
+        return np.asarray(pd.to_numeric(mine[column]).to_numpy(float).reshape(shape).T)
 
     return TaskSamples(
         task=task,
@@ -101,8 +103,7 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
         flops=table("flops_tflop"),
         n_visual=np.where(has_image, n_visual, np.nan),
         rows=[
-            [{"sample_id": sample, **row} for sample, row in zip(common, part["parts"], strict=True)]
-            for part in parts
+            [{"sample_id": sample, **row} for sample, row in zip(common, part, strict=True)] for part in parts
         ],
         dropped=len(counts) - len(common),
     )

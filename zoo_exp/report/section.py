@@ -86,7 +86,7 @@ def make_section(run: Run, slug: str, figures: Path, draws: int) -> Section:
         rows=rows,
         joined=published.join(results.frame, str(run.model.get("name")), papers),
         paper=published.averages(run.name, papers),
-        contribution=contribution(results.frame),
+        contribution=contribution(results.frame, results.contribution),
         tokens=averages(tokens) if len(tokens) else tokens,
         pictures=_pictures(results, rows, items, tokens, figures, slug),
         examples=_examples(items, rows, results.tasks),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ SHORT_NAMES = {
     "mmmu": "MMMU",
 }
 DASH = "-"
+ABOVE_BUDGET = "\u2021"
+"""Marks measured tokens that are more than the budget names."""
 
 
 def short_name(task: str) -> str:
@@ -92,10 +95,26 @@ def count(value: float) -> str:
     return f"{value:.0f}" if not math.isnan(value) and float(value).is_integer() else number(value)
 
 
+def operations(results: Results) -> tuple[str, dict[str, str]] | None:
+    """Column head and cell of each arm for what one answer costs; None for records that do not say it.
+
+    TFLOP, or GFLOP where no arm reaches one TFLOP.
+    """
+    averages = results.frame[results.frame["task"] == AVERAGE].set_index("arm")["flops_tflop"]
+    if averages.isna().all():
+        return None
+    unit, scale = ("TFLOP", 1.0) if averages.max() >= 1 else ("GFLOP", 1e3)
+    return unit, {str(a): DASH if math.isnan(v) else f"{scale * v:.4g}" for a, v in averages.items()}
+
+
 def display_scale(results: Results, task: str) -> float:
     """100 for metrics that run from 0 to 1, which tables show in percent; 1 for points (MME) and percents."""
-    values = results.frame.loc[results.frame["task"] == task, "value"]
-    return 100.0 if task == AVERAGE or not (values > 1).any() else 1.0
+    return results.scales.get(task, 100.0)
+
+
+def kept_count(line: Mapping[str, Any]) -> str:
+    """A row's measured tokens, marked where they are more than its budget names."""
+    return count(line["kept_tokens"]) + (ABOVE_BUDGET if line.get("above_budget") else "")
 
 
 def method_lines(results: Results) -> list[str]:
@@ -110,10 +129,16 @@ def method_lines(results: Results) -> list[str]:
         "Proportions of one task have Wilson's interval, widened where questions share an image.",
         "kept: visual tokens that entered the language model, measured, mean over questions with an image "
         "(of layer selectors also over decoder layers). "
-        "select: the selector's ms per question, median over batches.",
+        "select: the selector's ms per question, median over batches. "
+        "FLOP: of one answer, vision tower and selector included, from the shapes of all matrix products.",
         "Bold: better than every other arm of the same budget, "
         "the paired 95 % interval of each difference above 0.",
     ]
+    if averages["above_budget"].any():
+        lines.append(
+            f"{ABOVE_BUDGET} keeps more visual tokens than its budget names (layer selectors: the mean over "
+            "layers), so it is not compared within that budget."
+        )
     spread = [
         f"{row.arm.split(' (')[0]} {number(row.seed_sd, 2)}"
         for row in averages.itertuples()
@@ -142,6 +167,8 @@ def write_json(results: Results, path: Path) -> None:
         "tasks": results.tasks,
         "rows": plain_rows(results.frame),
         "comparisons": plain_rows(results.comparisons),
+        "contribution": plain_rows(results.contribution),
+        "difficulty": plain_rows(results.difficulty),
         "notes": results.notes,
         "provenance": results.provenance,
     }
@@ -156,7 +183,7 @@ def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         for key, value in row.items():
             native = value.item() if hasattr(value, "item") else value
             if isinstance(native, float):
-                native = None if math.isnan(native) else float(f"{native:.10g}")
+                native = float(f"{native:.10g}") if math.isfinite(native) else None
             elif native is pd.NA or native is pd.NaT:
                 native = None
             plain[str(key)] = json.loads(native) if key == "options" else native

@@ -1,7 +1,5 @@
 """The table that a run prints."""
 
-from typing import Any
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -10,17 +8,18 @@ from rich.text import Text
 from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
-    count,
     display_scale,
+    kept_count,
     method_lines,
     number,
+    operations,
     unique_short_names,
     with_interval,
 )
 
 
 def build(results: Results, per_task: bool = True) -> Table:
-    """Arm, kept, one column per task, retained average with interval, selector's ms; a section per budget."""
+    """Arm, kept, one column per task, retained average with interval, selector's ms, operations."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Arm", no_wrap=True, overflow="ellipsis")
     table.add_column("kept", justify="right", no_wrap=True)
@@ -30,9 +29,11 @@ def build(results: Results, per_task: bool = True) -> Table:
         table.add_column(Text(heads[task]), justify="right", no_wrap=True)
     table.add_column("Avg. retained %", justify="right", no_wrap=True)
     table.add_column("select ms", justify="right", no_wrap=True)
+    costs = operations(results)
+    if costs is not None:
+        table.add_column(costs[0], justify="right", no_wrap=True)
     budget: object = None
-    for position, (arm, part) in enumerate(results.frame.groupby("arm", sort=False)):
-        lines: dict[str, Any] = {str(line["task"]): line for line in part.to_dict("records")}
+    for position, (arm, lines) in enumerate(results.lines.items()):
         average = lines[AVERAGE]
         if position and average["budget"] != budget:
             table.add_section()
@@ -40,10 +41,11 @@ def build(results: Results, per_task: bool = True) -> Table:
         share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
         table.add_row(
             Text(" ".join(str(arm).split())),
-            count(average["kept_tokens"]),
+            kept_count(average),
             *(_cell(number(lines[t]["value"] * display_scale(results, t)), lines[t]["best"]) for t in tasks),
             _cell(share, average["best"]),
             number(average["select_ms"], 2),
+            *([] if costs is None else [costs[1][str(arm)]]),
         )
     return table
 

@@ -6,11 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import Budget
 from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.core.merging import dominant_and_contextual
+from zoo_exp.core.merging import Merged, dominant_and_contextual
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.selectors.base import Selector, one_of
+from zoo_exp.selectors.base import BudgetLike, Selector, one_of
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.visionzip_tiles import released_order, slots, tile_budgets
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class VisionZip(Selector):
         variant: `paper`: only patches, in raster order, a merged token at the place of its target.
             `official_code`: the first row that enters the language model is the CLS token (one dominant patch
             fewer), then dominant patches, then merged tokens. CLS has no place in the raster; in `indices` it
-            stands for the first patch that is not kept.
+            stands for the first patch that is not kept. On tiled images every tile has a CLS token and is split
+            whole, before cropping; the base tile comes first, then dominant patches of the others in raster
+            order, their CLS tokens, their merged tokens, and no newlines (`visionzip_tiles`).
     """
 
     name: ClassVar[str] = "visionzip"
@@ -56,10 +60,59 @@ class VisionZip(Selector):
         """Attention per token [N]."""
         return tower_attention(tokens, self.attention)
 
+    def select(
+        self,
+        tokens: VisualTokens,
+        budget: BudgetLike,
+        generator: torch.Generator,
+        scores: Tensor | None = None,
+    ) -> Selection:
+        """As for every rule, except that the released code splits whole tiles, before cropping.
+
+        Raises:
+            InvalidValueError: as for every rule, or newlines were asked for in the released layout.
+        """
+        tiles = tokens.tiles
+        if self.variant != "official_code" or tiles is None or budget is None:
+            return super().select(tokens, budget, generator, scores)
+        if self.newline == "keep":
+            raise InvalidValueError(
+                "newline keep of selector visionzip: the released layout of tiled images has no newline tokens; "
+                "take newline=drop, or variant=paper"
+            )
+        wanted, patches, total = Budget.parse(budget), int((tiles.source >= 0).sum()), 0
+        if wanted.per == "image":
+            total = tokens.count if wanted.count == tokens.count else wanted.resolve(patches)
+        if wanted.count == 0 or total in (patches, tokens.count):  # nothing or everything: no tile is split
+            return super().select(tokens, budget, generator, scores)
+        self.check(tokens)
+        scores = self.score(tokens, generator) if scores is None else scores
+        splits: list[Merged | None] = []
+        rows: list[Tensor] = []
+        for tile, k in zip(tiles.images, tile_budgets(tokens, tiles, wanted, total), strict=True):
+            split, mine = (
+                self._split(tile, self.score(tile, generator), k) if k else (None, tokens.projected[:0])
+            )
+            splits.append(split)
+            rows.append(mine)
+        order = released_order(splits, tiles)
+        return Selection(slots(tokens, tiles, splits), scores, torch.cat(rows)[order])
+
     def pick(
         self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
     ) -> Selection:
         """Dominant tokens as they are, contextual ones projected after merging."""
+        split, rows = self._split(tokens, scores, k)
+        patches = torch.cat([split.dominant, split.targets])
+        if self.variant == "paper":
+            indices, order = patches.sort()
+            return Selection(indices, scores, rows[order])
+        free = torch.ones(tokens.count, dtype=torch.bool, device=tokens.device)
+        free[patches] = False
+        return Selection(torch.cat([free.nonzero()[0], patches]).sort().values, scores, rows)
+
+    def _split(self, tokens: VisualTokens, scores: Tensor | None, k: int) -> tuple[Merged, Tensor]:
+        """The split of one raster, and what enters the language model [k, D]: CLS if released, dominant, contextual."""
         project = tokens.project or tokens.mlp
         if scores is None or tokens.keys is None or tokens.features is None or not callable(project):
             raise InvalidValueError("selector visionzip needs attention, 'keys', 'features' and 'projector'")
@@ -68,14 +121,10 @@ class VisionZip(Selector):
         split = dominant_and_contextual(
             scores, tokens.keys, tokens.features, k - contextual - first, contextual
         )
-        patches = torch.cat([split.dominant, split.targets])
-        merged = project(split.contextual).to(tokens.projected.dtype)
-        rows = torch.cat([tokens.projected[split.dominant], merged])
-        if not first or tokens.cls is None:
-            indices, order = patches.sort()
-            return Selection(indices, scores, rows[order])
-        free = torch.ones(tokens.count, dtype=torch.bool, device=tokens.device)
-        free[patches] = False
-        indices = torch.cat([free.nonzero()[0], patches]).sort().values
-        cls = project(tokens.cls[None].to(tokens.features.dtype)).to(rows.dtype)
-        return Selection(indices, scores, torch.cat([cls, rows]))
+        dtype = tokens.projected.dtype
+        rows = [tokens.projected[split.dominant], project(split.contextual).to(dtype)]
+        if first:
+            if tokens.cls is None:
+                raise InvalidValueError("selector visionzip with variant=official_code needs 'cls'")
+            rows.insert(0, project(tokens.cls[None].to(tokens.features.dtype)).to(dtype))
+        return split, torch.cat(rows)

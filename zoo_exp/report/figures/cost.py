@@ -15,7 +15,7 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
     total = frame.assign(time=frame["select_ms"].fillna(0) + frame["generate_ms"])
     quantities = [
         ("time", 1.0, "selector + prefill + decode, ms a question"),
-        ("flops_tflop", 1e3, "language model, GFLOP a question"),
+        ("flops_tflop", 1e3, "all stages, GFLOP a question"),
     ]
     known = [q for q in quantities if total.loc[total["budget"].notna(), q[0]].notna().any()]
     if not known or all(line.rows["retained"].isna().all() for line in lines):

@@ -1,10 +1,12 @@
 """Style and script of the page, as text, since the page must stand alone."""
 
 STYLE = """
-:root { --ink: #16202a; --soft: #5b6875; --line: #d9dfe5; --back: #ffffff; --wash: #f4f6f8; --accent: #0072b2; }
+:root { --ink: #16202a; --soft: #5b6875; --line: #d9dfe5; --back: #ffffff; --wash: #f4f6f8; --accent: #0072b2;
+  --fill: #cfe3f1; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf0; --soft: #9aa7b4; --line: #33404c; --back: #11181f; --wash: #1a232c; --accent: #56b4e9; }
-  img.figure { background: #fff; }
+  :root { --ink: #e6ebf0; --soft: #9aa7b4; --line: #33404c; --back: #11181f; --wash: #1a232c; --accent: #56b4e9;
+    --fill: #1d4560; }
+  img.figure { background: #fff; border-radius: 6px; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--back);
@@ -17,7 +19,20 @@ h2 { font-size: 1.25rem; margin: 44px 0 4px; padding-top: 14px; border-top: 2px 
   overflow-wrap: anywhere; }
 h3 { font-size: 1.02rem; margin: 26px 0 6px; }
 p, ul { margin: 6px 0; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 10px; }
+nav { position: sticky; top: 0; z-index: 3; background: var(--back); border-bottom: 1px solid var(--line); }
+nav > div { max-width: 1180px; margin: 0 auto; padding: 7px 20px; display: flex; gap: 4px 16px; overflow-x: auto;
+  white-space: nowrap; font-size: .86rem; }
+section { scroll-margin-top: 44px; }
+.headline { border-left: 4px solid var(--accent); background: var(--wash); padding: 10px 16px; margin: 14px 0;
+  border-radius: 0 6px 6px 0; }
+.headline p { margin: 2px 0; overflow-wrap: anywhere; }
+.headline p:first-child { font-size: 1.12rem; font-weight: 600; }
+.chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 2px; align-items: center; }
+.chips button { font: inherit; font-size: .82rem; color: var(--ink); background: var(--wash); cursor: pointer;
+  border: 1px solid var(--line); border-radius: 999px; padding: 2px 12px; }
+.chips button[aria-pressed=true] { background: var(--accent); border-color: var(--accent); color: var(--back); }
+td.bar { background: linear-gradient(90deg, var(--fill) var(--bar, 0), transparent var(--bar, 0)) no-repeat
+  9px 50% / calc(100% - 18px) 72%; }
 a { color: var(--accent); }
 code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-wrap: anywhere; }
 .soft, caption, .notes { color: var(--soft); font-size: .86rem; }
@@ -26,19 +41,23 @@ code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-w
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; caption-side: bottom; padding-top: 4px; }
 th, td { padding: 3px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { border-bottom: 2px solid var(--line); background: var(--back); }
+th { border-bottom: 2px solid var(--line); background: var(--back); vertical-align: bottom; white-space: normal;
+  min-width: 4.2em; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--back); z-index: 1; padding-left: 2px; }
+td:first-child { max-width: 24em; overflow-wrap: anywhere; white-space: normal; min-width: 11em; }
 th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
-tbody tr:hover { background: var(--wash); }
+tbody tr:hover, tbody tr:hover td:first-child { background-color: var(--wash); }
 td.best { font-weight: 700; }
 td.published { font-style: italic; color: var(--soft); }
 .figures { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; }
 figure { margin: 8px 0; max-width: 100%; }
 img.figure { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .84rem; max-width: 70ch; }
+.gallery { min-height: 220px; }
 .gallery .question { border-top: 1px solid var(--line); padding: 10px 0; }
 .gallery .arms { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 6px; }
 .gallery .arm { width: 150px; font-size: .78rem; }
@@ -50,7 +69,7 @@ figcaption { color: var(--soft); font-size: .84rem; max-width: 70ch; }
 pre { background: var(--wash); padding: 12px; overflow-x: auto; font-size: .8rem; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--accent); }
-@media print { nav, .control { display: none; } main { max-width: none; } }
+@media print { nav, .control, .chips { display: none; } main { max-width: none; } }
 """
 
 SCRIPT = """
@@ -84,6 +103,26 @@ for (const table of document.querySelectorAll('table.sortable')) {
     rows.forEach(row => table.tBodies[0].append(row));
   }));
 }
+for (const table of document.querySelectorAll('table.sortable')) {
+  const rows = [...table.tBodies[0].rows];
+  const budgets = [...new Set(rows.map(row => row.dataset.b).filter(b => b !== undefined))];
+  if (budgets.length < 2) continue;
+  const chips = document.createElement('div');
+  chips.className = 'chips';
+  table.parentElement.before(chips);
+  const buttons = ['all budgets', ...budgets].map((text, place) => {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.textContent = text;
+    button.setAttribute('aria-pressed', String(place === 0));
+    button.addEventListener('click', () => {
+      buttons.forEach(b => b.setAttribute('aria-pressed', String(b === button)));
+      rows.forEach(row => { row.hidden = place > 0 && row.dataset.b !== undefined && row.dataset.b !== text; });
+    });
+    chips.append(button);
+    return button;
+  });
+}
 function make(name, parent, text, kind) {
   const node = document.createElement(name);
   if (text !== undefined) node.textContent = text;
@@ -114,7 +153,22 @@ function paint(canvas, image, grid, kept) {
   }
   pen.stroke();
 }
-for (const gallery of document.querySelectorAll('.gallery')) {
+function kept(arm) {
+  const raw = atob(arm.kept), found = [];
+  for (let i = 0; i < raw.length * 8; i++) if (raw.charCodeAt(i >> 3) >> (i & 7) & 1) found.push(i);
+  return found;
+}
+const sources = JSON.parse(document.getElementById('pictures').textContent), pictures = [];
+function picture(number) {
+  // A picture is decoded once, when the first gallery that shows it comes into view.
+  pictures[number] ??= new Promise(done => {
+    const image = new Image();
+    image.onload = () => done(image);
+    image.src = sources[number];
+  });
+  return pictures[number];
+}
+function build(gallery) {
   const data = JSON.parse(gallery.querySelector('script').textContent);
   const control = make('div', gallery, undefined, 'control');
   const label = make('label', control, 'budget ');
@@ -138,21 +192,23 @@ for (const gallery of document.querySelectorAll('.gallery')) {
         const box = make('div', arms, undefined, 'arm');
         const canvas = make('canvas', box);
         canvas.setAttribute('role', 'img');
-        canvas.setAttribute('aria-label', arm.arm + ' keeps ' + arm.kept.length + ' tokens');
-        item.loaded.then(image => paint(canvas, image, item.grid, arm.kept));
-        make('div', box, arm.arm + ' \\u00b7 ' + arm.kept.length);
+        canvas.setAttribute('aria-label', arm.arm + ' keeps ' + arm.n + ' tokens');
+        picture(item.image).then(image => paint(canvas, image, item.grid, kept(arm)));
+        make('div', box, arm.arm + ' \\u00b7 ' + arm.n);
         const mark = arm.right ? '\\u2713 ' : '\\u2717 ';
         make('div', box, mark + (arm.response || '(empty)'), arm.right ? 'right' : 'wrong');
       }
     }
   };
-  for (const item of data.items) {
-    const image = new Image();
-    item.loaded = new Promise(done => { image.onload = () => done(image); });
-    image.src = item.image;
-  }
   slider.addEventListener('input', draw);
   draw();
 }
+const galleries = [...document.querySelectorAll('.gallery')];
+const watch = new IntersectionObserver(seen => seen.filter(one => one.isIntersecting).forEach(one => {
+  watch.unobserve(one.target);
+  build(one.target);
+}), {rootMargin: '800px'});
+// The first one at once; the others when they come near, as all of them together are thousands of drawings.
+galleries.forEach((gallery, place) => place ? watch.observe(gallery) : build(gallery));
 document.documentElement.dataset.ready = 'yes';
 """

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zoo_exp.report.tables import number
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -15,12 +17,16 @@ class Cell:
         value: what the column sorts by; the text where there is no number.
         bold: significantly best.
         published: copied from a paper, and shown so.
+        bar: drawn over a bar as long as the value, in percent.
+        link: slug of the section that it leads to.
     """
 
     text: str
     value: float | None = None
     bold: bool = False
     published: bool = False
+    bar: bool = False
+    link: str = ""
 
 
 def escape(text: object) -> str:
@@ -32,11 +38,28 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+def figure_cell(value: float, text: str | None = None) -> Cell:
+    """A number as a cell; a dash for what is not known."""
+    return Cell(number(value) if text is None else text, None if value != value else float(value))
+
+
 def render(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], caption: str = "", left: int = 1
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    caption: str = "",
+    left: int = 1,
+    groups: Sequence[str | None] = (),
 ) -> str:
-    """A table; the first `left` columns are text, the others numbers."""
-    parts = ['<div class="scroll"><table class="sortable">']
+    """A table.
+
+    Args:
+        heads: of the columns.
+        rows: cells, row by row.
+        caption: what a reader must know.
+        left: the first so many columns are text, the others numbers.
+        groups: budget of each row, for the buttons that show one budget at a time; rows without one always show.
+    """
+    parts = ['<div class="scroll" tabindex="0"><table class="sortable">']
     if caption:
         parts.append(f"<caption>{escape(caption)}</caption>")
     parts.append("<thead><tr>")
@@ -46,8 +69,9 @@ def render(
             f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(head)}</button></th>'
         )
     parts.append("</tr></thead><tbody>")
-    for row in rows:
-        parts.append("<tr>")
+    budgets = [*groups, *([None] * (len(rows) - len(groups)))]
+    for row, budget in zip(rows, budgets, strict=True):
+        parts.append("<tr>" if budget is None else f'<tr data-b="{escape(budget)}">')
         parts += [_cell(cell, number < left) for number, cell in enumerate(row)]
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table></div>"])
@@ -57,9 +81,22 @@ def _cell(cell: Cell | str, text: bool) -> str:
     if isinstance(cell, str):
         cell = Cell(cell)
     classes = [
-        name for name, on in (("text", text), ("best", cell.bold), ("published", cell.published)) if on
+        name
+        for name, on in (
+            ("text", text),
+            ("best", cell.bold),
+            ("published", cell.published),
+            ("bar", cell.bar),
+        )
+        if on
     ]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     known = cell.value is not None and not math.isnan(cell.value)
     value = f' data-v="{cell.value!r}"' if known else ""
-    return f"<td{kind}{value}>{escape(cell.text)}</td>"
+    inner = escape(cell.text)
+    if cell.link:
+        inner = f'<a href="#{escape(cell.link)}">{inner}</a>'
+    bar = ""
+    if cell.bar and known and cell.value is not None:
+        bar = f' style="--bar:{min(100.0, max(0.0, cell.value)):.1f}%"'
+    return f"<td{kind}{value}{bar}>{inner}</td>"

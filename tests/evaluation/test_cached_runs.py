@@ -1,0 +1,133 @@
+"""Runs with a vision cache: the same bytes as without, less time in the tower, whatever happens to the folder."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from zoo_exp import cli
+from zoo_exp.config import compose
+from zoo_exp.config.identity import weights_id
+from zoo_exp.config.schema import ModelConfig
+from zoo_exp.evaluation import journal, runner
+from zoo_exp.evaluation.feature_store import FeatureStore
+
+ROOT = Path(__file__).resolve().parents[2]
+# One of each kind: nothing but tokens, the projector's weights, keys and attention, the question, inside the LLM.
+RUN = [
+    "selector=[full,zoo,visionzip,cdpruner,fastv]", "budget=16", "task=[embedded_pope,embedded_textvqa]", "limit=6",
+    "logger=none", "trainer=cpu",
+]  # fmt: skip
+
+
+def run(out, *more):
+    """Records, milliseconds in the vision pass, and what was printed."""
+    experiment = compose([*RUN, f"out={out}", *more])
+    console = Console(record=True, width=250, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    assert runner.run(experiment, console) == 0
+    timings = journal.read(experiment.run_dir, "timings")
+    spent = sum(row["vision_ms"] for row in timings if row["arm"] == "full")
+    return (experiment.run_dir / "records.jsonl").read_bytes(), spent, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, plain):
+    folder = tmp_path_factory.mktemp("cache")
+    records, _, printed = run(tmp_path_factory.mktemp("filled"), f"cache.features={folder}")
+    assert records == plain[0]
+    # Both tasks ask about the same six scenes: the second reads what the first has encoded.
+    assert f"vision cache {folder}: 6 images read, 6 encoded" in printed
+    return folder
+
+
+def test_a_second_run_reads_and_gives_the_same_bytes_sooner(plain, filled, tmp_path):
+    records, spent, printed = run(tmp_path, f"cache.features={filled}")
+    assert records == plain[0]
+    assert "12 images read, 0 encoded" in printed
+    assert spent < plain[1]
+
+
+def test_other_arms_that_need_the_same_read_it_too(filled, tmp_path):
+    arms = "selector=[full,zoo_closed_form,visionzip]"
+    _, _, printed = run(tmp_path / "a", arms, f"cache.features={filled}", "budget=8")
+    assert "12 images read, 0 encoded" in printed
+
+
+def test_a_damaged_entry_is_named_and_made_again(plain, filled, tmp_path, caplog):
+    path = sorted(filled.glob("*/*.bin"))[3]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + b"?" + whole[-8:])
+    records, _, printed = run(tmp_path, f"cache.features={filled}")
+    assert records == plain[0]
+    assert f"{path} is damaged" in caplog.text
+    assert path.read_bytes() == whole
+    assert "0 encoded" not in printed
+
+
+def test_what_cannot_be_stored_is_said(filled, tmp_path):
+    arms = "selector=[full,resize]"
+    records, _, printed = run(tmp_path / "with", arms, f"cache.features={filled}")
+    assert "0 images read, 12 encoded; a selector needs resize, which is not stored" in printed
+    assert run(tmp_path / "without", arms)[0] == records
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(plain, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FeatureStore, "put", full)
+    assert run(tmp_path / "runs", f"cache.features={tmp_path / 'cache'}")[0] == plain[0]
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+
+
+def test_a_file_in_its_place_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["run", *RUN, f"out={tmp_path}", f"cache.features={tmp_path / 'file'}"]) == 2
+    assert "give a folder: cache.features=DIR" in capsys.readouterr().err
+
+
+def test_a_limit_below_nothing_is_refused(capsys):
+    assert cli.main(["run", *RUN, "cache.limit_gb=0"]) == 2
+    assert "cache.limit_gb=0.0: it must be at least" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_folder_at_the_same_time(plain, tmp_path):
+    command = [sys.executable, "-m", "zoo_exp", "run", *RUN, f"cache.features={tmp_path / 'cache'}"]
+    started = [
+        subprocess.Popen([*command, f"out={tmp_path / name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for name in "ab"
+    ]
+    for process in started:
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+    for name in "ab":
+        (path,) = (tmp_path / name).glob("*/*/records.jsonl")
+        assert path.read_bytes() == plain[0]
+    store = FeatureStore(tmp_path / "cache")
+    assert len(list(store.folder.glob("*/*.bin"))) == 6
+    assert not list(store.folder.glob("*/.*.tmp"))
+
+
+def test_other_weights_in_the_same_file_are_another_model(tmp_path, monkeypatch):
+    import os
+
+    from zoo_exp.config import identity
+
+    monkeypatch.setattr(identity, "LARGEST_HASHED_FILE", 8)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"a" * 20)
+    os.utime(weights, (1, 1))
+    config = ModelConfig(name="x", path=str(tmp_path))
+    before = weights_id(config)
+    assert weights_id(config) == before
+    weights.write_bytes(b"b" * 20)
+    assert weights_id(config) != before

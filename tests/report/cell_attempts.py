@@ -1,0 +1,85 @@
+"""Attempts at made-up cells, with the callback that Lightning calls; also as a process of its own.
+
+W&B remembers its server for as long as a process lives, so what is online runs apart: one line of JSON on standard
+input is one attempt, `[[number of the cell, [numbers of questions]], ...]`, and "close" ends it. What the user is told
+is printed.
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+from made_up_run import picture
+
+from zoo_exp.config import compose
+from zoo_exp.evaluation import cells
+from zoo_exp.evaluation.journal import Journal
+from zoo_exp.report import wandb_session
+from zoo_exp.report.wandb_cells import CellLogger
+from zoo_exp.tasks import get
+
+TASKS = ("embedded_gqa", "embedded_pope")
+QUESTIONS = 6
+
+
+def make_experiment(out):
+    """Two cells of five arms, three of them seeds."""
+    made = compose(["selector=[full,zoo,random]", "budget=16", f"task=[{','.join(TASKS)}]", f"out={out}"])
+    made.run_dir.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def answer(experiment, cell, numbers, rank=0, arms=None):
+    """Write the records, timings and masks of some questions, as a rank does."""
+    rows, masks = [], []
+    for number in numbers:
+        shown = []
+        for place, arm in enumerate(experiment.arms):
+            if arms is not None and arm.selector not in arms:
+                continue
+            right = (number + place) % 3 > 0
+            parts = {"score": float(right), "prediction": "yes" if right else "no"}
+            parts |= {"category": "random", "ground_truth": "yes"}
+            row = {"task": cell.task, **arm.as_dict(), "cell": cell.id, "sample_id": str(number)}
+            row |= {"response": "yes", "score": float(right), "parts": parts, "n_visual": 144}
+            kept = 144 if arm.selector == "full" else 16
+            rows.append(row | {"kept_tokens": kept, "flops_tflop": 0.002 if kept > 16 else 0.001})
+            shown.append(
+                {"arm": arm.label, "indices": list(range(kept)), "response": "yes", "score": float(right)}
+            )
+        path = experiment.run_dir / "masks" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(number).save(path)
+        mask = {"task": cell.task, "sample_id": str(number), "question": "is it?", "reference": "yes"}
+        masks.append(mask | {"grid": [12, 12], "image": f"masks/{number}.png", "arms": shown})
+    times = [
+        {"task": cell.task, "arm": arm.label, "batch_size": 2, "select_ms": 4.0, "prefill_decode_ms": 60.0}
+        | {"vision_ms": 8.0}
+        for arm in experiment.arms
+    ]
+    for kind, content in (("records", rows), ("timings", times), ("masks", masks)):
+        with Journal(experiment.run_dir, kind, cell.id, rank) as file:
+            file.append(content)
+
+
+def attempt(experiment, parts, logger, ranks=1, is_rank_zero=True):
+    """One attempt: (cell, numbers) after (cell, numbers), a batch each, with the callback that Lightning calls."""
+    trainer = SimpleNamespace(is_global_zero=is_rank_zero, world_size=ranks)
+    for cell, numbers in parts:
+        cells.note(experiment.run_dir, cell, cells.RUNNING, samples=QUESTIONS)
+        for number in numbers:
+            answer(experiment, cell, [number])
+            work = SimpleNamespace(cell=cell, task=get(cell.task), total=QUESTIONS * len(experiment.arms))
+            logger.on_test_batch_end(trainer, SimpleNamespace(work=work), None, None, 0, 0)
+
+
+if __name__ == "__main__":
+    experiment = make_experiment(sys.argv[1])
+    wandb_session.BOUNDS |= {"init_timeout": 5, "finish_timeout": 5.0}
+    logger = CellLogger(experiment, lambda line: print(line, flush=True), every=0)
+    for command in map(json.loads, sys.stdin):
+        if command == "close":
+            logger.close()
+        else:
+            attempt(experiment, [(experiment.cells()[place], numbers) for place, numbers in command], logger)
+        print("done", flush=True)

@@ -1,0 +1,121 @@
+"""What a run says in one or two sentences, with the uncertainty that it has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.results import Results
+from zoo_exp.report.tables import count, number, signed, with_interval
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The best arm at the smallest budget.
+
+    Attributes:
+        arm: its label.
+        kept: visual tokens that it kept, mean.
+        n_visual: visual tokens without pruning, mean.
+        retained: its retained average, percent; `low` and `high` are the 95 % interval.
+        low: see `retained`.
+        high: see `retained`.
+        ahead: whether it is significantly better than every other arm of its budget.
+        rivals: those that it is not told apart from: (label, difference with its interval).
+        random: against the random selector of the same budget, or empty.
+        flops: share of the full model's operations, or nan.
+    """
+
+    arm: str
+    kept: float
+    n_visual: float
+    retained: float
+    low: float
+    high: float
+    ahead: bool
+    rivals: tuple[tuple[str, str], ...]
+    random: str
+    flops: float
+
+    @property
+    def interval(self) -> str:
+        """The retained average as a table shows it."""
+        return with_interval(self.retained, self.low, self.high)
+
+    def tokens(self) -> str:
+        """How many tokens stay.
+
+        >>> Headline("a", 16.0, 144.0, 90.0, 88.0, 92.0, True, (), "", 0.5).tokens()
+        '16 of 144 visual tokens (11 %)'
+        """
+        if not self.n_visual > 0:
+            return f"{count(self.kept)} visual tokens"
+        return f"{count(self.kept)} of {count(self.n_visual)} visual tokens ({100 * self.kept / self.n_visual:.0f} %)"
+
+    def sentences(self) -> list[str]:
+        """For the page and for Markdown."""
+        lines = [f"With {self.tokens()}, {self.arm} retains {self.interval} % of the full model's average."]
+        if self.ahead:
+            lines.append(
+                "It is ahead of every other arm of its budget: each paired 95 % interval lies above 0."
+            )
+        elif self.rivals:
+            told = ", ".join(f"{name} ({difference})" for name, difference in self.rivals[:3])
+            more = f" and {len(self.rivals) - 3} more" if len(self.rivals) > 3 else ""
+            lines.append(f"The data do not tell it apart from {told}{more}.")
+        if self.random:
+            lines.append(f"Against random: {self.random} points.")
+        return lines
+
+
+def headline(results: Results) -> Headline | None:
+    """The best arm of the budget that keeps fewest tokens; None without budgets or without a full arm."""
+    frame = results.frame
+    mine = frame[(frame["task"] == AVERAGE) & frame["budget"].notna() & frame["retained"].notna()]
+    pairs = results.comparisons
+    compared = mine[mine["arm"].isin(pairs["arm"])] if len(pairs) else mine
+    if compared.empty:
+        return None
+    # The leader of each budget is who the others are compared with; without a comparison, who retains most.
+    small = mine[mine["budget"] == compared.loc[compared["kept_tokens"].fillna(0).idxmin(), "budget"]]
+    leaders = small[small["arm"].isin(pairs["arm"])] if len(pairs) else small
+    best: dict[str, Any] = (leaders if len(leaders) else small).sort_values("retained").iloc[-1].to_dict()
+    against = pairs[pairs["arm"] == best["arm"]]
+    rivals = tuple(
+        (str(line["against"]), signed(line["difference"], line["low"], line["high"]))
+        for line in against.sort_values("difference").to_dict("records")
+        if not line["significant"]
+    )
+    return Headline(
+        arm=str(best["arm"]),
+        kept=float(best["kept_tokens"]),
+        n_visual=float(best["n_visual"]),
+        retained=float(best["retained"]),
+        low=float(best["retained_low"]),
+        high=float(best["retained_high"]),
+        ahead=bool(best["best"]),
+        rivals=rivals,
+        random=_random(against, small),
+        flops=_share(frame, best),
+    )
+
+
+def _random(against: pd.DataFrame, small: pd.DataFrame) -> str:
+    names = set(small.loc[small["selector"] == "random", "arm"])
+    lines = against[against["against"].isin(names)].to_dict("records")
+    return signed(lines[0]["difference"], lines[0]["low"], lines[0]["high"]) if lines else ""
+
+
+def _share(frame: pd.DataFrame, best: dict[str, Any]) -> float:
+    full = frame.loc[(frame["task"] == AVERAGE) & (frame["selector"] == "full"), "flops_tflop"]
+    return float(best["flops_tflop"] / full.iloc[0]) if len(full) and full.iloc[0] > 0 else float("nan")
+
+
+def saved(share: float) -> str:
+    """Share of operations that is saved, for a table.
+
+    >>> saved(0.66)
+    '34 %'
+    """
+    return f"{number(100 * (1 - share), 0)} %" if share == share else "-"

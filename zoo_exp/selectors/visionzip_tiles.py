@@ -1,0 +1,101 @@
+"""VisionZip on tiled images as released: every tile with a CLS token of its own, before padding is cropped off."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.core.merging import Merged
+from zoo_exp.core.tokens import Tiles, VisualTokens
+
+
+def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int) -> list[int]:
+    """How many tokens each tile gives.
+
+    Args:
+        tokens: the image.
+        tiles: its tiles.
+        budget: per tile it is a count or a ratio of the whole tile, padding included, as released.
+        total: what a budget per image comes to; it is shared out evenly, the first tiles get one more.
+
+    Raises:
+        InvalidValueError: more than a tile has, or than the image has placeholders.
+    """
+    n = len(tiles.images)
+    if budget.per == "tile":
+        counts = [budget.resolve(tile.count) for tile in tiles.images]
+    else:
+        counts = [total // n + (i < total % n) for i in range(n)]
+    if sum(counts) > tokens.count:
+        raise InvalidValueError(
+            f"budget {budget} per tile makes {sum(counts)} tokens of {n} tiles, but the image has only "
+            f"{tokens.count} places: give at most {tokens.count // n} per tile"
+        )
+    return counts
+
+
+def released_order(splits: Sequence[Merged | None], tiles: Tiles) -> Tensor:
+    """In which order the rows of the tiles enter the language model (spec: algorithms 3).
+
+    The base tile comes whole: CLS, dominant patches, contextual ones. Then the dominant patches of all other
+    tiles in the raster order of the whole picture, then their CLS tokens, then their contextual ones by tile.
+
+    Args:
+        splits: of each tile; None for a tile that gives no token.
+        tiles: where the tiles stand.
+
+    Returns:
+        Row numbers [K] into the rows of all tiles one after another, each as CLS, dominant, contextual.
+    """
+    device = tiles.source.device
+    height, width = tiles.images[0].grid or (1, tiles.images[0].count)
+    head: list[Tensor] = []
+    dominant: list[Tensor] = []
+    place: list[Tensor] = []
+    cls: list[Tensor] = []
+    contextual: list[Tensor] = []
+    start = 0
+    for number, split in enumerate(splits):
+        if split is None:
+            continue
+        rows = start + torch.arange(1 + len(split.dominant) + len(split.targets), device=device)
+        start += len(rows)
+        if number == 0:
+            head.append(rows)
+            continue
+        down, right = divmod(number - 1, tiles.grid[1])
+        row, column = down * height + split.dominant // width, right * width + split.dominant % width
+        cls.append(rows[:1])
+        dominant.append(rows[1 : 1 + len(split.dominant)])
+        contextual.append(rows[1 + len(split.dominant) :])
+        place.append(row * tiles.grid[1] * width + column)
+    if dominant:
+        head.append(torch.cat(dominant)[torch.cat(place).argsort()])
+    return torch.cat([*head, *cls, *contextual])
+
+
+def slots(tokens: VisualTokens, tiles: Tiles, splits: Sequence[Merged | None]) -> Tensor:
+    """Places of the prompt that the rows take [K], ascending.
+
+    A patch takes its own place. The CLS token and cropped patches have none: they take the first free places of their
+    tile, and where cropping left too few, of the image, newlines last.
+    """
+    taken = torch.zeros(tokens.count, dtype=torch.bool, device=tokens.device)
+    per_tile, missing = tiles.images[0].count, 0
+    tile = torch.where(tiles.source < 0, -1, tiles.source // per_tile)
+    for number, split in enumerate(splits):
+        if split is not None:
+            patches = torch.cat([split.dominant, split.targets])
+            mine = torch.isin(tiles.source, patches + number * per_tile)
+            wanted = 1 + len(patches) - int(mine.sum())
+            free = ((tile == number) & ~mine).nonzero().flatten()[:wanted]
+            taken[free] = True
+            taken |= mine
+            missing += wanted - len(free)
+    if missing:
+        free = (~taken).nonzero().flatten()
+        is_newline = (tile[free] < 0).to(torch.uint8)
+        taken[free[is_newline.sort(stable=True).indices[:missing]]] = True
+    return taken.nonzero().flatten()
