@@ -14,7 +14,7 @@ minutes.
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,8 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure import figure, table
 from zoo_exp.measure.bench import Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs
+from zoo_exp.measure.stages import FIRST_TOKEN
+from zoo_exp.measure.timing import CLOCKS
 from zoo_exp.models.loading import load_model
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.fastv import FastV
@@ -110,6 +112,9 @@ def main() -> None:
     parser.add_argument("--text", type=int, default=60, help="words of the prompt")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", default="wall", choices=CLOCKS, help="process: one thread's own time, on a shared machine"
+    )
     parser.add_argument("--out", type=Path, help="also write table and picture to this folder")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
@@ -136,16 +141,17 @@ def main() -> None:
     closed_form(torch.zeros(1, mlp.width, device=mlp.w1.device), mlp)
     say(f"kernel of the closed form, once per model: {time.perf_counter() - began:.1f} s")
     # On a CPU a pass takes half a minute, so none is spent on warming up or counting: FLOPs follow from the shapes.
-    plan = Plan(new_tokens=1, repeats=args.repeats, warmup=int(cuda))
+    plan = Plan(new_tokens=1, repeats=args.repeats, warmup=int(cuda), clock=args.clock)
     rows = run_bench(loaded, often, lambda _: lambda: inputs, plan, say, inspect=cuda)
     if not cuda:
-        plan = Plan(new_tokens=1, repeats=1, warmup=0)
+        plan = replace(plan, repeats=1)
         rows += run_bench(loaded, once, lambda _: lambda: inputs, plan, say, inspect=False)
     text = table.markdown(rows)
     print(text)
     for row in rows:
         share = 100 * row.selector_share.p50
-        print(f"{row.arm:30s} selector {share:6.2f} % of the time to first token")
+        parts = "  ".join(f"{stage} {row.times(stage).p50:.0f}" for stage in FIRST_TOKEN)
+        print(f"{row.arm:30s} selector {share:6.2f} % of the time to first token; ms: {parts}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "prefill_slice.md").write_text(text)

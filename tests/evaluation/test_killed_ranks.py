@@ -73,18 +73,26 @@ def fork(work, log):
     os._exit(code)
 
 
-def ended(children, seconds=120):
+def ended(children, seconds=120, grace=5):
     """How the children ended: exit codes, minus the signal for those that were killed.
 
-    One that hangs after another was killed fails the test.
+    Where one ends badly, the others are killed after a moment, as `srun --kill-on-bad-exit` and Lightning do: a rank
+    that waits for another one's first word would wait for half an hour.
     """
     codes, deadline = {}, time.monotonic() + seconds
+    bad = False
     while len(codes) < len(children):
         for child in children:
             if child not in codes:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     codes[child] = os.waitstatus_to_exitcode(status)
+                    if codes[child] and not bad:
+                        bad, deadline = True, time.monotonic() + grace
+        if bad and time.monotonic() > deadline:
+            for child in set(children) - set(codes):
+                os.kill(child, signal.SIGKILL)
+            deadline += seconds
         if time.monotonic() > deadline:
             for child in set(children) - set(codes):
                 os.kill(child, signal.SIGKILL)
@@ -145,6 +153,7 @@ class Attempts:
         self.out, self.works, self.seeds = out, works, iter(range(10_000))
 
     def __call__(self, draw):
+        """One attempt: how both ended."""
         port, victim = free_port(), draw.choice([0, 1, None])
         children = []
         for number, work in enumerate(self.works(port)):

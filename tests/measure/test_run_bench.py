@@ -246,6 +246,21 @@ def test_a_row_that_sees_its_own_noise_is_marked():
     assert "noisy" in table.markdown([calm, wild])
 
 
+def test_rows_of_two_clocks_do_not_compare():
+    mixed = [made_up("a", [1]), made_up("b", [1], clock="process")]
+    assert "process time" in str(mixed[1].conditions)
+    assert "process time" not in str(mixed[0].conditions)
+    with pytest.raises(InvalidValueError, match="clock wall and process"):
+        check_comparable(mixed)
+
+
+def test_an_unknown_clock_is_refused_before_anything_runs():
+    model, arm = loaded(), arms()[1]
+    with pytest.raises(InvalidValueError, match="clock=sun"):
+        run_bench(model, [arm], prepare_for(model), Plan(clock="sun"))
+    assert arm.calls == []
+
+
 def test_gains_are_against_full_with_the_selector_paid():
     full, fast = made_up("full", [100], "full"), made_up("fast", [19])
     assert baseline_of(fast, [full, fast]) is full

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.measure import timing
 from zoo_exp.measure.timing import CudaMarks, Spread, StageClock, marks_for
 
@@ -103,3 +104,23 @@ def test_noise_is_told_from_a_steady_measurement():
 def test_nothing_measured_is_nan_and_not_noise():
     assert math.isnan(Spread([]).p50)
     assert not Spread([]).noisy
+
+
+def test_process_time_does_not_see_others():
+    clock = StageClock(marks_for(torch.device("cpu"), "process"))
+    with clock.stage("sleep"):
+        time.sleep(0.05)
+    with clock.stage("work"):
+        sum(range(10**6))
+    assert clock.read()["sleep"] < 20
+    assert clock.read()["work"] > 1
+
+
+def test_process_time_is_refused_where_work_runs_elsewhere(monkeypatch):
+    with pytest.raises(InvalidValueError, match=r"clock=process .* not a GPU: give threads=1, or clock=wall"):
+        marks_for(torch.device("cuda"), "process")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(InvalidValueError, match="not 3 threads"):
+        marks_for(torch.device("cpu"), "process")
+    with pytest.raises(InvalidValueError, match="clock=sun: allowed are wall, process"):
+        marks_for(torch.device("cpu"), "sun")

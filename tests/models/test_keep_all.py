@@ -46,6 +46,28 @@ def test_gathering_every_token_is_bit_identical(
     assert torch.equal(pruned_logits, logits)
 
 
+@pytest.mark.parametrize("selector", ["zoo", "divprune", "random", "fastv", "dart"])
+@pytest.mark.parametrize("layout", ["one", "ragged"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_keep_ratio_of_one_is_bit_identical(
+    family, mode, layout, selector, models, inputs, answer, mixes_up_images
+):
+    """Newlines of LLaVA-NeXT included: 1.0 is every token."""
+    if "beams" in mode and layout == "ragged" and mixes_up_images(family):
+        pytest.skip("this version of transformers gives beams the wrong images")
+    model = models(family)
+    given = inputs(model, layout)
+    ids, logits = answer(model, given, steps=3, **MODES[mode])
+    with zoo_exp.pruned(model, selector, 1.0) as pruning:
+        pruned_ids, pruned_logits = answer(model, given, steps=3, **MODES[mode])
+    assert torch.equal(pruned_ids, ids)
+    assert torch.equal(pruned_logits, logits)
+    every = (given["input_ids"] == model.config.image_token_id).sum(1)
+    copies = len(pruning.kept_tokens) // len(every)
+    assert pruning.kept_tokens == every.repeat_interleave(copies).tolist()
+
+
 @pytest.mark.parametrize("selector", ["full", FastV(k=2)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_public_keep_all_is_bit_identical_in_half_precision_too(family, selector, models, inputs, answer):

@@ -136,7 +136,7 @@ class Server:
 
     def on_artifacttype(self, given):
         """No kind of artifact is known from before."""
-        return {"project": {"artifactType": None}}
+        return {"project": {"artifact": None, "artifactType": None}}
 
     def on_upsertview(self, given):
         """A report is saved."""

@@ -77,11 +77,13 @@ def test_without_the_file_nothing_is_joined(tmp_path):
     assert published.averages("ablation_fusion", nothing).empty
 
 
-def test_image_contribution_by_hand():
+def test_what_is_retained_where_the_image_is_needed():
     rows = [row("full", task="a", value=0.9), row("full", task="b", value=0.6)]
     rows += [row("blind", task="a", value=0.3), row("blind", task="b", value=0.5)]
-    found = contribution(pd.DataFrame([*rows, row(task="a", retained=80.0), row(task="b", retained=20.0)]))
+    table = pd.DataFrame({"task": ["a", "b"], "relative": [2.0, 0.2]})
+    frame = pd.DataFrame([*rows, row(task="a", retained=80.0), row(task="b", retained=20.0)])
+    found = contribution(frame, table)
     assert found.by_task == {"a": pytest.approx(2.0), "b": pytest.approx(0.2)}
     assert found.needing == ["a"]
     assert found.retained["divprune @64"] == 80.0
-    assert contribution(pd.DataFrame(rows[:2])) is None
+    assert contribution(frame, table.head(0)) is None

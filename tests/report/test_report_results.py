@@ -121,7 +121,12 @@ def test_who_keeps_more_tokens_than_the_budget_names_does_not_compete(make_run):
     results = results_of(run, pd.concat([records, copy]), arms=[*arms(), deep])
     row, usual = (line(results, arm, "average") for arm in ("deep @16", "zoo multiply @16"))
     assert row["retained"] > usual["retained"]
-    assert (row["above_budget"], row["best"], usual["above_budget"], usual["best"]) == (True, False, False, True)
+    assert (row["above_budget"], row["best"], usual["above_budget"], usual["best"]) == (
+        True,
+        False,
+        False,
+        True,
+    )
     assert "deep @16" not in {*results.comparisons["arm"], *results.comparisons["against"]}
     assert kept_count(row) == "40\u2021"
     assert any("not compared within that budget" in text for text in method_lines(results))

@@ -111,6 +111,7 @@ def test_places_of_the_rows():
     assert torch.isin(torch.tensor(-1), narrow.tile[answer.indices]).logical_not()
     every = RELEASED.select(narrow, Budget(count=208, per="tile"), generator())
     assert torch.equal(every.indices, torch.arange(624))
+    assert RELEASED.select(narrow, "<= 400/tile", generator()).kept_tokens == 624
     with pytest.raises(InvalidValueError, match="at most 208 per tile"):
         RELEASED.select(narrow, Budget(count=209, per="tile"), generator())
 
@@ -125,7 +126,14 @@ def test_a_budget_per_image_is_kept_exactly(budget, total):
 
 def test_everything_nothing_and_newlines():
     image = coded_image(random_tiles(2, 3), (1, 2))
-    for budget, kept in ((image.count, image.count), (Budget(count=0), 0), (1.0, 3 * 576)):
+    every = image.count
+    for budget, kept in (
+        (every, every),
+        (1.0, every),
+        ("<= 9999", every),
+        (1728, 1728),
+        (Budget(count=0), 0),
+    ):
         answer = RELEASED.select(image, budget, generator())
         assert (answer.kept_tokens, answer.merged) == (kept, None)
     assert RELEASED.select(image, Budget(count=0, per="tile"), generator()).kept_tokens == 0

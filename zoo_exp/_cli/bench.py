@@ -6,6 +6,7 @@ overrides are those of `run` (model, selector, budget, task, +exp), and:
   repeats=10         timed passes of every arm
   warmup=2           passes before them
   threads=1          of torch on a CPU (default: as many as the process may use)
+  clock=process      time that one CPU thread computes, for machines shared with other work (default: wall)
   text=60            words of made-up prompts, where a model has no processor or random weights
   image=672x672      their image, height x width
 A model with a processor gets the first questions of the experiment's first task. With +exp=NAME the experiment runs
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "repeats": 10,
     "warmup": 2,
     "threads": None,
+    "clock": "wall",
     "text": 60,
     "image": "672x672",
 }
@@ -118,7 +120,7 @@ def take_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_setting(key: str, value: Any) -> Any:
-    if key == "image":
+    if key in ("image", "clock"):
         return value
     values = value if isinstance(value, list) else [value]
     if (isinstance(value, list) and key != "batch") or not values:
@@ -210,7 +212,13 @@ def show(rows: Sequence["Row"], console: Any) -> None:
 def _plan(settings: Mapping[str, Any]) -> Any:
     from zoo_exp.measure.bench import Plan
 
-    return Plan(settings["batch"], settings["new_tokens"], settings["repeats"], settings["warmup"])
+    return Plan(
+        settings["batch"],
+        settings["new_tokens"],
+        settings["repeats"],
+        settings["warmup"],
+        str(settings["clock"]),
+    )
 
 
 def _threads(threads: int | None) -> None:

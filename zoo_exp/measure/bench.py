@@ -44,12 +44,14 @@ class Plan:
         new_tokens: length of every answer.
         repeats: timed passes of every arm.
         warmup: passes of every arm before them, besides one for memory and one for FLOPs.
+        clock: `wall`, or `process` for the time that one CPU thread computes, on machines shared with other work.
     """
 
     batch_sizes: Sequence[int] = (1,)
     new_tokens: int = 16
     repeats: int = 10
     warmup: int = 2
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -87,6 +89,7 @@ def run_bench(
     Raises:
         InvalidValueError: an arm that prunes nothing, or one that changes the attention backend.
     """
+    marks_for(next(loaded.model.parameters()).device, plan.clock)  # refuses before anything runs
     rows = []
     for batch_size in plan.batch_sizes:
         make = prepare(batch_size)
@@ -179,7 +182,7 @@ class _Runs:
         )
 
     def _time(self) -> dict[str, float]:
-        clock = StageClock(marks_for(self.device))
+        clock = StageClock(marks_for(self.device, self.plan.clock))
         outcome = self._answer(clock)
         times = exclusive(clock.read(), self.inside)
         if not self.facts:
@@ -259,6 +262,7 @@ def conditions(loaded: LoadedModel, plan: Plan) -> Conditions:
         attention=attention_backends(loaded.model),
         new_tokens=plan.new_tokens,
         torch=str(torch.__version__),
+        clock=plan.clock,
     )
 
 

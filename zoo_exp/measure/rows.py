@@ -26,6 +26,7 @@ class Conditions:
         attention: attention backend.
         new_tokens: length of every answer.
         torch: its version.
+        clock: `wall`, or `process` for time that the process itself computed.
     """
 
     model: str
@@ -36,13 +37,15 @@ class Conditions:
     attention: str
     new_tokens: int
     torch: str
+    clock: str = "wall"
 
     def __str__(self) -> str:
         """One line for under a table."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "CPU" else ""
+        clock = ", process time" if self.clock == "process" else ""
         return (
             f"{self.model} ({self.layers} decoder layers, {self.dtype}, {self.attention} attention) on "
-            f"{self.device}{threads}, torch {self.torch}, {self.new_tokens} new tokens"
+            f"{self.device}{threads}, torch {self.torch}, {self.new_tokens} new tokens{clock}"
         )
 
 

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 import torch
 
+from zoo_exp.core.errors import InvalidValueError
+
+CLOCKS = ("wall", "process")
 NOISE = 0.2
 """Above this spread a measurement is marked: two arms that differ by less cannot be told apart."""
 
@@ -41,6 +44,14 @@ class CpuMarks:
         return (stop - start) * 1e3
 
 
+class ProcessMarks(CpuMarks):
+    """Time that the process itself has computed: what a shared machine gives to others is not in it."""
+
+    def now(self) -> float:
+        """Seconds, of all threads together."""
+        return time.process_time()
+
+
 class CudaMarks:
     """CUDA events: marks in the stream, so that taking the time does not make host and device wait for each other."""
 
@@ -62,9 +73,22 @@ class CudaMarks:
         return float(start.elapsed_time(stop))
 
 
-def marks_for(device: torch.device) -> Marks:
-    """CUDA events on a GPU, the performance counter elsewhere."""
-    return CudaMarks(device) if device.type == "cuda" else CpuMarks()
+def marks_for(device: torch.device, clock: str = "wall") -> Marks:
+    """CUDA events on a GPU; elsewhere the performance counter, or the process's own time.
+
+    Raises:
+        InvalidValueError: an unknown clock, or process time where work runs elsewhere or on several threads.
+    """
+    if clock not in CLOCKS:
+        raise InvalidValueError(f"clock={clock}: allowed are {', '.join(CLOCKS)}")
+    if clock == "wall":
+        return CudaMarks(device) if device.type == "cuda" else CpuMarks()
+    if device.type == "cuda" or torch.get_num_threads() > 1:
+        where = "a GPU" if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        raise InvalidValueError(
+            f"clock=process measures one thread on a CPU, not {where}: give threads=1, or clock=wall"
+        )
+    return ProcessMarks()
 
 
 @dataclass

@@ -63,7 +63,7 @@ _QWEN = {
     "tie_word_embeddings": False,
 }
 _PINPOINTS = [[SIDE * h, SIDE * w] for h, w in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
-_KINDS = {
+_KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llava": ("LlavaConfig", "LlavaForConditionalGeneration", _LLAVA),
     "llava_next": (
         "LlavaNextConfig",

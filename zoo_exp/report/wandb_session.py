@@ -199,7 +199,7 @@ def short(error: BaseException) -> str:
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without folders of the machine, which are nobody's business.
 
-    >>> shareable({"out": "/home/me", "data": {"root": "/home/me"}, "overrides": ["seed=1", "out=/home/me"]})
+    >>> shareable({"out": "/disk/me", "data": {"root": "/disk/me"}, "overrides": ["seed=1", "out=/disk/me"]})
     {'data': {}, 'overrides': ['seed=1']}
     """
     plain = {key: value for key, value in config.items() if key != "out"}

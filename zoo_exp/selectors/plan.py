@@ -73,14 +73,16 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
 
     Newline tokens (tile number -1) are no candidates under `drop` and `keep`; `keep` adds them on top of the
     budget; `as_released` leaves them among the candidates, which is DivPrune's released behaviour (ZOO-Prune
-    overrides it). A budget per image that equals N keeps the whole image, newlines included.
+    overrides it). A budget per image that equals N, or a ratio of 1, keeps the whole image, newlines included.
     """
     tile = tokens.tile
     if tile is None:
         return Plan((Group(None, budget.resolve(tokens.count)),))
     newlines = (tile == NEWLINE).nonzero().flatten()
-    whole = budget.count is not None and budget.count >= tokens.count
-    if budget.per == "image" and whole and (budget.at_most or budget.count == tokens.count):
+    whole = budget.keep_ratio == 1 or budget.count == tokens.count
+    if budget.at_most and budget.count is not None:
+        whole = budget.count >= tokens.count
+    if budget.per == "image" and whole:
         return Plan((Group(None, tokens.count),))
     extra = newlines if newline == "keep" and len(newlines) else None
     if budget.per == "tile":

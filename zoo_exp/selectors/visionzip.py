@@ -12,6 +12,7 @@ from zoo_exp.core.merging import Merged, dominant_and_contextual
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.selectors.base import BudgetLike, Selector, one_of
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.plan import plan
 from zoo_exp.selectors.visionzip_tiles import released_order, slots, tile_budgets
 
 
@@ -82,7 +83,7 @@ class VisionZip(Selector):
             )
         wanted, patches, total = Budget.parse(budget), int((tiles.source >= 0).sum()), 0
         if wanted.per == "image":
-            total = tokens.count if wanted.count == tokens.count else wanted.resolve(patches)
+            total = plan(tokens, wanted, "drop").total
         if wanted.count == 0 or total in (patches, tokens.count):  # nothing or everything: no tile is split
             return super().select(tokens, budget, generator, scores)
         self.check(tokens)

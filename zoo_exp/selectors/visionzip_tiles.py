@@ -28,6 +28,8 @@ def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int)
         counts = [budget.resolve(tile.count) for tile in tiles.images]
     else:
         counts = [total // n + (i < total % n) for i in range(n)]
+    if budget.at_most:
+        counts = [min(count, tokens.count // n) for count in counts]
     if sum(counts) > tokens.count:
         raise InvalidValueError(
             f"budget {budget} per tile makes {sum(counts)} tokens of {n} tiles, but the image has only "

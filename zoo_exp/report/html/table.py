@@ -63,8 +63,8 @@ def render(
     if caption:
         parts.append(f"<caption>{escape(caption)}</caption>")
     parts.append("<thead><tr>")
-    for number, head in enumerate(heads):
-        kind = ' class="text"' if number < left else ""
+    for place, head in enumerate(heads):
+        kind = ' class="text"' if place < left else ""
         parts.append(
             f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(head)}</button></th>'
         )
