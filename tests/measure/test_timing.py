@@ -106,7 +106,8 @@ def test_nothing_measured_is_nan_and_not_noise():
     assert not Spread([]).noisy
 
 
-def test_process_time_does_not_see_others():
+def test_process_time_does_not_see_others(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     clock = StageClock(marks_for(torch.device("cpu"), "process"))
     with clock.stage("sleep"):
         time.sleep(0.05)

@@ -50,4 +50,5 @@ cd "$repository"
 # shellcheck disable=SC2086 # several arguments
 "$python" -m pytest -q -p no:cacheprovider tests/models tests/contract tests/selectors ${PYTEST_ARGS:-}
 cd "$folder" # the run leaves nothing in the repository
+rm -rf runs  # what an earlier call recorded would be taken over
 "$python" -m zoo_exp run +exp=ablation_fusion limit=8 out="$folder/runs"

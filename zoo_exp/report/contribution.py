@@ -11,6 +11,7 @@ from zoo_exp.report.arms import ArmRow
 from zoo_exp.report.bootstrap import Floats, percentile_interval
 from zoo_exp.report.estimates import TaskEstimate
 from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.statistics import CONFIDENCE, Interval
 
 HIGH = 0.5
 """Tasks at or above it need the image (MMTok's Table 4 draws its line between TextVQA .40 and GQA .64)."""
@@ -61,7 +62,7 @@ def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.D
             continue
         drawn = task.resampled[:, full], task.resampled[:, blind]
         difference = percentile_interval(drawn[0] - drawn[1])
-        relative = percentile_interval(_relative(*drawn))
+        relative = _interval(_relative(*drawn))
         line = [task.samples.task, *value, value[0] - value[1], difference.low, difference.high]
         line += [
             difference.excludes(0.0),
@@ -88,6 +89,14 @@ def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | Non
         str(arm): float(part["retained"].mean(skipna=False)) for arm, part in mine.groupby("arm", sort=False)
     }
     return Contribution(table, needing, retained)
+
+
+def _interval(drawn: Floats) -> Interval:
+    """As `percentile_interval`; without interpolation where a draw is infinite, as blind got nothing right in it."""
+    if np.isnan(drawn).any() or not np.isinf(drawn).any():
+        return percentile_interval(drawn)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    return Interval(float(low), float(high))
 
 
 def _relative(full: Floats, blind: Floats) -> Floats:

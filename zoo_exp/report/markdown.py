@@ -1,14 +1,15 @@
 """results.md: the compact table, a table per task, and the paired differences."""
 
 import math
-import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.headline import headline
+from zoo_exp.report.markdown_statistics import contribution, difficulty
+from zoo_exp.report.markdown_table import bold, escape, table
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     DASH,
@@ -22,27 +23,16 @@ from zoo_exp.report.tables import (
     with_interval,
 )
 
-
-def escape(text: object) -> str:
-    r"""Text that Markdown and the HTML behind it show as it is, on one line.
-
-    >>> escape("zoo_exp | <b>*x*</b>")
-    'zoo\\_exp \\| \\<b\\>\\*x\\*\\</b\\>'
-    """
-    one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>|~&#$])", r"\\\1", one_line)
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table of cells that are escaped already; the first `left` columns are left-aligned."""
-    rule = [":--" if i < left else "--:" for i in range(len(heads))]
-    lines = [heads, rule, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+__all__ = ["escape", "render", "table", "write_markdown"]
 
 
 def render(results: Results, masks: str | None = None) -> str:
     """The whole page; `masks` is the gallery's file name."""
-    parts = [f"# {escape(results.experiment)}", _compact(results)]
+    parts = [f"# {escape(results.experiment)}"]
+    found = headline(results)
+    if found is not None:
+        parts.append(escape(" ".join(found.sentences())))
+    parts.append(_compact(results))
     parts.append("\n".join(f"* {escape(line)}" for line in method_lines(results)))
     if masks:
         parts.append(f"![Kept visual tokens by arm]({masks})")
@@ -51,6 +41,7 @@ def render(results: Results, masks: str | None = None) -> str:
             "## Paired differences of Avg., best arm of each budget against the others",
             _pairs(results),
         ]
+    parts += [*difficulty(results), *contribution(results)]
     for task in results.tasks:
         parts.append(_task(results, task))
     known = {key: value for key, value in results.provenance.items() if isinstance(value, (str, int, float))}
@@ -65,10 +56,6 @@ def write_markdown(results: Results, path: Path, masks: str | None = None) -> No
     write_text_atomic(path, render(results, masks))
 
 
-def _bold(text: str, yes: object) -> str:
-    return f"**{text}**" if yes else text
-
-
 def _compact(results: Results) -> str:
     heads, costs = unique_short_names(results.tasks), operations(results)
     rows = []
@@ -77,10 +64,10 @@ def _compact(results: Results) -> str:
         cells = [escape(arm), kept_count(average)]
         for task in results.tasks:
             line = lines[task]
-            cells.append(_bold(number(line["value"] * display_scale(results, task)), line["best"]))
+            cells.append(bold(number(line["value"] * display_scale(results, task)), line["best"]))
         share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
         score = with_interval(100 * average["value"], 100 * average["low"], 100 * average["high"])
-        cells += [_bold(escape(share), average["best"]), escape(score), number(average["select_ms"], 2)]
+        cells += [bold(escape(share), average["best"]), escape(score), number(average["select_ms"], 2)]
         cells += [number(average["generate_ms"], 2), *([] if costs is None else [costs[1][str(arm)]])]
         rows.append(cells)
     tasks = [escape(heads[task]) for task in results.tasks]
@@ -101,7 +88,7 @@ def _task(results: Results, task: str) -> str:
         [
             escape(line["arm"]),
             kept_count(line),
-            _bold(
+            bold(
                 escape(with_interval(line["value"] * scale, line["low"] * scale, line["high"] * scale)),
                 line["best"],
             ),
@@ -130,7 +117,7 @@ def _pairs(results: Results) -> str:
             [
                 escape(line["arm"]),
                 escape(line["against"]),
-                _bold(escape(difference), line["significant"]),
+                bold(escape(difference), line["significant"]),
                 number(line["detectable"]),
                 counts,
                 _p_value(line["p_value"]) if tested else DASH,

@@ -11,16 +11,16 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--back);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 0 20px 60px; }
+main { max-width: 1280px; margin: 0 auto; padding: 0 20px 60px; }
 header { background: var(--wash); border-bottom: 1px solid var(--line); }
-header > div { max-width: 1180px; margin: 0 auto; padding: 22px 20px 16px; }
+header > div { max-width: 1280px; margin: 0 auto; padding: 22px 20px 16px; }
 h1 { font-size: 1.5rem; margin: 0 0 4px; }
 h2 { font-size: 1.25rem; margin: 44px 0 4px; padding-top: 14px; border-top: 2px solid var(--line);
   overflow-wrap: anywhere; }
 h3 { font-size: 1.02rem; margin: 26px 0 6px; }
 p, ul { margin: 6px 0; }
 nav { position: sticky; top: 0; z-index: 3; background: var(--back); border-bottom: 1px solid var(--line); }
-nav > div { max-width: 1180px; margin: 0 auto; padding: 7px 20px; display: flex; gap: 4px 16px; overflow-x: auto;
+nav > div { max-width: 1280px; margin: 0 auto; padding: 7px 20px; display: flex; gap: 4px 16px; overflow-x: auto;
   white-space: nowrap; font-size: .86rem; }
 section { scroll-margin-top: 44px; }
 .headline { border-left: 4px solid var(--accent); background: var(--wash); padding: 10px 16px; margin: 14px 0;
@@ -32,7 +32,7 @@ section { scroll-margin-top: 44px; }
   border: 1px solid var(--line); border-radius: 999px; padding: 2px 12px; }
 .chips button[aria-pressed=true] { background: var(--accent); border-color: var(--accent); color: var(--back); }
 td.bar { background: linear-gradient(90deg, var(--fill) var(--bar, 0), transparent var(--bar, 0)) no-repeat
-  9px 50% / calc(100% - 18px) 72%; }
+  4px 50% / calc(100% - 8px) 72%; }
 a { color: var(--accent); }
 code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-wrap: anywhere; }
 .soft, caption, .notes { color: var(--soft); font-size: .86rem; }
@@ -40,11 +40,11 @@ code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-w
 .scroll { overflow-x: auto; margin: 8px 0; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; caption-side: bottom; padding-top: 4px; }
-th, td { padding: 3px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 3px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { border-bottom: 2px solid var(--line); background: var(--back); vertical-align: bottom; white-space: normal;
   min-width: 4.2em; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--back); z-index: 1; padding-left: 2px; }
-td:first-child { max-width: 24em; overflow-wrap: anywhere; white-space: normal; min-width: 11em; }
+td:first-child { max-width: 24em; overflow-wrap: anywhere; white-space: normal; min-width: 14em; }
 th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--accent); }

@@ -6,6 +6,16 @@ from zoo_exp.report.html.table import Cell, figure_cell, render
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import display_scale, number, signed, with_interval
 
+DIFFICULTY = (
+    "Easy at a budget: what the resize arm, the image made smaller until it has that many tokens, answers right. "
+    "Retained: score summed over the questions of all tasks / the same of full, in percent, with a paired 95 % "
+    "interval. Bold: better than every other arm of the budget, each paired interval above 0."
+)
+CONTRIBUTION = (
+    "What the image adds: a task that the blind model answers as well says little about pruning. Paired 95 % "
+    "intervals over images; bold: the interval leaves out 0. Tasks from 0.5 make up 'Avg. needing the image'."
+)
+
 
 def comparisons(table: pd.DataFrame) -> str:
     """The best arm of each budget against the others."""
@@ -50,12 +60,7 @@ def difficulty(table: pd.DataFrame) -> str:
         rows.append(row)
         groups.append(str(budget))
     heads = ["Arm", "easy questions", "easy: retained %", "difficult questions", "difficult: retained %"]
-    caption = (
-        "Easy at a budget: what the resize arm, the image made smaller until it has that many tokens, answers right. "
-        "Retained: score summed over the questions of all tasks / the same of full, in percent, with a paired 95 % "
-        "interval. Bold: better than every other arm of the budget, each paired interval above 0."
-    )
-    return "<h3>Easy and difficult questions</h3>" + render(heads, rows, caption, groups=groups)
+    return "<h3>Easy and difficult questions</h3>" + render(heads, rows, DIFFICULTY, groups=groups)
 
 
 def image_contribution(results: Results) -> str:
@@ -66,27 +71,23 @@ def image_contribution(results: Results) -> str:
     for line in results.contribution.to_dict("records"):
         scale = display_scale(results, str(line["task"]))
         difference = signed(*(line[name] * scale for name in ("difference", "low", "high")))
-        relative = _relative(line["relative"], line["relative_low"], line["relative_high"])
+        share = relative(line["relative"], line["relative_low"], line["relative_high"])
         rows.append([str(line["task"])])
         rows[-1] += [Cell(number(line[name] * scale), line[name] * scale) for name in ("full", "blind")]
         rows[-1].append(Cell(difference, line["difference"] * scale, bold=bool(line["significant"])))
-        rows[-1].append(Cell(relative, line["relative"]))
+        rows[-1].append(Cell(share, line["relative"]))
     heads = ["task", "full", "blind", "full - blind, points", "(full - blind) / blind"]
-    caption = (
-        "What the image adds: a task that the blind model answers as well says little about pruning. Paired 95 % "
-        "intervals over images; bold: the interval leaves out 0. Tasks from 0.5 make up 'Avg. needing the image'."
-    )
-    return "<h3>Image contribution</h3>" + render(heads, rows, caption)
+    return "<h3>Image contribution</h3>" + render(heads, rows, CONTRIBUTION)
 
 
-def _relative(value: float, low: float, high: float) -> str:
+def relative(value: float, low: float, high: float) -> str:
     """A relative contribution with its interval.
 
-    >>> _relative(1.25, 0.9, 1.6), _relative(float("inf"), float("nan"), float("nan"))
+    >>> relative(1.25, 0.9, 1.6), relative(float("inf"), float("nan"), float("nan"))
     ('1.25 [0.90, 1.60]', 'inf')
     """
     if value != value:
         return "-"
-    if low != low or high in (float("inf"),):
-        return f"{value:.2f}" if value != float("inf") else "inf"
+    if low != low:
+        return f"{value:.2f}"
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -71,8 +71,8 @@ def render(
     parts.append("</tr></thead><tbody>")
     budgets = [*groups, *([None] * (len(rows) - len(groups)))]
     for row, budget in zip(rows, budgets, strict=True):
-        parts.append("<tr>" if budget is None else f'<tr data-b="{escape(budget)}">')
-        parts += [_cell(cell, number < left) for number, cell in enumerate(row)]
+        parts.append("<tr>" if budget is None or budget != budget else f'<tr data-b="{escape(budget)}">')
+        parts += [_cell(cell, place < left) for place, cell in enumerate(row)]
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table></div>"])
 
