@@ -8,6 +8,9 @@ and repeated. What counts is the time from the moment at which all ranks are rea
 on disk, without imports, loading and tables (those are the same for any number of ranks and shrink with the
 size of a study); the whole command stands beside it.
 
+The default is two full batches of one rank for each task: with fewer questions than that, two ranks work on half-empty
+batches, which cost more than half, and a real study has thousands of questions.
+
 Two columns say what the machine was doing meanwhile. `apart`: as many independent one-rank runs at the same time, which
 is what this machine can give at best. `share`: how much of a core the busiest rank got; below 0.9 something else was
 running, and the speed-up is not to be trusted. `by CPU time` divides the CPU seconds of one rank by those of the
@@ -65,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--limit", type=int, default=100, help="questions of each task")
+    parser.add_argument("--limit", type=int, default=128, help="questions of each task")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()

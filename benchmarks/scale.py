@@ -7,7 +7,7 @@
 The plan measures one vision pass, one prefill and one decoding step on the real shapes of LLaVA-1.5-7B (random
 weights; the decoder's first layer stands for all 32) and scales them by each model's FLOPs. Selectors are not in it:
 they cost 1 to 60 ms per question, which benchmarks/selection.py measures. Wall times give each worker one cell at a
-time, the longest first, as an array does, so that the largest cell bounds them.
+time, the longest first, as an array does, so that the largest cell bounds them, unless several share it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ KEEP = (1 / 3, 2 / 9, 1 / 9)
 SELECTORS_PER_BUDGET = 5  # and the full-token arm: 16
 TEXT_TOKENS, NEW_TOKENS = 60, 4
 WORKERS = (1, 8, 64)
+RANKS = 8  # of a cell, as `gpus=8` starts them
 BYTES_PER_RECORD = 560  # as measured on the embedded tasks
 
 
@@ -147,8 +148,12 @@ def plan(rates: Rates) -> None:
         )
     print(f"\n{'all':<36}{'':>10}{records:>12}{records * BYTES_PER_RECORD / 1e9:>7.1f}{sum(cells):>10.1f}")
     for workers in WORKERS:
-        print(f"wall time with {workers:>2} workers: {makespan(cells, workers):9.1f} h")
-    print(f"(the largest cell alone: {max(cells):.1f} h; gpus=8 divides a cell further)")
+        line = f"wall time with {workers:>2} workers: {makespan(cells, workers):9.1f} h"
+        if workers >= RANKS:
+            shared = makespan([cell / RANKS for cell in cells], workers // RANKS)
+            line += f"; {RANKS} of them to a cell (gpus={RANKS}): {shared:9.1f} h"
+        print(line)
+    print(f"(the largest cell alone: {max(cells):.1f} h)")
 
 
 def makespan(costs: Sequence[float], workers: int) -> float:

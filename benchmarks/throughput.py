@@ -1,11 +1,12 @@
 """How fast an evaluation is: every arm on one vision pass in batches, against one arm at a time with batch size 1.
 
-    python benchmarks/throughput.py                    # embedded model, 20 questions of each of nine tasks, 15 arms
-    python benchmarks/throughput.py --limit 5
+    python benchmarks/throughput.py                    # embedded model, 20 questions of each of nine tasks, 26 arms
+    python benchmarks/throughput.py --limit 5 --clock process    # on a machine shared with other work
 
-Both answer the same questions under the same arms (those of `+exp=ablation_fusion`), in this process, with the same
-number of threads, and both are timed from the first question to the last answer, without loading and tables. Ours is
-the test loop of a `run`, with its journals, fsync and masks. The other one is the bare loop of a harness that evaluates
+Both answer the same questions under the same arms (input selectors, and FastV inside the language model), in this
+process, with the same number of threads, and both are timed from the first question to the last answer, without loading
+and tables. One answer is one question under one arm. Ours is the test loop of a `run`, with its journals, fsync, FLOPs
+and masks. The other one is the bare loop of a harness that evaluates
 one forked model after another: for every arm and every question preprocessing, vision tower, selection, generation and
 scoring, and nothing written. So the ratio leans towards the other side. The answers must be equal, one by one.
 """
@@ -14,13 +15,14 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from zoo_exp import tasks
+from zoo_exp import selectors, tasks
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.core.seeding import generator_for
@@ -29,9 +31,13 @@ from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.samples import Collate, Sample
 from zoo_exp.models.loading import LoadedModel, load_model
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
+from zoo_exp.models.pruning import generate_layer_pruned
+from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.tasks import data
 from zoo_exp.tasks.base import Task
 
+SELECTORS = ("full", "blind", "random", "divprune", "fastv", "visionzip", "zoo", "zoo_closed_form")
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 Answers = dict[tuple[str, str, str], str]
 """(task, arm id, sample id) -> response."""
 
@@ -43,12 +49,19 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=int, default=20, help="questions of each task")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", default="wall", choices=CLOCKS, help="process: one thread's own time, on a shared machine"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    now = CLOCKS[args.clock]
+    if args.clock == "process" and args.threads > 1:
+        parser.error("--clock process goes with --threads 1")
     with tempfile.TemporaryDirectory() as folder:
         overrides = [
-            "+exp=ablation_fusion",
+            f"selector=[{','.join(SELECTORS)}]",
+            "budget=[48,32,16]",
             f"limit={args.limit}",
             f"out={folder}",
             "logger=none",
@@ -58,18 +71,20 @@ def main() -> None:
         loaded = load_model(experiment.model.path, dtype=experiment.model.dtype, device="cpu")
         for task in experiment.tasks:  # the embedded questions are drawn once per process: for nobody to pay
             data.load(tasks.get(task), None, args.limit)
-        marks = mark_the_test_loop()
-        started = time.perf_counter()
+        marks = mark_the_test_loop(now)
+        started = now()
         runner.run(experiment, Console(quiet=True))
-        whole_run, ours = time.perf_counter() - started, marks["end"] - marks["start"]
+        whole_run, ours = now() - started, marks["end"] - marks["start"]
         answers = read_answers(experiment)
-    started = time.perf_counter()
+    started = now()
     singly = one_by_one(experiment, loaded)
-    theirs = time.perf_counter() - started
+    theirs = now() - started
     differing = [key for key in singly if answers.get(key) != singly[key]]
     result = {
         "answers": len(singly),
         "arms": len(experiment.arms),
+        "selectors": sorted({arm.selector for arm in experiment.arms}),
+        "clock": args.clock,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "one_by_one_s": round(theirs, 2),
@@ -111,10 +126,12 @@ def answer(
     """One question under one arm, from its picture to its answer."""
     inputs = collate([sample]).inputs
     tokens = loaded.adapter.encode(inputs, selector.needs)
+    inside = isinstance(selector, LayerSelector)
+    rule, budget = (selectors.get("full"), None) if inside else (selector, arm.budget)
     chosen = [
         [
-            selector.select(
-                image, arm.budget, generator_for(seed, f"{task.name}/{sample.id}/{arm.seed_index}", number)
+            rule.select(
+                image, budget, generator_for(seed, f"{task.name}/{sample.id}/{arm.seed_index}", number)
             )
             for number, image in enumerate(images)
         ]
@@ -122,9 +139,11 @@ def answer(
     ]
     prompt = prune_prompt(loaded.adapter, inputs, tokens, chosen)
     settings = task.generation
-    ids = generate_pruned(
-        loaded.model, prompt, max_new_tokens=settings.max_new_tokens or 128, do_sample=False
-    )
+    options = {"max_new_tokens": settings.max_new_tokens or 128, "do_sample": False}
+    if inside:
+        ids, _ = generate_layer_pruned(loaded.adapter, prompt, selector, arm.budget, **options)
+    else:
+        ids = generate_pruned(loaded.model, prompt, **options)
     (response,) = loaded.processor.batch_decode(ids, skip_special_tokens=True)
     for end in settings.until:
         response = response.split(end)[0]
@@ -138,7 +157,7 @@ def read_answers(experiment: Experiment) -> Answers:
     return {(row["task"], row["arm_id"], row["sample_id"]): row["response"] for row in rows}
 
 
-def mark_the_test_loop() -> dict[str, float]:
+def mark_the_test_loop(now: Callable[[], float]) -> dict[str, float]:
     """When the next run starts its test loop, and when it has written its last answer."""
     marks: dict[str, float] = {}
     for name, method in (("start", "on_test_start"), ("end", "on_test_end")):
@@ -146,10 +165,10 @@ def mark_the_test_loop() -> dict[str, float]:
 
         def noted(module: PrunedVLM, original: Any = original, name: str = name) -> None:
             if name == "start":
-                marks[name] = time.perf_counter()
+                marks[name] = now()
             original(module)
             if name == "end":
-                marks[name] = time.perf_counter()
+                marks[name] = now()
 
         setattr(PrunedVLM, method, noted)
     return marks

@@ -8,15 +8,20 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from made_up_run import write_jsonl
+from PIL import Image
 
 from zoo_exp.cli import main
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.report.build import build
 from zoo_exp.report.html.assets import SCRIPT
-from zoo_exp.report.html.gallery import script_json
+from zoo_exp.report.html.gallery import bits, script_json
+from zoo_exp.report.html.page import LIMIT, page
 from zoo_exp.report.html.table import Cell, render
+from zoo_exp.report.runs import load_run
+from zoo_exp.report.section import make_section
 
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> $x_1$ \\n"
@@ -140,6 +145,51 @@ def test_a_table_marks_best_and_published_cells_and_sorts_by_values():
 def test_json_in_the_page_cannot_end_its_element():
     assert "<" not in script_json({"x": HOSTILE})
     assert json.loads(script_json({"x": HOSTILE})) == {"x": HOSTILE}
+
+
+def test_a_page_that_would_be_too_large_gives_up_pictures_first_and_says_so(make_whole_run, tmp_path):
+    run = make_whole_run(tokens=True)
+    noise = np.random.default_rng(0)
+    for path in (run / "images").glob("*.png"):
+        Image.fromarray(noise.integers(0, 255, (900, 900, 3)).astype(np.uint8)).save(path)
+    (section,) = [make_section(load_run(run), "made_up", tmp_path / "figures", 50)]
+    whole = page("title", [section])
+    assert "To stay below" not in whole
+    assert len(whole) < LIMIT
+    sizes, kinds = [], []
+    limits = (len(whole) - 1, len(whole) // 2, len(whole) // 4, 60_000)
+    for limit in limits:
+        text = page("title", [section], limit=limit)
+        assert "To stay below" in text
+        assert "<h3>Paired differences</h3>" in text
+        sizes.append(len(text))
+        kinds.append((text.count("data:image/jpeg"), text.count('<img class="figure"')))
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(size <= limit for size, limit in zip(sizes[:3], limits[:3], strict=True))
+    assert kinds[0][0] > 0
+    assert kinds[-1] == (0, 0)
+
+
+def test_a_picture_stands_in_the_page_once(make_whole_run, tmp_path):
+    runs = [make_whole_run("one"), make_whole_run("two")]
+    one, both = (build(part, tmp_path / str(len(part)), draws=50).read_text() for part in (runs[:1], runs))
+    assert both.count("data:image/png") == one.count("data:image/png") == 3
+    assert both.count('class="gallery"') > one.count('class="gallery"')
+
+
+def test_kept_tokens_can_be_read_back_from_their_bits():
+    kept = [0, 7, 8, 143, 575]
+    data = base64.b64decode(bits(kept))
+    assert [i for i in range(8 * len(data)) if data[i >> 3] >> (i & 7) & 1] == kept
+
+
+def test_several_experiments_begin_with_a_row_each(make_whole_run, tmp_path):
+    text = build([make_whole_run("one"), make_whole_run("two")], tmp_path / "out", draws=50).read_text()
+    overview = text[text.index('id="overview"') : text.index('id="one"')]
+    assert overview.count("<tr>") == 3
+    assert '<a href="#two">two</a>' in overview
+    assert "zoo multiply @16" in overview
+    assert 'id="overview"' not in build([make_whole_run("three")], draws=50).read_text()
 
 
 @pytest.mark.slow

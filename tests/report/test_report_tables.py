@@ -115,7 +115,7 @@ def test_markdown_is_well_formed(results):
     text = markdown.render(results, "masks.png")
     assert "![Kept visual tokens by arm](masks.png)" in text
     blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert len(blocks) == 2 + len(TASKS)
+    assert len(blocks) == 3 + len(TASKS)  # results, paired differences, image contribution
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     assert "**" in blocks[0]

@@ -13,6 +13,8 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.merging import dominant_and_contextual
 from zoo_exp.core.tokens import Tiles, VisualTokens
+from zoo_exp.evaluation.feature_cache import FeatureCache
+from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
@@ -218,3 +220,17 @@ def test_whole_tiles_of_an_image_that_cropping_leaves_none_of():
         for t, tile in enumerate(image.tiles.images):
             torch.testing.assert_close(tile.cls, hidden[4 * i + t, 0])
             torch.testing.assert_close(tile.features, hidden[4 * i + t, 1:])
+
+
+def test_a_feature_cache_does_not_lose_the_tiles(tmp_path):
+    """An entry has no place for whole tiles, so a tiled image with CLS tokens is encoded again."""
+    model = tiny_model("llava_next")
+    given = tiny_inputs(model, [[(100, 60)]])
+    cache = FeatureCache(adapter_for(model), FeatureStore(tmp_path), "m")
+    answers = []
+    for _ in range(2):
+        ((image,),) = cache.encode(given, RELEASED.needs)
+        answers.append(RELEASED.select(image, "6/tile", generator()))
+    assert cache.hits == 0
+    assert torch.equal(answers[0].merged, answers[1].merged)
+    assert torch.equal(answers[0].indices, answers[1].indices)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from zoo_exp.config import compose
-from zoo_exp.evaluation import journal, runner
+from zoo_exp.evaluation import journal, lock, runner
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -126,3 +127,54 @@ def test_two_nodes_preempted_and_out_of_time(shell, tmp_path):
     written = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     repeated = sum(row["batch_size"] for row in written) - len(expected.splitlines())
     assert 0 <= repeated <= 2 * 2 * 2 * 2  # 2 kills x 2 ranks x a batch of 2 x 2 arms
+
+
+def holders(folder):
+    """Processes that record for a cell at this moment."""
+    found = (lock.holder(folder, path.stem) for path in (folder / "locks").glob("*.lock"))
+    return [int(text.split()[1]) for text in found if text and "SLURM job" in text]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(shell, tmp_path, nodes):
+    """SIGKILL at seeded moments: an array of two cells, and one cell with a rank on each of two nodes."""
+    tasks = ["task=[embedded_pope,embedded_gqa]" if nodes == 1 else "task=embedded_pope", "limit=30"]
+    expected = single(tmp_path / "single", *tasks)
+    out, draw, kills = tmp_path / "array", random.Random(nodes), 0
+    folder = compose([*BASE, *tasks, f"out={out}"]).run_dir
+    for _ in range(3):
+        before = rows(folder)
+        printed = slurm(shell, out, *tasks, f"nodes={nodes}")
+        if "nothing to submit" in printed:
+            break
+        until(lambda least=before + draw.randrange(1, 12): rows(folder) >= least or not queued(shell))
+        for process in holders(folder):
+            os.kill(process, signal.SIGKILL)
+            kills += 1
+        until(lambda: not queued(shell))
+        assert rows(folder) >= before
+    assert kills
+    status = slurm(shell, out, *tasks, "--status")
+    assert "running" not in status
+    slurm(shell, out, *tasks, f"nodes={nodes}", "--wait")
+    assert (folder / "records.jsonl").read_bytes() == expected
+
+
+def queued(shell):
+    return shell("squeue", "--noheader").strip()
+
+
+def test_a_partition_that_is_not_there_is_refused_with_those_that_are(cluster, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_exp", "slurm", *BASE, f"out={tmp_path}", "partition=mian"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **cluster, "PATH": PATH},
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "mian" in done.stderr
+    assert "main, urgent" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("plan.json"))

@@ -37,7 +37,8 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
             continue
         with suppress(InvalidValueError):
             budget = Budget.parse(row.budget)
-            allowed = budget.count if budget.keep_ratio is None else budget.keep_ratio * np.nanmean(visual)
+            ratio = budget.keep_ratio
+            allowed = float(budget.count or 0) if ratio is None else ratio * float(np.nanmean(visual))
             if budget.per == "image" and np.nanmean(measured) > SLACK * allowed:
                 found.add(index)
     return found

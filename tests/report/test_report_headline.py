@@ -1,0 +1,65 @@
+"""The sentence above each table: it says what the records say, with the uncertainty that they have."""
+
+import pandas as pd
+import pytest
+from made_up_run import arms, made_up_aggregate, made_up_metric
+
+from zoo_exp.report.headline import headline
+from zoo_exp.report.records import read_records
+from zoo_exp.report.results import compute
+
+TIMINGS = pd.DataFrame(columns=["task", "arm", "select_ms", "generate_ms", "vision_ms"])
+
+
+@pytest.fixture
+def compute_some(make_run):
+    """Function: results of a made-up run with some arms, on some images."""
+
+    def make(images=40, without=()):
+        run = make_run(images)
+        records = read_records(run)
+        shown = [arm for arm in arms() if arm["selector"] not in without and arm["arm"] not in without]
+        records = records[records["arm_id"].isin([arm["arm_id"] for arm in shown])]
+        tasks = ["embedded_gqa", "embedded_pope", "embedded_vqav2"]
+        return compute(
+            "made_up", records, TIMINGS, tasks, shown, made_up_aggregate, made_up_metric, draws=300
+        )
+
+    return make
+
+
+def test_a_clear_leader_is_said_to_be_ahead(compute_some):
+    results = compute_some()
+    found = headline(results)
+    row = results.lines["zoo multiply @16"]["average"]
+    assert (found.arm, found.kept, found.n_visual) == ("zoo multiply @16", 16, 144)
+    assert (found.retained, found.low, found.high) == pytest.approx(
+        (row["retained"], row["retained_low"], row["retained_high"])
+    )
+    assert found.ahead
+    assert found.rivals == ()
+    first, second, third = found.sentences()
+    assert first.startswith("With 16 of 144 visual tokens (11 %), zoo multiply @16 retains ")
+    assert "ahead of every other arm" in second
+    assert third.startswith("Against random: +")
+
+
+def test_too_few_questions_tell_nobody_apart(compute_some):
+    results = compute_some(images=4)
+    found = headline(results)
+    assert not found.ahead
+    assert found.rivals
+    assert "do not tell it apart from" in found.sentences()[1]
+    told = set(results.comparisons.loc[~results.comparisons["significant"].astype(bool), "against"])
+    assert {name for name, _ in found.rivals} <= told
+
+
+def test_without_a_full_arm_or_a_budget_there_is_none(compute_some):
+    assert headline(compute_some(without=("full",))) is None
+    assert headline(compute_some(without=("zoo", "random"))) is None
+
+
+def test_one_arm_alone_is_ahead_of_nobody(compute_some):
+    found = headline(compute_some(without=("zoo none @16", "random")))
+    assert (found.arm, found.ahead, found.rivals, found.random) == ("zoo multiply @16", False, (), "")
+    assert len(found.sentences()) == 1
