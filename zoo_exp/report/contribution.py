@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.report.arms import ArmRow
-from zoo_exp.report.bootstrap import Floats, percentile_interval
+from zoo_exp.report.bootstrap import MOST_UNDEFINED, Floats, percentile_interval
 from zoo_exp.report.estimates import TaskEstimate
 from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.statistics import CONFIDENCE, Interval
@@ -93,9 +93,10 @@ def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | Non
 
 def _interval(drawn: Floats) -> Interval:
     """As `percentile_interval`; without interpolation where a draw is infinite, as blind got nothing right in it."""
-    if np.isnan(drawn).any() or not np.isinf(drawn).any():
-        return percentile_interval(drawn)
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    known = drawn[~np.isnan(drawn)]
+    if not np.isinf(known).any() or known.size < (1 - MOST_UNDEFINED) * drawn.size:
+        return percentile_interval(np.where(np.isinf(drawn), np.nan, drawn))
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     return Interval(float(low), float(high))
 
 
