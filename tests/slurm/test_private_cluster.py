@@ -147,7 +147,8 @@ def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(sh
         printed = slurm(shell, out, *tasks, f"nodes={nodes}")
         if "nothing to submit" in printed:
             break
-        until(lambda least=before + draw.randrange(1, 12): rows(folder) >= least or not queued(shell))
+        least = before + draw.randrange(1, 12)
+        until(lambda least=least: rows(folder) >= least or not queued(shell))
         for process in holders(folder):
             os.kill(process, signal.SIGKILL)
             kills += 1

@@ -35,9 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Build it and say where it lies."""
-    from zoo_exp.report.build import build
+    from rich.console import Console
 
-    page = build(args.runs, args.out, args.mixed)
+    from zoo_exp.report.build import build
+    from zoo_exp.report.drawing import spare_processes
+    from zoo_exp.report.runs import find_runs
+
+    processes = spare_processes(len(find_runs(args.runs)))
+    page = build(args.runs, args.out, args.mixed, processes=processes, console=Console(stderr=True))
     print(f"report: {page}")
     if args.wandb:
         from zoo_exp.report.wandb_report import make_report

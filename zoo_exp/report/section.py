@@ -1,7 +1,7 @@
 """Everything that a report says about one run: tables, pictures, published rows, examples."""
 
 import re
-from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,21 +10,13 @@ import pandas as pd
 from zoo_exp.report import published
 from zoo_exp.report.arms import ArmRow, group
 from zoo_exp.report.contribution import Contribution, contribution
+from zoo_exp.report.drawing import Here, Picture, draw_all
 from zoo_exp.report.examples import FAILURE, SUCCESS, failures, focus_arm, successes
-from zoo_exp.report.figures import budget, cost, heat, kde, layers, positions, rank
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import MaskItem
 from zoo_exp.report.results import Results
 from zoo_exp.report.runs import Run
 from zoo_exp.report.token_rows import averages, read_tokens
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure: the common name of its .svg and .png files, and what it shows."""
-
-    path: Path
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Section:
         paper: the paper's own averages of the same artefact.
         contribution: what needs the image; None without a blind arm.
         tokens: means of tokens.jsonl by arm; empty where `tokens` was not run.
-        pictures: figures that apply to this run.
+        drawn: figures that apply to this run, or who is drawing them.
         examples: galleries.
     """
 
@@ -61,11 +53,16 @@ class Section:
     paper: pd.DataFrame
     contribution: Contribution | None
     tokens: pd.DataFrame
-    pictures: list[Picture] = field(default_factory=list)
+    drawn: Future[list[Picture]]
     examples: list[Examples] = field(default_factory=list)
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The figures; waits for them where other processes draw."""
+        return self.drawn.result()
 
-def make_section(run: Run, slug: str, figures: Path, draws: int) -> Section:
+
+def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Executor | None = None) -> Section:
     """Compute a run and draw what applies to it.
 
     Args:
@@ -73,11 +70,13 @@ def make_section(run: Run, slug: str, figures: Path, draws: int) -> Section:
         slug: name for files, unique in the report.
         figures: folder that figures are written to.
         draws: bootstrap draws.
+        executor: who draws (see `drawing.drawers`); this process, if None.
     """
     results = run.results(draws)
     rows = group(run.experiment["arms"])
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)
+    smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
     papers = published.read()
     return Section(
         slug=slug,
@@ -88,7 +87,7 @@ def make_section(run: Run, slug: str, figures: Path, draws: int) -> Section:
         paper=published.averages(run.name, papers),
         contribution=contribution(results.frame, results.contribution),
         tokens=averages(tokens) if len(tokens) else tokens,
-        pictures=_pictures(results, rows, items, tokens, figures, slug),
+        drawn=(executor or Here()).submit(draw_all, results.frame, smallest, items, tokens, figures / slug),
         examples=_examples(items, rows, results.tasks),
     )
 
@@ -105,56 +104,6 @@ def slugs(runs: list[Run]) -> list[str]:
                 break
         else:
             found.append(f"{name}-{model}-{len(found)}")
-    return found
-
-
-def _pictures(
-    results: Results,
-    rows: list[ArmRow],
-    items: list[MaskItem],
-    tokens: pd.DataFrame,
-    figures: Path,
-    slug: str,
-) -> list[Picture]:
-    frame = results.frame
-    smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
-    drawn: list[tuple[str, str, Callable[[Path], bool]]] = [
-        (
-            "budget",
-            "Retained average by budget, with 95 % intervals (paired bootstrap over images).",
-            lambda path: budget.draw(frame, path),
-        ),
-        (
-            "cost",
-            "Retained average against what an answer costs. Times: this machine, median over batches, per question.",
-            lambda path: cost.draw(frame, path),
-        ),
-        ("heat", "Retained average by directions m and step size h.", lambda path: heat.draw(frame, path)),
-        (
-            "layers",
-            "Where sensitivity is measured: encoder layers and projector.",
-            lambda p: layers.draw(frame, p),
-        ),
-        (
-            "ranks",
-            "Rank correlation with the reference arm, over the tokens that it rates above the threshold of 0.5; "
-            "vertical lines are means.",
-            lambda path: kde.draw(tokens, path),
-        ),
-        ("ranks_all", "The same over all tokens.", lambda path: kde.draw(tokens, path, "spearman")),
-        ("span", "Effective rank of what is kept, by budget (colour).", lambda path: rank.draw(tokens, path)),
-        (
-            "positions",
-            "Where tokens are kept at the smallest budget; the numbers are the shares of the upper, middle and lower "
-            "third of the image. A rule without position bias is even over many images.",
-            lambda path: positions.draw(items, smallest, path),
-        ),
-    ]
-    found = []
-    for name, caption, draw in drawn:
-        path = figures / f"{slug}_{name}"
-        if draw(path):
-            found.append(Picture(path, caption))
     return found
 
 

@@ -68,12 +68,16 @@ def figure(
         FigureCanvasAgg(drawn)  # without pyplot, a figure needs its canvas by hand
         axes = drawn.subplots(rows, columns, squeeze=False)
         yield list(axes.flat)
+        # Laid out once: with an engine in place every file would be drawn twice.
+        layout = drawn.get_layout_engine()
+        if layout is not None:
+            layout.execute(drawn)
+        drawn.set_layout_engine(None)
         with atomic_path(path.with_suffix(".svg")) as target:
             drawn.savefig(
                 str(target), format="svg", metadata=dict.fromkeys(("Date", "Format", "Type", "Creator"))
             )
             target.write_text(_rounded(target.read_text(encoding="utf-8")), encoding="utf-8")
-        drawn.set_layout_engine("none")  # it has been laid out
         with atomic_path(path.with_suffix(".png")) as target:
             drawn.savefig(str(target), format="png", dpi=160, metadata={"Software": None})
 

@@ -51,6 +51,7 @@ th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 tbody tr:hover, tbody tr:hover td:first-child { background-color: var(--wash); }
+tr.first td { border-top: 2px solid var(--line); }
 td.best { font-weight: 700; }
 td.published { font-style: italic; color: var(--soft); }
 .figures { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; }

@@ -70,9 +70,13 @@ def render(
         )
     parts.append("</tr></thead><tbody>")
     budgets = [*groups, *([None] * (len(rows) - len(groups)))]
-    for row, budget in zip(rows, budgets, strict=True):
-        parts.append("<tr>" if budget is None or budget != budget else f'<tr data-b="{escape(budget)}">')
-        parts += [_cell(cell, place < left) for place, cell in enumerate(row)]
+    before: str | None = None
+    for place, (row, budget) in enumerate(zip(rows, budgets, strict=True)):
+        known = budget is not None and budget == budget  # pandas makes nan of None
+        first = ' class="first"' if groups and place and budget != before else ""
+        parts.append(f'<tr data-b="{escape(budget)}"{first}>' if known else f"<tr{first}>")
+        before = budget
+        parts += [_cell(cell, column < left) for column, cell in enumerate(row)]
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table></div>"])
 
