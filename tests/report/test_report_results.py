@@ -240,6 +240,15 @@ def test_a_row_that_lacks_a_seed_has_no_value(make_run):
     assert len(results.notes) == len(TASKS)
 
 
+def test_arms_without_times_beside_timed_ones_are_named(make_run):
+    run = make_run()
+    lines = (run / "timings.jsonl").read_text().splitlines(keepends=True)
+    (run / "timings.jsonl").write_text("".join(row for row in lines if '"full"' not in row))
+    assert any(note.startswith("no times for full:") for note in results_of(run).notes)
+    (run / "timings.jsonl").write_text("")
+    assert not any("no times" in note for note in results_of(run).notes)
+
+
 def test_without_full_there_is_no_retained_average(make_run):
     run = make_run()
     results = results_of(run, arms=[arm for arm in arms() if arm["arm"] != "full"])

@@ -130,6 +130,7 @@ def compute(
     shares = None if reference is None else retained([task.resampled for task in computed], reference)
     if reference is None:
         notes.append("no arm 'full': the retained average is not defined")
+    notes += _untimed(rows, timings)
     return Results(
         experiment=experiment,
         tasks=[task.samples.task for task in computed],
@@ -147,6 +148,15 @@ def compute(
         contribution=contributions(rows, computed),
         difficulty=split(rows, [task.samples for task in computed], reference, draws, seed),
     )
+
+
+def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
+    """Times belong to the process that measured them: a run that takes over an arm's answers has none for it."""
+    timed = set(timings["arm"])
+    missing = [row.label for row in rows if timed and not timed & set(row.names)]
+    if not missing:
+        return []
+    return [f"no times for {', '.join(missing)}: no answer of theirs was given in this run itself"]
 
 
 def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:
