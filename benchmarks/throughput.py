@@ -141,7 +141,7 @@ def answer(
     settings = task.generation
     options = {"max_new_tokens": settings.max_new_tokens or 128, "do_sample": False}
     if inside:
-        ids, _ = generate_layer_pruned(loaded.adapter, prompt, selector, arm.budget, **options)
+        ids = generate_layer_pruned(loaded.adapter, prompt, selector, arm.budget, **options).new_tokens
     else:
         ids = generate_pruned(loaded.model, prompt, **options)
     (response,) = loaded.processor.batch_decode(ids, skip_special_tokens=True)

@@ -111,7 +111,7 @@ def generated(adapter, shapes, rule, text=(9, 30)):
     full = selectors.get("full")
     kept = [[full.select(image, None, torch.Generator()) for image in row] for row in tokens]
     prompt = prune_prompt(adapter, inputs, tokens, kept)
-    _, counts = generate_layer_pruned(adapter, prompt, rule, "33.3%", max_new_tokens=2, do_sample=False)
+    counts = generate_layer_pruned(adapter, prompt, rule, "33.3%", max_new_tokens=2, do_sample=False).counts
     return prompt, counts
 
 

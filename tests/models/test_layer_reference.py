@@ -134,10 +134,10 @@ class Places(list):
 
 @torch.no_grad()
 def reference(model, given, stages, keeps_positions):
-    """Greedy ids and logits; `stages(n_visual)` gives {layer: rule}."""
+    """Greedy ids and logits, and what stays; `stages(n_visual)` gives {layer: rule}."""
     llm, embed, head = model.model.language_model, model.get_input_embeddings(), model.lm_head
     features = iter(image_features(model, given))
-    all_ids, all_logits, all_counts = [], [], []
+    all_ids, all_logits, all_counts, all_left = [], [], [], []
     for b in range(len(given["input_ids"])):
         prompt, visual0, axes0 = prompt_row(model, given, b, features)
         rules = stages(int(visual0.sum())) if visual0.any() else {}
@@ -192,7 +192,9 @@ def reference(model, given, stages, keeps_positions):
         all_ids.append(ids)
         all_logits.append(torch.stack(logits))
         all_counts.append(counts)
-    return torch.tensor(all_ids), torch.stack(all_logits, 1), all_counts
+        image = visual0.nonzero().flatten().tolist()
+        all_left.append([image.index(place) for place in places if place in image])
+    return torch.tensor(all_ids), torch.stack(all_logits, 1), all_counts, all_left
 
 
 def cases():
@@ -237,7 +239,7 @@ def test_prefill_and_decode_equal_the_reference(
 ):
     model = models(family, dtype=torch.float64)  # so that only mistakes differ, not kernels
     given = inputs(model, layout, text=(9, 12))
-    ids, logits, counts = reference(model, given, stages, keeps_positions)
+    ids, logits, counts, left = reference(model, given, stages, keeps_positions)
     with zoo_exp.pruned(model, selector, budget) as pruning:
         hooked_ids, hooked = answer(model, given)
         assert pruning.layer_counts == counts
@@ -254,8 +256,7 @@ def test_prefill_and_decode_equal_the_reference(
     tokens = adapter.encode(given, frozenset())
     whole = [[get("full").select(t, None, torch.Generator()) for t in row] for row in tokens]
     prompt = prune_prompt(adapter, given, tokens, whole)
-    route_a, route_a_counts = generate_layer_pruned(
-        adapter, prompt, selector, budget, max_new_tokens=STEPS, do_sample=False
-    )
-    assert torch.equal(route_a, ids)
-    assert route_a_counts == counts
+    route_a = generate_layer_pruned(adapter, prompt, selector, budget, max_new_tokens=STEPS, do_sample=False)
+    assert torch.equal(route_a.new_tokens, ids)
+    assert route_a.counts == counts
+    assert route_a.left() == left

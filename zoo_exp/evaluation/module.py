@@ -133,16 +133,23 @@ class PrunedVLM(lightning.LightningModule):
         settings = self.task.generation
         options = {"max_new_tokens": settings.max_new_tokens or DEFAULT_NEW_TOKENS, "do_sample": False}
         selector = self.selectors[arm.id]
+        layer_counts: Sequence[list[int] | None]
         if isinstance(selector, LayerSelector):
             adapter, counted = self.loaded.adapter, CountedLayerSelector(selector, self.costs.text)
-            new_tokens, layers = generate_layer_pruned(adapter, prompt, counted.rule, arm.budget, **options)
+            layered = generate_layer_pruned(adapter, prompt, counted.rule, arm.budget, **options)
+            new_tokens, layer_counts = layered.new_tokens, layered.counts
         else:
-            new_tokens, layers = generate_pruned(self.model, prompt, **options), []
-        layer_counts: Sequence[list[int] | None] = layers or [None] * len(samples)
+            new_tokens = generate_pruned(self.model, prompt, **options)
+            layer_counts = [None] * len(samples)
         self._synchronise()
         finished = time.perf_counter()
         if isinstance(selector, LayerSelector):
             spent = iter(counted.flops)
+            # What a mask shows of it; one image is one row's visual tokens, of several the mask shows none.
+            selections = [
+                [Selection(torch.tensor(row, dtype=torch.long))] if len(images) == 1 else chosen
+                for row, images, chosen in zip(layered.left(), visual, selections, strict=True)
+            ]
             select_flops = [next(spent) if kept else 0 for kept in prompt.kept_tokens]
         else:
             select_flops = [self.selector_costs.of(selector, images, arm.budget) for images in visual]

@@ -112,7 +112,9 @@ class Answerer:
         chosen = self._select(asks, visual, self._whole if in_layers else self.rule)
         prompt = prune_prompt(adapter, inputs, visual, chosen, self.positions)
         if in_layers:
-            new, _ = generate_layer_pruned(adapter, prompt, self.rule, self.budget, **settings.options)
+            new = generate_layer_pruned(
+                adapter, prompt, self.rule, self.budget, **settings.options
+            ).new_tokens
         else:
             new = generate_pruned(model, prompt, **settings.options)
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)

@@ -91,7 +91,8 @@ def answer(
         options = _options(new_tokens, steps)
         if inside:
             watched = _watched(selector, probe)
-            ids, layers = generate_layer_pruned(adapter, prompt, watched, budget, **options)
+            answered = generate_layer_pruned(adapter, prompt, watched, budget, **options)
+            ids, layers = answered.new_tokens, answered.counts
         else:
             ids = generate_pruned(loaded.model, prompt, **options)
             layers = [[kept] * len(adapter.layers) for kept in prompt.kept_tokens]

@@ -165,7 +165,8 @@ class Engine:
         if self.tap is not None:
             self.tap.selections = [[] for _ in range(batch)]
         if self.layers is not None:
-            self.layers.answers, self.layers.counts = {}, [[0] * len(self.adapter.layers)] * batch
+            self.layers.answers, self.layers.segments = {}, []
+            self.layers.counts = [[0] * len(self.adapter.layers)] * batch
 
     def _prefill(
         self, kwargs: dict[str, Any], embeds: Tensor, cache: Any, ids: Tensor | None, visual: Tensor

@@ -60,6 +60,7 @@ class LayerHooks:
     Attributes:
         answers: of the last prompt: layer -> one `LayerAnswer` per row.
         counts: of the last prompt: visual tokens at the input of each layer, by row [B][n_layers].
+        segments: of the last prompt, the whole one first; none where it had no visual token.
     """
 
     def __init__(self, llm: Any, selector: LayerSelector, budget: Any) -> None:
@@ -72,6 +73,7 @@ class LayerHooks:
         self._running = _Running()
         self.answers: dict[int, list[LayerAnswer]] = {}
         self.counts: list[list[int]] = []
+        self.segments: list[Segment] = []
 
     @property
     def current(self) -> LayerPass | None:
@@ -113,7 +115,7 @@ class LayerHooks:
             prompt = Prompt(embeds[b, real], segment.visual[b, real], n_layers, self._budget)
             current.states.append(self.selector.start(prompt) if count else None)
         current.counts = [[count] * n_layers for count in counts]
-        self.answers, self.counts = current.answers, current.counts
+        self.answers, self.counts, self.segments = current.answers, current.counts, current.segments
 
     def _refuse_recomputing(self) -> None:
         """Older versions of `transformers` run the hooks of a layer again when its activations are recomputed."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from zoo_exp.models.layer_hooks import LayerHooks
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, generate_pruned
 from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.segments import Segment, visual_left
 from zoo_exp.selectors import registry
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector
@@ -140,19 +142,41 @@ def detach(model: Any) -> None:
     handle._engine.detach()
 
 
+@dataclass(frozen=True)
+class LayerPruned:
+    """An answer under a layer selector.
+
+    Attributes:
+        new_tokens: [B, T].
+        counts: visual tokens at the input of every decoder layer, by row [B][n_layers].
+        segments: the prompt as the layers saw it, the whole one first; none where it had no visual token.
+    """
+
+    new_tokens: Tensor
+    counts: list[list[int]]
+    segments: list[Segment]
+
+    def left(self) -> list[list[int]]:
+        """Which of its visual tokens the last layer still saw, by row, ascending; merged ones are not among them.
+
+        It is worked out here and not before, as it is no part of answering: it would count as the method's time.
+        """
+        if not self.segments:
+            return [[] for _ in self.counts]
+        rows = visual_left(self.segments[0], self.segments[-1])
+        return rows[:: len(rows) // len(self.counts)]
+
+
 def generate_layer_pruned(
     adapter: VLMAdapter,
     prompt: PrunedPrompt,
     selector: LayerSelector,
     budget: BudgetLike,
     **generate_kwargs: Any,
-) -> tuple[Tensor, list[list[int]]]:
+) -> LayerPruned:
     """Let the model answer a prompt while a layer selector drops visual tokens inside it.
 
     The prompt comes from `prune_prompt`; with selections that keep every token, the layer selector is alone.
-
-    Returns:
-        New tokens [B, T], and for each row the visual tokens at the input of every decoder layer.
 
     Raises:
         InvalidValueError: the model is being pruned already, or a budget out of range.
@@ -166,7 +190,7 @@ def generate_layer_pruned(
         engine.visual = prompt.visual
         answer = generate_pruned(model, prompt, **generate_kwargs)
         copies = max(1, len(hooks.counts) // len(prompt.kept_tokens))
-        return answer, [list(row) for row in hooks.counts[::copies]]
+        return LayerPruned(answer, [list(row) for row in hooks.counts[::copies]], hooks.segments)
     finally:
         engine.detach()
 

@@ -122,6 +122,15 @@ def whole_prompt(real: Tensor, visual: Tensor, positions: Tensor) -> Segment:
     return Segment(0, real, visual & real, positions, source, bool((~real).any()))
 
 
+def visual_left(whole: Segment, last: Segment) -> list[list[int]]:
+    """Which visual tokens of the whole prompt a later segment still has, by row, ascending; no merged ones."""
+    number = (whole.visual.long().cumsum(dim=1) - 1).to(last.source.device)
+    return [
+        number[b, columns[visual & (columns >= 0)]].tolist()
+        for b, (columns, visual) in enumerate(zip(last.source, last.visual, strict=True))
+    ]
+
+
 def real_tokens(
     mask: Tensor | Mapping[str, Any] | None, batch: int, new: int, past: int, device: Any
 ) -> Tensor:

@@ -13,7 +13,10 @@ from zoo_exp.report.masks import MaskArm, MaskItem
 from zoo_exp.report.records import read_jsonl
 
 MASKS_FILE = "masks.jsonl"
-RULE = "Chosen by rule: of each task the first question on which the arms shown disagree, else the first."
+RULE = (
+    "Chosen by rule: of each task the first question on which the arms shown disagree, else the first. "
+    "Of arms that drop tokens inside the language model: what its last layer sees."
+)
 
 
 def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[MaskItem]:

@@ -9,6 +9,21 @@ from zoo_exp.report.figures.series import reference_row, series
 from zoo_exp.report.figures.style import GREY, figure, legend_right, line_style, shorten
 
 
+def apart(ticks: list[int], ratio: float = 1.09) -> list[str]:
+    """Labels of ascending ticks on a logarithmic axis; those too near to the label before stay empty.
+
+    >>> apart([16, 32, 76, 80, 88])
+    ['16', '32', '76', '', '88']
+    """
+    labels: list[str] = []
+    last = 0.0
+    for tick in ticks:
+        near = tick < last * ratio
+        labels.append("" if near else str(tick))
+        last = last if near else tick
+    return labels
+
+
 def draw(frame: pd.DataFrame, path: Path) -> bool:
     """Draw it; False where there are fewer than two budgets, or no retained average."""
     lines = series(frame)
@@ -52,7 +67,7 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
         ticks = sorted(
             {round(float(v)) for line in lines for v in line.rows["kept_tokens"] if v == v and v > 0}
         )
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_xticks(ticks, apart(ticks))
         axes.minorticks_off()
         axes.set_xlabel("visual tokens that entered the language model, measured")
         axes.set_ylabel("retained average, %")

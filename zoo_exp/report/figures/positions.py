@@ -1,5 +1,6 @@
 """How often each place of the token raster was kept, by arm: position bias shows at a glance."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def draw(items: Sequence[MaskItem], arms: Sequence[str], path: Path) -> bool:
         for axes, (arm, share) in zip(panels, shown.items(), strict=False):
             axes.set_axis_on()
             image = axes.imshow(share, cmap="cividis", vmin=0, vmax=top)
-            axes.set_title(shorten(arm, 26), fontsize=7.5)
+            axes.set_title(textwrap.fill(shorten(arm, 64), 30), fontsize=7)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.grid(visible=False)

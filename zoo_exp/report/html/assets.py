@@ -20,9 +20,9 @@ h2 { font-size: 1.25rem; margin: 44px 0 4px; padding-top: 14px; border-top: 2px 
 h3 { font-size: 1.02rem; margin: 26px 0 6px; }
 p, ul { margin: 6px 0; }
 nav { position: sticky; top: 0; z-index: 3; background: var(--back); border-bottom: 1px solid var(--line); }
-nav > div { max-width: 1280px; margin: 0 auto; padding: 7px 20px; display: flex; gap: 4px 16px; overflow-x: auto;
-  white-space: nowrap; font-size: .86rem; }
-section { scroll-margin-top: 44px; }
+nav > div { max-width: 1280px; margin: 0 auto; padding: 7px 20px; display: flex; flex-wrap: wrap; gap: 2px 16px;
+  white-space: nowrap; font-size: .86rem; max-height: 5.2em; overflow-y: auto; }
+section { scroll-margin-top: 76px; }
 .headline { border-left: 4px solid var(--accent); background: var(--wash); padding: 10px 16px; margin: 14px 0;
   border-radius: 0 6px 6px 0; }
 .headline p { margin: 2px 0; overflow-wrap: anywhere; }

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,10 @@ def budgets(items: Sequence[MaskItem], rows: Sequence[ArmRow]) -> list[dict[str,
         # Of a random selector the first seed.
         mine = [row.names[0] for row in rows if row.budget == budget and row.names[0] in present]
         if mine:
-            most = max(kept[name] for name in mine)
-            label = f"{most} visual tokens" + ("" if budget == str(most) else f" (budget {budget})")
-            stops.append((most, label, [*always, *mine]))
+            # What most arms keep: rules inside the language model keep more on the way, or less at its end.
+            usual = mode(kept[name] for name in mine)
+            label = f"{usual} visual tokens" + ("" if budget == str(usual) else f" (budget {budget})")
+            stops.append((usual, label, [*always, *mine]))
     if not stops:
         stops = [(0, "all arms", present)]
     stops.sort(key=lambda stop: -stop[0])

@@ -1,0 +1,42 @@
+"""Masks of a run: what each arm left to the language model, and of layer selectors what their last layer saw."""
+
+import json
+
+import pytest
+
+from zoo_exp import cli
+from zoo_exp.config import compose
+
+RUN = [
+    "selector=[full,blind,divprune,fastv,sparsevlm,dart]", "budget=28", "task=embedded_pope", "limit=5",
+    "logger=none", "trainer=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert cli.main(["run", *RUN, f"out={out}"]) == 0
+    (path,) = out.glob("*/*/masks.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_layer_selectors_show_what_their_last_layer_sees(rows):
+    arms = {arm.label: arm for arm in compose(RUN).arms}
+    left = {}
+    for row in rows:
+        for arm in row["arms"]:
+            assert arm["indices"] == sorted(set(arm["indices"]))
+            left.setdefault(arm["arm"].split(" @")[0], []).append(arm["indices"])
+    assert {len(each) for each in left["full"]} == {144}
+    assert {len(each) for each in left["divprune"]} == {28}
+    for label, arm in arms.items():
+        name = label.split(" @")[0]
+        if name in ("fastv", "dart"):
+            planned = arm.build().schedule(arm.budget, 144, 4)
+            last = planned[max(planned)]
+            # DART gives every pivot the same number of neighbours: what is left over by the division is not kept.
+            assert all(0.7 * last <= len(each) <= last < 144 for each in left[name]), name
+            assert len({tuple(each) for each in left[name]}) > 1, name
+    assert all(len(each) < 144 for each in left["sparsevlm"])
+    assert len(rows) == 5
