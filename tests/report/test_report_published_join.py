@@ -51,10 +51,63 @@ def test_equal_numbers_of_poster_and_supplement_stand_once_and_others_twice():
         {"selector": "zoo", "options": '{"estimator": "closed_form"}'},
         {"selector": "zoo", "options": '{"fusion": "sum"}'},
         {"task": "average"},
+        {"above_budget": True},  # a layer selector's mean over layers is above what the papers count
     ],
 )
 def test_what_was_measured_otherwise_is_not_joined(change):
     assert joined(row(**change)).empty
+
+
+def test_a_metric_in_percent_is_known_by_its_task_not_by_one_row():
+    rows = [row("full", task="mmbench_en_dev_static", budget=None, value=64.0)]
+    rows += [row(task="mmbench_en_dev_static", value=0.9)]
+    assert joined(*rows)["ours"].tolist() == [64.0, 0.9]
+
+
+def experiment(limit=None, **model):
+    fields = {
+        "name": "llava15_7b",
+        "path": "llava-hf/llava-1.5-7b-hf",
+        "weights": "pretrained",
+        "layers": None,
+    }
+    return {"model": {**fields, **model}, "limit": limit}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/llava-1.5-7b-hf",
+        "hub/models--llava-hf--llava-1.5-7b-hf/snapshots/b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
+    ],
+)
+def test_the_papers_checkpoint_may_lie_anywhere(path):
+    table, notes = published.beside(pd.DataFrame([row()]), experiment(path=path))
+    assert len(table) == 1
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"path": "/data/my-finetune"}, "model.path=/data/my-finetune is not known to be the paper's"),
+        ({"weights": "random"}, "model.weights is random"),
+        ({"layers": 4}, "first 4 layers only"),
+        ({"limit": 100}, "limit=100 takes a part of each benchmark"),
+    ],
+)
+def test_the_name_of_a_model_is_not_enough(change, why):
+    table, (note,) = published.beside(pd.DataFrame([row()]), experiment(**change))
+    assert table.empty
+    assert note.startswith("published numbers are left out: ")
+    assert why in note
+
+
+def test_nothing_is_said_where_there_is_nothing_to_leave_out():
+    other = experiment(limit=100, name="embedded", path="embedded")
+    table, notes = published.beside(pd.DataFrame([row()]), other)
+    assert table.empty
+    assert notes == []
 
 
 def test_other_models_are_not_joined():

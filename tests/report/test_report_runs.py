@@ -122,6 +122,33 @@ def test_half_a_run_says_what_is_missing(make_whole_run):
     assert "embedded_gqa: unfinished, between 22 and 24 questions" in notes
 
 
+def test_a_task_that_all_arms_left_at_the_same_question_is_unfinished_too(make_whole_run):
+    run = make_whole_run()
+    (run / "cells").mkdir()
+    for task, samples in (("embedded_gqa", 30), ("embedded_pope", 24), ("embedded_vqav2", 50)):
+        cell = "of older weights" if task == "embedded_vqav2" else f"cell of {task}"
+        state = {"task": task, "cell": cell, "samples": samples}
+        (run / "cells" / f"{task}.json").write_text(json.dumps(state))
+    unfinished = [note for note in load_run(run).results(draws=50).notes if "unfinished" in note]
+    assert unfinished == [
+        "embedded_gqa: unfinished, 24 of 30 questions answered; the same run command goes on from there"
+    ]
+    rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    short = [row for row in rows if not ('"blind"' in row and '"sample_id": "011-' in row)]
+    (run / "records.jsonl").write_text("".join(short))
+    notes = "\n".join(load_run(run).results(draws=50).notes)
+    assert "embedded_gqa: unfinished, between 22 and 24 of 30 questions answered, by arm" in notes
+    assert "embedded_pope: unfinished, between 22 and 24 of 24 questions answered, by arm" in notes
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cell": "cell of embedded_gqa", "samples": null}'])
+def test_a_damaged_count_of_questions_is_no_reason_to_fail(make_whole_run, content):
+    run = make_whole_run()
+    (run / "cells").mkdir()
+    (run / "cells" / "embedded_gqa.json").write_text(content)
+    assert not [note for note in load_run(run).results(draws=50).notes if "unfinished" in note]
+
+
 def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
     run = make_whole_run("one")
     rows = (run / "records.jsonl").read_text().splitlines(keepends=True)

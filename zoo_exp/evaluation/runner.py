@@ -108,6 +108,7 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
         main_metric=lambda name: tasks[name].main_metric,
         scoring=lambda name: tasks[name],
         console=console,
+        config=experiment.as_dict(),
     )
     if answers:
         console.print(f"{answers} answers in {seconds:.0f} s{_pace(experiment)}")

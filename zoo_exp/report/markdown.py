@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from zoo_exp.report import published_table
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.headline import headline
 from zoo_exp.report.markdown_statistics import contribution, difficulty
 from zoo_exp.report.markdown_table import bold, escape, table
+from zoo_exp.report.published import CAPTION
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     DASH,
@@ -41,7 +43,7 @@ def render(results: Results, masks: str | None = None) -> str:
             "## Paired differences of Avg., best arm of each budget against the others",
             _pairs(results),
         ]
-    parts += [*difficulty(results), *contribution(results)]
+    parts += [*_published(results), *difficulty(results), *contribution(results)]
     for task in results.tasks:
         parts.append(_task(results, task))
     known = {key: value for key, value in results.provenance.items() if isinstance(value, (str, int, float))}
@@ -79,6 +81,17 @@ def _compact(results: Results) -> str:
         *([] if costs is None else costs[:1]),
     ]
     return table(["Arm", "kept", *tasks, *last], rows)
+
+
+def _published(results: Results) -> list[str]:
+    rows = [
+        [f"*{escape(cell)}*" if key == "published" else escape(cell) for key, cell in line._asdict().items()]
+        for line in published_table.lines(results)
+    ]
+    if not rows:
+        return []
+    heads = [escape(head) for head in published_table.HEADS]
+    return [f"## {published_table.TITLE}", table(heads, rows, left=published_table.LEFT), CAPTION]
 
 
 def _task(results: Results, task: str) -> str:

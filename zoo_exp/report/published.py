@@ -15,6 +15,16 @@ MODELS = {
     "llava15_13b": "LLaVA-1.5-13B",
     "llava_next_7b": "LLaVA-NeXT-7B",
 }
+CHECKPOINTS = {
+    "llava15_7b": "llava-1.5-7b-hf",
+    "llava15_13b": "llava-1.5-13b-hf",
+    "llava_next_7b": "llava-v1.6-vicuna-7b-hf",
+}
+"""What the paths of those models contain, on the hub, in its cache, or in a folder of one's own."""
+CAPTION = (
+    "Published numbers (italics) are copied from the papers, only where model, benchmark, metric and budget are the "
+    "same. Averages are not: the papers' nine hold two benchmarks that are measured otherwise here."
+)
 BENCHMARKS = {  # our task -> the id in published.csv
     "gqa": "gqa",
     "mmbench_en_dev_static": "mmbench_en_dev",
@@ -59,6 +69,33 @@ def read(path: Path = PATH) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, dtype={"table": str, "budget": str})
 
 
+def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """What `join` gives for a run, and why it gives nothing where a name alone promises more.
+
+    Args:
+        frame: `Results.frame`.
+        experiment: the run's resolved configuration.
+
+    Returns:
+        Rows with `COLUMNS`, and notes for the reader.
+    """
+    model = dict(experiment.get("model") or {})
+    name, path = str(model.get("name")), str(model.get("path"))
+    joined = join(frame, name, read())
+    reasons = []
+    if CHECKPOINTS.get(name, "") not in path:
+        reasons.append(f"model.path={path} is not known to be the paper's checkpoint")
+    if model.get("weights", "pretrained") != "pretrained":
+        reasons.append(f"model.weights is {model['weights']}")
+    if model.get("layers") is not None:
+        reasons.append(f"the model has its first {model['layers']} layers only")
+    if experiment.get("limit") is not None:
+        reasons.append(f"limit={experiment['limit']} takes a part of each benchmark")
+    if joined.empty or not reasons:
+        return joined, []
+    return joined.head(0), [f"published numbers are left out: {', '.join(reasons)}"]
+
+
 def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFrame:
     """Our rows that have a published counterpart, with signed differences (ours minus published).
 
@@ -79,10 +116,12 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
     if name is None or published.empty:
         return pd.DataFrame(lines, columns=list(COLUMNS))
     theirs = published[published["model"] == name]
+    largest = frame.groupby("task")["value"].max()
     for row in frame[frame["task"] != AVERAGE].to_dict("records"):
         method = _method(row)
         benchmark = BENCHMARKS.get(str(row["task"]))
-        if method is None or benchmark is None:
+        # Who keeps more than its budget names (layer selectors: in the mean over layers) has another budget.
+        if method is None or benchmark is None or row.get("above_budget"):
             continue
         mine = theirs[
             (theirs["method"] == method[0])
@@ -93,7 +132,7 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
             # The table's counts refer to an image; a keep ratio or a count per tile is another budget.
             mine = mine[(mine["budget"] == str(row["budget"])) & (mine["budget_definition"] == COUNT)]
         for other in mine.drop_duplicates("value").to_dict("records"):
-            scale = 1.0 if other["unit"] == "points" or row["value"] > 1 else 100.0
+            scale = 1.0 if other["unit"] == "points" or largest[row["task"]] > 1 else 100.0
             ours, low, high = (scale * float(row[key]) for key in ("value", "low", "high"))
             value = float(other["value"])
             lines.append(

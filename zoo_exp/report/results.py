@@ -38,6 +38,7 @@ class Results:
         provenance: versions and machine.
         contribution: full against blind by task (see `contribution.contributions`).
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
+        published: rows with a published counterpart, which stand in tables of their own (see `published.join`).
     """
 
     experiment: str
@@ -50,6 +51,7 @@ class Results:
     provenance: dict[str, Any] = field(default_factory=dict)
     contribution: pd.DataFrame = field(default_factory=pd.DataFrame)
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def lines(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -12,8 +12,10 @@ from zoo_exp import __version__
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
 from zoo_exp.evaluation import journal
 from zoo_exp.report.bootstrap import DRAWS
+from zoo_exp.report.published import beside
 from zoo_exp.report.records import RECORDS_FILE, read_records, read_timings
 from zoo_exp.report.results import Results, compute
+from zoo_exp.report.unfinished import unfinished
 
 MANIFEST = "experiment.json"
 MODEL_FIELDS = ("path", "revision", "dtype", "attention", "weights", "layers")
@@ -67,18 +69,9 @@ class Run:
             scoring=lambda name: known[name],
             draws=draws,
         )
-        notes = [*self.notes, *results.notes, *self._short_tasks()]
-        return replace(results, provenance=self.provenance, notes=notes)
-
-    def _short_tasks(self) -> list[str]:
-        """Arms that have answered fewer questions of a task than the arm that has answered most."""
-        counts = self.records.groupby(["task", "arm_id"]).size().unstack(fill_value=0)
-        return [
-            f"{task}: unfinished, between {int(row.min())} and {int(row.max())} questions answered, by arm; "
-            "the same run command goes on from there"
-            for task, row in counts.iterrows()
-            if row.min() != row.max()
-        ]
+        joined, left_out = beside(results.frame, self.experiment)
+        notes = [*self.notes, *results.notes, *unfinished(self.folder, self.records, self.cells), *left_out]
+        return replace(results, provenance=self.provenance, notes=notes, published=joined)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:

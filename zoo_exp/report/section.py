@@ -77,14 +77,13 @@ def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Execu
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)
     smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
-    papers = published.read()
     return Section(
         slug=slug,
         run=run,
         results=results,
         rows=rows,
-        joined=published.join(results.frame, str(run.model.get("name")), papers),
-        paper=published.averages(run.name, papers),
+        joined=results.published,
+        paper=published.averages(run.name, published.read()),
         contribution=contribution(results.frame, results.contribution),
         tokens=averages(tokens) if len(tokens) else tokens,
         drawn=(executor or Here()).submit(draw_all, results.frame, smallest, items, tokens, figures / slug),

@@ -13,6 +13,7 @@ from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import gallery
 from zoo_exp.report.provenance import manifest
+from zoo_exp.report.published import beside
 from zoo_exp.report.records import read_records, read_timings, recorded_arms
 from zoo_exp.report.results import Results, compute
 from zoo_exp.report.samples import Aggregate, Scoring
@@ -31,6 +32,7 @@ def write(
     scoring: Callable[[str], Scoring] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    config: Mapping[str, Any] | None = None,
 ) -> Results:
     """Compute everything from the records of `run_dir`, write it there, and print the table.
 
@@ -45,6 +47,8 @@ def write(
         scoring: function task -> the task itself (see `results.compute`).
         draws: bootstrap draws.
         seed: seed of the draws.
+        config: the experiment's resolved configuration, which says what published numbers may stand beside ours;
+            none do without it.
 
     Raises:
         MissingFileError: no records, a damaged file, or a folder that cannot be written to.
@@ -63,7 +67,9 @@ def write(
         draws=draws,
         seed=seed,
     )
-    results = replace(results, provenance=manifest())
+    joined, left_out = beside(results.frame, config or {})
+    notes = [*results.notes, *left_out]
+    results = replace(results, provenance=manifest(), published=joined, notes=notes)
     tables.write_csv(results, run_dir / "results.csv")
     tables.write_json(results, run_dir / "results.json")
     rows = group(list(arms) or recorded_arms(records))

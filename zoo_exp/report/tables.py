@@ -155,8 +155,20 @@ def method_lines(results: Results) -> list[str]:
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """The whole frame, one line per arm and task; numbers with 6 significant digits, unknown ones empty."""
-    write_text_atomic(path, results.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    """The whole frame, one line per arm and task; numbers with 6 significant digits, unknown ones empty.
+
+    What has a published counterpart goes into a file of its own beside it, so that no row of ours is a paper's.
+    """
+    write_text_atomic(path, _csv(results.frame))
+    beside = path.with_name(f"{path.stem}_published.csv")
+    if len(results.published):
+        write_text_atomic(beside, _csv(results.published))
+    else:
+        beside.unlink(missing_ok=True)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def write_json(results: Results, path: Path) -> None:
@@ -169,6 +181,7 @@ def write_json(results: Results, path: Path) -> None:
         "comparisons": plain_rows(results.comparisons),
         "contribution": plain_rows(results.contribution),
         "difficulty": plain_rows(results.difficulty),
+        "published": plain_rows(results.published),
         "notes": results.notes,
         "provenance": results.provenance,
     }

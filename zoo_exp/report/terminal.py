@@ -5,7 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_exp.report import published_table
 from zoo_exp.report.frame import AVERAGE
+from zoo_exp.report.published import CAPTION
 from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     display_scale,
@@ -61,6 +63,21 @@ def show(results: Results, console: Console) -> None:
         console.print(Text("The console is too narrow for a column per task: see results.md.", style="dim"))
     for line in method_lines(results):
         console.print(Text(line, style="yellow" if line.startswith("Note:") else "dim"))
+    if len(results.published):
+        console.print()
+        console.print(Text(published_table.TITLE, style="bold"))
+        console.print(_published(results))
+        console.print(Text(CAPTION, style="dim"))
+
+
+def _published(results: Results) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for place, head in enumerate(published_table.HEADS):
+        table.add_column(head, justify="left" if place < published_table.LEFT else "right")
+    for line in published_table.lines(results):
+        styled = line._asdict() | {"arm": " ".join(line.arm.split())}
+        table.add_row(*(Text(v, style="italic" if k == "published" else "") for k, v in styled.items()))
+    return table
 
 
 def _natural_width(table: Table, console: Console) -> int:
