@@ -23,9 +23,9 @@ RUN = [
 ]  # fmt: skip
 
 
-def run(out, *more):
+def run(out, *more, base=RUN):
     """Records, milliseconds in the vision pass, and what was printed."""
-    experiment = compose([*RUN, f"out={out}", *more])
+    experiment = compose([*base, f"out={out}", *more])
     console = Console(record=True, width=250, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     assert runner.run(experiment, console) == 0
     timings = journal.read(experiment.run_dir, "timings")
@@ -72,11 +72,23 @@ def test_a_damaged_entry_is_named_and_made_again(plain, filled, tmp_path, caplog
     assert "0 encoded" not in printed
 
 
+def test_an_experiment_with_smaller_images_is_read_too(tmp_path):
+    """The committed sanity experiment: its `resize` arm encodes smaller images, all else is stored."""
+    arms = ["+exp=sanity", "task=embedded_pope", "limit=6", "budget=16", "logger=none", "trainer=cpu"]
+    cache = f"cache.features={tmp_path / 'cache'}"
+    expected = run(tmp_path / "without", base=arms)[0]
+    for name, counts in (("first", "0 images read, 6 encoded"), ("second", "6 images read, 0 encoded")):
+        records, _, printed = run(tmp_path / name, cache, base=arms)
+        assert counts in printed
+        assert "not stored" not in printed
+        assert records == expected
+
+
 def test_what_cannot_be_stored_is_said(filled, tmp_path):
-    arms = "selector=[full,resize]"
-    records, _, printed = run(tmp_path / "with", arms, f"cache.features={filled}")
-    assert "0 images read, 12 encoded; a selector needs resize, which is not stored" in printed
-    assert run(tmp_path / "without", arms)[0] == records
+    arms = ["selector=zoo", "selector.options={estimator: encoder_proxy}"]
+    records, _, printed = run(tmp_path / "with", *arms, f"cache.features={filled}")
+    assert "0 images read, 12 encoded; a selector needs hidden and replay, which is not stored" in printed
+    assert run(tmp_path / "without", *arms)[0] == records
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(plain, tmp_path, monkeypatch, caplog):

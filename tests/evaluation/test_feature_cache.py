@@ -104,8 +104,7 @@ def test_a_known_image_is_not_encoded_again(family, tmp_path, monkeypatch):
     model = tiny_model(family)
     adapter = adapter_for(model, None)
     inputs = tiny_inputs(model, SHAPES[family])
-    needs = NEEDS if hasattr(adapter, "projector_fields") else frozenset({"features"})
-    needs = frozenset(need for need in needs if family != "qwen2_5_vl" or need == "features")
+    needs = frozenset({"features", "projector"}) if family == "qwen2_5_vl" else NEEDS
     expected = adapter.encode(inputs, needs)
     store = FeatureStore(tmp_path)
     FeatureCache(adapter, store, "model").encode(inputs, needs)
@@ -136,10 +135,52 @@ def test_other_weights_other_needs_and_other_pixels_are_other_entries(tmp_path):
     assert image_hashes({**inputs, "pixel_values": inputs["pixel_values"] + 1})[0] != first
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_a_smaller_image_is_encoded_anew_and_the_rest_is_read(family, tmp_path):
+    """`resize` needs the pixels, which every batch brings, and nothing that the tower said of the whole image."""
+    model = tiny_model(family)
+    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    inputs = tiny_inputs(model, SHAPES[family])
+    needs = frozenset({"features", "resize"})
+    FeatureCache(adapter, store, "model").encode(inputs, frozenset({"features"}))
+    expected = adapter.encode(inputs, needs)
+    cache = FeatureCache(adapter, store, "model")
+    found = cache.encode(inputs, needs)
+    assert (cache.hits, cache.misses, cache.reasons) == (2, 0, set())
+    for (image,), (reference,) in zip(found, expected, strict=True):
+        assert torch.equal(image.features, reference.features)
+        assert torch.equal(image.pixels_encoder((1, 2)), reference.pixels_encoder((1, 2)))
+    assert not torch.equal(found[0][0].pixels_encoder((1, 2)), found[1][0].pixels_encoder((1, 2)))
+
+
+def test_tiles_have_no_smaller_image(tmp_path):
+    model = tiny_model("llava_next")
+    cache = FeatureCache(adapter_for(model, None), FeatureStore(tmp_path), "model")
+    for read in (0, 2):
+        found = cache.encode(tiny_inputs(model, SHAPES["llava_next"]), frozenset({"resize"}))
+        assert cache.hits == read
+        assert all(image.pixels_encoder is None for row in found for image in row)
+
+
+def test_a_batch_with_a_new_image_is_encoded_whole(tmp_path):
+    """Bits of an image may depend on the others of its batch: nothing is mixed that a run would not mix."""
+    model = tiny_model("llava")
+    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    inputs = tiny_inputs(model, SHAPES["llava"])
+    FeatureCache(adapter, store, "model").encode({k: v[:1] for k, v in inputs.items()}, frozenset())
+    (old,) = entries(store)
+    before = old.read_bytes()
+    cache = FeatureCache(adapter, store, "model")
+    cache.encode(inputs, frozenset())
+    assert (cache.hits, cache.misses, len(entries(store))) == (0, 2, 2)
+    assert "a batch with a new image is encoded whole" in cache.summary()
+    assert old.read_bytes() == before
+
+
 def test_what_cannot_be_stored_runs_the_tower(tmp_path):
     model = tiny_model("llava")
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
     cache = FeatureCache(adapter, store, "model")
-    found = cache.encode(tiny_inputs(model, SHAPES["llava"]), frozenset({"resize"}))
-    assert found[0][0].pixels_encoder is not None
+    found = cache.encode(tiny_inputs(model, SHAPES["llava"]), frozenset({"hidden"}))
+    assert found[0][0].hidden
     assert entries(store) == []

@@ -8,7 +8,7 @@ from made_up_run import manifest
 
 from zoo_exp.core.errors import InvalidValueError, MissingFileError
 from zoo_exp.evaluation import journal
-from zoo_exp.report.runs import check_together, find_runs, load_run
+from zoo_exp.report.runs import check_together, find_runs, load_run, passed_over
 
 
 def change(run, **fields):
@@ -46,6 +46,9 @@ def test_no_records_and_no_manifest_are_named(make_whole_run):
     run = make_whole_run()
     (run / "records.jsonl").write_text("")
     with pytest.raises(MissingFileError, match="holds no records yet"):
+        load_run(run)
+    (run / "records.jsonl").unlink()
+    with pytest.raises(MissingFileError, match=r"cannot read .*: no records yet; start the run again"):
         load_run(run)
     (run / "experiment.json").unlink()
     with pytest.raises(MissingFileError, match=r"no run folder.*experiment\.json"):
@@ -163,3 +166,13 @@ def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
     (run / "records.jsonl").unlink()
     assert find_runs([tmp_path / "runs" / "one"]) == [run]
     assert len(load_run(run).records) == len(rows) - 100
+
+
+def test_a_folder_above_several_runs_says_which_one_it_stands_for(make_whole_run):
+    older = make_whole_run("made_up", run_id="a" * 12)
+    newer = make_whole_run("made_up", run_id="b" * 12)
+    os.utime(older / "records.jsonl", (1, 1))
+    (told,) = passed_over([newer.parent])
+    assert "newest of 2 runs" in told
+    assert newer.name in told
+    assert passed_over([older]) == passed_over([older, newer]) == []

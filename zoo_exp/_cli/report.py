@@ -39,8 +39,10 @@ def report(args: argparse.Namespace) -> int:
 
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes
-    from zoo_exp.report.runs import find_runs
+    from zoo_exp.report.runs import find_runs, passed_over
 
+    for line in passed_over(args.runs):
+        print(line)
     processes = spare_processes(len(find_runs(args.runs)))
     page = build(args.runs, args.out, args.mixed, processes=processes, console=Console(stderr=True))
     print(f"report: {page}")

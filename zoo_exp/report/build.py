@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +16,10 @@ from zoo_exp.report.drawing import drawers
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.html.page import page
 from zoo_exp.report.markdown import escape, table
+from zoo_exp.report.naming import slugs, titles
 from zoo_exp.report.published import difference_text
 from zoo_exp.report.runs import check_together, find_runs, load_run
-from zoo_exp.report.section import Section, make_section, slugs
+from zoo_exp.report.section import Section, make_section
 
 PAGE = "index.html"
 FIGURES = "figures"
@@ -56,8 +58,8 @@ def build(
             Path(out) if out is not None else runs[0].folder / "report" if len(runs) == 1 else Path("report")
         )
         sections = [
-            step(run.name, make_section(run, slug, folder / FIGURES, draws, executor))
-            for run, slug in zip(runs, slugs(runs), strict=True)
+            step(run.name, make_section(run, slug, folder / FIGURES, draws, executor, title))
+            for run, slug, title in zip(runs, slugs(runs), titles(runs), strict=True)
         ]
         for section in sections:
             step(f"{section.run.name}: figures", section.pictures)
@@ -96,7 +98,7 @@ def _markdown(title: str, sections: Sequence[Section], warnings: Sequence[str]) 
     parts = [f"# {escape(title)}", *(f"> {escape(text)}" for text in warnings)]
     for section in sections:
         # The run's own page, one level down.
-        own = markdown.render(section.results)
+        own = markdown.render(replace(section.results, experiment=section.title))
         parts.append("\n".join(f"#{line}" if line.startswith("#") else line for line in own.splitlines()))
         if len(section.joined):
             parts.append("### Beside the published numbers")

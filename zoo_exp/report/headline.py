@@ -7,7 +7,7 @@ import pandas as pd
 
 from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.results import Results
-from zoo_exp.report.tables import count, number, signed, with_interval
+from zoo_exp.report.tables import count, signed, with_interval
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def _share(frame: pd.DataFrame, best: dict[str, Any]) -> float:
     return float(best["flops_tflop"] / full.iloc[0]) if len(full) and full.iloc[0] > 0 else float("nan")
 
 
-def saved(share: float) -> str:
-    """Share of operations that is saved, for a table.
+def change(share: float) -> str:
+    """Operations against the full model's, for a table.
 
-    >>> saved(0.66)
-    '34 %'
+    >>> change(0.66), change(1.1)
+    ('-34 %', '+10 %')
     """
-    return f"{number(100 * (1 - share), 0)} %" if share == share else "-"
+    return f"{100 * (share - 1):+.0f} %" if share == share else "-"

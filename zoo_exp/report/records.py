@@ -64,7 +64,9 @@ def read_records(run_dir: Path) -> pd.DataFrame:
     path = Path(run_dir) / RECORDS_FILE
     # A run that was cut off has left journals beside the merged file, or without one.
     journals = journal.journals(Path(run_dir), "records")
-    files = [path, *journals] if path.exists() or not journals else journals
+    files = [*([path] if path.exists() else []), *journals]
+    if not files:
+        raise MissingFileError(f"cannot read {path}: no records yet; start the run again to go on with it")
     with _no_collection():
         rows = [_checked(row, file, number) for file in files for number, row in read_jsonl(file)]
     if not rows:

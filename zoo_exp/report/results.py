@@ -155,10 +155,11 @@ def compute(
 def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
     """Times belong to the process that measured them: a run that takes over an arm's answers has none for it."""
     timed = set(timings["arm"])
-    missing = [row.label for row in rows if timed and not timed & set(row.names)]
+    missing = [row.label for row in rows if not timed & set(row.names)]
     if not missing:
         return []
-    return [f"no times for {', '.join(missing)}: no answer of theirs was given in this run itself"]
+    who = ", ".join(missing) if timed else "any arm"
+    return [f"no times for {who}: the answers were taken over from earlier runs, none was given in this one"]
 
 
 def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:

@@ -104,6 +104,20 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def passed_over(paths: Sequence[Path]) -> list[str]:
+    """What a user who named a folder above runs should know: which of several it stands for."""
+    told = []
+    for folder in find_runs(paths):
+        siblings = [
+            other for other in folder.parent.glob("*") if (other / MANIFEST).is_file() and _recorded(other)
+        ]
+        if len(siblings) > 1 and folder not in map(Path, paths):
+            told.append(
+                f"{folder.parent}: newest of {len(siblings)} runs, {folder.name}; name another one to see it"
+            )
+    return told
+
+
 def load_run(folder: Path) -> Run:
     """Read one run folder.
 

@@ -1,6 +1,5 @@
 """Everything that a report says about one run: tables, pictures, published rows, examples."""
 
-import re
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ class Section:
 
     Attributes:
         slug: name for files and anchors.
+        title: name for readers, unique in the report.
         run: where it comes from.
         results: tables and intervals.
         rows: the table's rows.
@@ -46,6 +46,7 @@ class Section:
     """
 
     slug: str
+    title: str
     run: Run
     results: Results
     rows: list[ArmRow]
@@ -62,7 +63,9 @@ class Section:
         return self.drawn.result()
 
 
-def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Executor | None = None) -> Section:
+def make_section(
+    run: Run, slug: str, figures: Path, draws: int, executor: Executor | None = None, title: str | None = None
+) -> Section:
     """Compute a run and draw what applies to it.
 
     Args:
@@ -71,6 +74,7 @@ def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Execu
         figures: folder that figures are written to.
         draws: bootstrap draws.
         executor: who draws (see `drawing.drawers`); this process, if None.
+        title: name for readers; the experiment's, if None.
     """
     results = run.results(draws)
     rows = group(run.experiment["arms"])
@@ -79,6 +83,7 @@ def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Execu
     smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
     return Section(
         slug=slug,
+        title=title or run.name,
         run=run,
         results=results,
         rows=rows,
@@ -89,21 +94,6 @@ def make_section(run: Run, slug: str, figures: Path, draws: int, executor: Execu
         drawn=(executor or Here()).submit(draw_all, results.frame, smallest, items, tokens, figures / slug),
         examples=_examples(items, rows, results.tasks),
     )
-
-
-def slugs(runs: list[Run]) -> list[str]:
-    """A short unique name for each run, safe in file names and anchors."""
-    plain = [re.sub(r"[^A-Za-z0-9_-]+", "-", run.name).strip("-") or "run" for run in runs]
-    found: list[str] = []
-    for name, run in zip(plain, runs, strict=True):
-        model = re.sub(r"[^A-Za-z0-9_-]+", "-", str(run.model.get("name")))
-        for option in (name, f"{name}-{model}"):
-            if plain.count(name) == 1 or (option != name and option not in found):
-                found.append(option)
-                break
-        else:
-            found.append(f"{name}-{model}-{len(found)}")
-    return found
 
 
 def _last_budget(rows: list[ArmRow]) -> str | None:

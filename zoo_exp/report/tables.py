@@ -150,7 +150,8 @@ def method_lines(results: Results) -> list[str]:
     if len(full):
         row = full.iloc[0]
         mean = with_interval(100 * row["value"], 100 * row["low"], 100 * row["high"])
-        lines.append(f"Mean score of full over {len(results.tasks)} tasks: {mean} %, n = {int(row['n'])}.")
+        over = f" over {len(results.tasks)} tasks" if len(results.tasks) > 1 else ""
+        lines.append(f"Mean score of full{over}: {mean} %, n = {int(row['n'])}.")
     return lines + [f"Note: {note}." for note in results.notes]
 
 

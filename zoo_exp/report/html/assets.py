@@ -11,16 +11,16 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--back);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1280px; margin: 0 auto; padding: 0 20px 60px; }
+main { max-width: 1480px; margin: 0 auto; padding: 0 20px 60px; }
 header { background: var(--wash); border-bottom: 1px solid var(--line); }
-header > div { max-width: 1280px; margin: 0 auto; padding: 22px 20px 16px; }
+header > div { max-width: 1480px; margin: 0 auto; padding: 22px 20px 16px; }
 h1 { font-size: 1.5rem; margin: 0 0 4px; }
 h2 { font-size: 1.25rem; margin: 44px 0 4px; padding-top: 14px; border-top: 2px solid var(--line);
   overflow-wrap: anywhere; }
 h3 { font-size: 1.02rem; margin: 26px 0 6px; }
 p, ul { margin: 6px 0; }
 nav { position: sticky; top: 0; z-index: 3; background: var(--back); border-bottom: 1px solid var(--line); }
-nav > div { max-width: 1280px; margin: 0 auto; padding: 7px 20px; display: flex; flex-wrap: wrap; gap: 2px 16px;
+nav > div { max-width: 1480px; margin: 0 auto; padding: 7px 20px; display: flex; flex-wrap: wrap; gap: 2px 16px;
   white-space: nowrap; font-size: .86rem; max-height: 5.2em; overflow-y: auto; }
 section { scroll-margin-top: 76px; }
 .headline { border-left: 4px solid var(--accent); background: var(--wash); padding: 10px 16px; margin: 14px 0;
@@ -38,7 +38,7 @@ code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-w
 .soft, caption, .notes { color: var(--soft); font-size: .86rem; }
 .warn { border-left: 4px solid #d55e00; background: var(--wash); padding: 8px 12px; margin: 10px 0; }
 .scroll { overflow-x: auto; margin: 8px 0; }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; caption-side: bottom; padding-top: 4px; }
 th, td { padding: 3px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { border-bottom: 2px solid var(--line); background: var(--back); vertical-align: bottom; white-space: normal;

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from zoo_exp.report.headline import headline, saved
+from zoo_exp.report.headline import change, headline
 from zoo_exp.report.html.assets import SCRIPT, STYLE
 from zoo_exp.report.html.pictures import Pictures
 from zoo_exp.report.html.run import render_run
@@ -63,7 +63,7 @@ def _page(title: str, sections: Sequence[Section], warnings: Sequence[str], leve
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    links = "".join(f'<a href="#{escape(s.slug)}">{escape(s.run.name)}</a>' for s in sections)
+    links = "".join(f'<a href="#{escape(s.slug)}">{escape(s.title)}</a>' for s in sections)
     notes = "".join(f'<p class="warn">{escape(text)}.</p>' for text in warnings)
     pictures = Pictures(level.pixels)
     body = "".join(render_run(section, pictures, level.questions, level.figures) for section in sections)
@@ -91,14 +91,14 @@ def _overview(sections: Sequence[Section]) -> str:
     for section in sections:
         found = headline(section.results)
         row: list[Cell | str] = [
-            Cell(section.run.name, link=section.slug),
+            Cell(section.title, link=section.slug),
             Cell(str(section.run.model.get("name"))),
         ]
         if found is None:
             rows.append([*row, *([Cell("-")] * 6)])
             continue
         verdict = "ahead of all" if found.ahead else f"tied with {len(found.rivals)}" if found.rivals else "-"
-        share: dict[str, Any] = {} if found.flops != found.flops else {"value": 1 - found.flops}
+        share: dict[str, Any] = {} if found.flops != found.flops else {"value": found.flops}
         rows.append(
             [
                 *row,
@@ -107,10 +107,10 @@ def _overview(sections: Sequence[Section]) -> str:
                 Cell(found.interval, found.retained, bold=found.ahead, bar=True),
                 Cell(verdict),
                 Cell(found.random or "-"),
-                Cell(saved(found.flops), **share),
+                Cell(change(found.flops), **share),
             ]
         )
     heads = ["experiment", "model", "best arm at the smallest budget", "kept", "Avg. retained %"]
-    heads += ["within its budget", "against random, points", "operations saved"]
+    heads += ["within its budget", "against random, points", "operations against full"]
     caption = "Bold: better than every other arm of its budget, each paired 95 % interval above 0."
     return f'<section id="overview"><h2>At a glance</h2>{render(heads, rows, caption, left=3)}</section>'

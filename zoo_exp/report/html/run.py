@@ -34,7 +34,7 @@ def render_run(section: Section, pictures: Pictures, questions: int, figures: bo
         figures: whether figures stand in the page.
     """
     run, results = section.run, section.results
-    parts = [f'<section id="{escape(section.slug)}"><h2>{escape(run.name)}</h2>']
+    parts = [f'<section id="{escape(section.slug)}"><h2>{escape(section.title)}</h2>']
     question = run.experiment.get("question")
     if question:
         parts.append(f"<p>{escape(question)}</p>")
