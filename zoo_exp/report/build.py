@@ -15,9 +15,8 @@ from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.drawing import drawers
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.html.page import page
-from zoo_exp.report.markdown import escape, table
+from zoo_exp.report.markdown import escape
 from zoo_exp.report.naming import slugs, titles
-from zoo_exp.report.published import difference_text
 from zoo_exp.report.runs import check_together, find_runs, load_run
 from zoo_exp.report.section import Section, make_section
 
@@ -100,14 +99,5 @@ def _markdown(title: str, sections: Sequence[Section], warnings: Sequence[str]) 
         # The run's own page, one level down.
         own = markdown.render(replace(section.results, experiment=section.title))
         parts.append("\n".join(f"#{line}" if line.startswith("#") else line for line in own.splitlines()))
-        if len(section.joined):
-            parts.append("### Beside the published numbers")
-            rows = [
-                [escape(r["arm"]), escape(r["task"]), f"{r['ours']:.2f}", f"*{r['published']:.2f}*",
-                 difference_text(r["difference"]), escape(f"{r['source']}, table {r['table']}")]
-                for r in section.joined.to_dict("records")
-            ]  # fmt: skip
-            heads = ["arm", "task", "ours", "published", "ours - published", "published in"]
-            parts.append(table(heads, rows, left=2))
         parts += [f"![{escape(p.caption)}]({FIGURES}/{p.path.name}.svg)" for p in section.pictures]
     return "\n\n".join(parts) + "\n"

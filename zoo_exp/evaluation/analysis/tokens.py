@@ -18,6 +18,7 @@ from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation.analysis.kept_set import above, effective_rank, overlap, spearman
 from zoo_exp.evaluation.loading import load_configured
+from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Collate, Pending, make_loader
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.selectors.base import Selector
@@ -74,9 +75,7 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
         for task in experiment.tasks:
             console.print(f"{experiment.name}: tokens of {task}", style="dim")
             for sample, image, number in _images(experiment, loaded, task, arms, samples):
-                rated = [
-                    _rate(experiment.seed, task, sample, image, number, arm, chosen) for arm, chosen in arms
-                ]
+                rated = _rate_all(experiment.seed, f"{task}/{sample}", image, number, arms)
                 for row in _rows(rated, reference, image):
                     file.write(json.dumps({"task": task, "sample_id": sample, "image": number, **row}) + "\n")
                     written += 1
@@ -126,18 +125,28 @@ def _images(
                 yield sample.id, image, number
 
 
-def _rate(
-    seed: int, task: str, sample: str, image: VisualTokens, number: int, arm: Arm, selector: Selector
-) -> Rated:
-    """What the arm does with the image. Draws are those of a run: of seed, sample, repetition and image."""
-    own = generator_for(seed, f"{task}/{sample}/{arm.seed_index}", number)
-    selector.check(image)
-    started = time.perf_counter()
-    scores = selector.score(image, own)
-    kept = selector.select(image, arm.budget, own, scores).indices
-    if image.device.type == "cuda":
-        torch.cuda.synchronize()
-    return Rated(arm, scores, kept, (time.perf_counter() - started) * 1e3)
+def _rate_all(
+    seed: int, sample: str, image: VisualTokens, number: int, arms: Sequence[tuple[Arm, Selector]]
+) -> list[Rated]:
+    """What every arm does with the image. Draws are those of a run: of seed, sample, repetition and image.
+
+    Arms that differ in budget or fusion only rate once, and each is told the whole of the rating's time.
+    """
+
+    def synchronise() -> None:
+        if image.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    ratings, rated = Ratings(synchronise), []
+    for arm, selector in arms:
+        generator = generator_for(seed, f"{sample}/{arm.seed_index}", number)
+        rating = ratings.rate(selector, [image], [generator], arm.seed_index)
+        started = time.perf_counter()
+        kept = selector.select(image, arm.budget, rating.generators()[0], rating.scores[0]).indices
+        synchronise()
+        spent = rating.milliseconds + (time.perf_counter() - started) * 1e3
+        rated.append(Rated(arm, rating.scores[0], kept, spent))
+    return rated
 
 
 def _rows(rated: Sequence[Rated], reference: str, image: VisualTokens) -> Iterator[dict[str, Any]]:

@@ -69,7 +69,9 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
         )
         axes.set_xticks(ticks, apart(ticks))
         axes.minorticks_off()
-        axes.set_xlabel("visual tokens kept, measured (rules inside the language model: mean over its layers)")
+        axes.set_xlabel(
+            "visual tokens kept, measured (rules inside the language model: mean over its layers)"
+        )
         axes.set_ylabel("retained average, %")
         legend_right(axes)
     return True

@@ -38,9 +38,12 @@ def draw(tokens: pd.DataFrame, path: Path, column: str = "spearman_above") -> bo
                 values = part[column].to_numpy(float)
                 style = {k: v for k, v in line_style(number).items() if not k.startswith("marker")}
                 label = f"{shorten(str(base), 40)}"
-                if len(values) > 2 and values.std() > 1e-3:
+                spread = len(values) > 2 and values.std() > 1e-3
+                if spread:
                     axes.plot(x, stats.gaussian_kde(values)(x), label=label, **style)
-                axes.axvline(values.mean(), color=style["color"], linewidth=0.8, alpha=0.6)
+                # All of a rule's correlations may be the same: its mean is then all there is to show.
+                alone = {} if spread else {"label": label, "linestyle": style["linestyle"]}
+                axes.axvline(values.mean(), color=style["color"], linewidth=0.8, alpha=0.6, **alone)
             axes.set_title(f"{task}, {mine['sample_id'].nunique()} questions")
             axes.set_xlabel("Spearman correlation with the reference")
             axes.set_xlim(-1, 1.02)

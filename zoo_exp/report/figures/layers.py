@@ -22,12 +22,13 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
     rest = [json.dumps({k: v for k, v in entry.items() if k != "layer"}, sort_keys=True) for entry in options]
     averages = averages.assign(rest=rest)
     with figure(path, width=7.0, height=3.6) as (axes,):
-        last = int(layers["layer"].max())
+        last, compared = int(layers["layer"].max()), False
         for number, (budget, rows) in enumerate(averages.groupby("budget", sort=False)):
             curve = rows[rows["layer"].notna()].sort_values("layer")
             if curve.empty:
                 continue
             same = rows[rows["layer"].isna() & (rows["rest"] == curve["rest"].iloc[0])]
+            compared |= len(same) > 0
             shown = pd.concat([curve, same.head(1)])
             x = [*curve["layer"].astype(float), *([last + 1.0] * len(same.head(1)))]
             y = shown["retained"].to_numpy(float)
@@ -37,7 +38,8 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
             places = np.asarray(x) + shift
             axes.errorbar(places, y, yerr=bars, capsize=2, elinewidth=0.8, label=f"{budget} tokens", **style)
         marks = sorted({int(layer) for layer in layers["layer"]})
-        axes.set_xticks([*marks, last + 1], [*(str(mark) for mark in marks), "projector"])
+        ticks = {mark: str(mark) for mark in marks} | ({last + 1: "projector"} if compared else {})
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xlabel("encoder layer behind which sensitivity was measured")
         axes.set_ylabel("retained average, %")
         legend_right(axes)

@@ -12,7 +12,8 @@ from zoo_exp.report.html import gallery
 from zoo_exp.report.html.pictures import Pictures
 from zoo_exp.report.html.statistics import comparisons, difficulty, image_contribution
 from zoo_exp.report.html.table import Cell, escape, figure_cell, render
-from zoo_exp.report.published import difference_text
+from zoo_exp.report.published import CAPTION, difference_text
+from zoo_exp.report.published_table import TITLE
 from zoo_exp.report.section import Section
 from zoo_exp.report.tables import (
     display_scale,
@@ -116,11 +117,7 @@ def _joined(table: pd.DataFrame) -> str:
             [line["arm"], line["task"], source, Cell(ours, line["ours"]), published, difference, inside]
         )
     heads = ["arm", "task", "published in", "ours", "published", "ours - published", "inside our interval"]
-    caption = (
-        "Only where model, benchmark, metric and budget are the same; averages never are, as the papers' nine hold "
-        "two benchmarks that are measured otherwise here."
-    )
-    return "<h3>Beside the published numbers</h3>" + render(heads, rows, caption, left=3)
+    return f"<h3>{TITLE}</h3>" + render(heads, rows, CAPTION, left=3)
 
 
 def _paper(section: Section) -> str:
