@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from zoo_exp import __version__
-from zoo_exp._cli import bench, data, embedded, listing, paper, report, run, score, show, slurm, tokens
+from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
 from zoo_exp.core.errors import UnknownNameError, ZooExpError
 
 DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
@@ -100,7 +100,8 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     args, rest = parser.parse_known_args(arguments)
     flags = [argument for argument in rest if argument.startswith("-")]
     if flags or (rest and not hasattr(args, "overrides")):
-        commands.choices[first].error(f"unrecognized arguments: {' '.join(flags or rest)}")
+        meant = hints.without_dashes(arguments, flags) if hasattr(args, "overrides") else ""
+        commands.choices[first].error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     args.debug = debug

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, where, and with which exit code."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from zoo_exp.cli import main
+from zoo_exp.config import compose
 from zoo_exp.core.errors import InvalidValueError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,9 @@ def test_flags_and_overrides_may_stand_in_any_order(runner, capsys):
         (["+exp=ablation_fusion"], ["python -m zoo_exp run +exp=ablation_fusion"]),
         (["list", "selector"], ["'selectors'"]),
         (["show"], ["exp=NAME"]),
+        (["show", "ablation_fusion"], ["type +exp=ablation_fusion"]),
+        (["run", "ablation_fusion"], ["type +exp=ablation_fusion"]),
+        (["run", "selector=full", "ablation_fusoin"], ["did you mean +exp=ablation_fusion?"]),
         (["run", "bugdet=64"], ["Did you mean 'budget'?"]),
         (["run", "+exp=ablation"], ["experiment 'ablation'", "ablation_fusion"]),
         (["run", "selector=zoo", "budget=1000"], ["1000", "144"]),
@@ -147,6 +152,60 @@ def test_argparse_refuses_with_exit_code_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["run", "--exp", "ablation_fusion"], "+exp=ablation_fusion"), (["show", "--exp=sanity"], "+exp=sanity"),
+     (["run", "+exp=sanity", "--budget", "64", "--limit=3"], "budget=64 limit=3"),
+     (["tokens", "--model.layers", "4"], "model.layers=4"), (["run", "--model"], "model=VALUE"),
+     (["bench", "--exp", "--debug"], "+exp=VALUE")],
+)  # fmt: skip
+def test_an_override_with_dashes_is_told_without_them(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; overrides have no dashes: {hint}\n")
+
+
+def test_other_unknown_flags_get_no_hint(capsys):
+    for arguments in (["run", "--foo"], ["list", "models", "--exp"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "dashes" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    "logger=none", "trainer=ddp  ", "data=folder data.root=DIR", "model.path=DIR", "--config-dir DIR",
+    "--config-dir DIR",
+])  # fmt: skip
+def test_the_help_of_run_names_what_people_look_for(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    described = capsys.readouterr().out.partition("key=, +key=")[2]
+    assert sum(words in line for line in described.splitlines()) == 1
+
+
+def test_an_experiment_of_the_papers_models_is_listed_with_both_commands(capsys):
+    assert main(["list", "exps"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for name, model in (("table1_llava15_7b", "llava15_7b"), ("qwen25_vl_7b", "qwen25_vl_7b")):
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"{name} "))
+        command = f"python -m zoo_exp run +exp={name}"
+        assert lines[start + 1 : start + 3] == [
+            f"{command}  # GPU",
+            f"{command} model=embedded  # any machine",
+        ]
+        assert compose([f"+exp={name}"]).model.name == model
+    start = next(i for i, line in enumerate(lines) if line.startswith("sanity "))
+    assert lines[start + 1] == "python -m zoo_exp run +exp=sanity"
+    assert all(len(line) <= 95 for line in lines if line.startswith("python"))
+
+
+def test_show_repeats_what_a_shell_takes(capsys):
+    assert main(["show", "selector=zoo", "budget=<=64"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert shlex.split(first)[-2:] == ["selector=zoo", "budget=<=64"]
+
+
 def test_an_error_of_the_runner_is_told_without_traceback(runner, capsys):
     runner.answer = InvalidValueError("the weights are broken")
     assert main(["run", "selector=full"]) == 2
@@ -177,6 +236,22 @@ def test_an_output_folder_that_cannot_be_written_to(runner, tmp_path, capsys, mo
     assert main(["run", "selector=full", f"out={tmp_path}/runs"]) == 2
     assert "cannot be written to" in capsys.readouterr().err
     assert runner.seen == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc")
+@pytest.mark.parametrize("key", ["out", "cache.features"])
+def test_a_folder_in_which_nothing_can_be_made(key, runner, capsys):
+    """Permissions do not say everything: root may write to /proc, and yet cannot."""
+    assert main(["run", "selector=full", f"{key}=/proc/x"]) == 2
+    err = capsys.readouterr().err
+    assert f"{key}=/proc/x: /proc cannot be written to" in err
+    assert f"give another folder: {key}=DIR" in err
+    assert runner.seen == []
+
+
+def test_looking_whether_a_folder_can_be_written_to_leaves_nothing(runner, tmp_path):
+    assert main(["run", "selector=full", f"out={tmp_path}/runs"]) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def exit_after_interrupt():

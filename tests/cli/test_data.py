@@ -67,6 +67,10 @@ def test_what_is_wrong_is_one_message_and_exit_code_2(folder, capsys):
 
     assert "Did you mean 'pope'" in refused("check", "popes")
     assert "Did you mean 'check'" in refused("chek", "pope")
+    missing = refused("check", "gqa", "--root", str(folder / "nowhere"))
+    assert f"gqa: no folder {folder}/nowhere/gqa. On a machine" in missing
+    both = refused("check", "pope_random", "--root", str(folder / "nowhere"))
+    assert f"no folder {folder}/nowhere/pope_random and none {folder}/nowhere/pope. On" in both
     assert "hf download lmms-lab-encoder/MME" in refused("check", "mme", "--root", str(folder))
     pq.write_table(pa.Table.from_pylist([row(0, image=None)]), folder / "pope" / "test.parquet")
     assert "expected an image" in refused("check", "pope", "--root", str(folder))

@@ -1,5 +1,8 @@
 """From overrides to an experiment, and what is said about wrong ones."""
 
+import re
+import shlex
+
 import pytest
 
 from zoo_exp.config import compose
@@ -46,6 +49,44 @@ def test_the_prefix_of_an_override_does_not_matter(prefix):
 )  # fmt: skip
 def test_budget_replaces_the_budgets_of_all_arms(budget, expected):
     assert labels("selector=zoo", f"budget={budget}") == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [("<=64", ["<=64"]), ("'<=64'", ["<=64"]), ("[<=64,<=32/tile]", ["<=64", "<=32/tile"]),
+     ("[<=64, 32/tile,11.1%:down]", ["<=64", "32/tile", "0.111:down"]), ("[16,<= 9]", ["16", "<=9"])],
+)  # fmt: skip
+def test_at_most_needs_no_quotes_of_its_own(budget, expected):
+    """A shell eats the quotes of budget='<=64'."""
+    arms = compose(["selector=zoo", f"budget={budget}"]).arms
+    assert [str(arm.budget) for arm in arms] == expected
+
+
+@pytest.mark.parametrize("key", ["selector.budgets=[<=7]", "+selector.budgets=[ <=7 ]"])
+def test_at_most_needs_no_quotes_among_an_arms_budgets(key):
+    assert labels("selector=zoo", key) == ["zoo multiply @<=7"]
+    assert labels("+arms=[{selector: zoo, budgets: [<=7,5]}]") == ["zoo @<=7", "zoo @5"]
+
+
+def test_a_path_from_the_home_folder_needs_no_quotes_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compose(["selector=full", "out=~/my runs/new"]).out == tmp_path / "my runs" / "new"
+    assert compose(["selector=full", "out=~"]).out == tmp_path
+    assert compose(["selector=full", "data.root='~/a'"]).data.root == "~/a"
+
+
+def test_quoted_text_is_left_as_it_is():
+    text = "does [<=64, <=32] help, or =<=8, or =~/a"
+    assert compose(["selector=full", f"question='{text}'"]).question == text
+    assert compose(["selector=full", f'question="{text}"']).question == text
+
+
+def test_what_a_budget_above_n_suggests_can_be_typed_in_a_shell():
+    with pytest.raises(InvalidValueError) as caught:
+        compose(["selector=zoo", "budget=200"])
+    (typed,) = re.findall(r"budget='[^']*'", str(caught.value))
+    (word,) = shlex.split(typed)
+    assert labels("selector=zoo", word) == ["zoo multiply @<=200"]
 
 
 def test_budget_replaces_an_arms_own_budgets_too():
@@ -111,6 +152,19 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (["selector=full", "data=folder"], InvalidValueError, ["data.root"]),
         ([], InvalidValueError, ["no arm to run", "+exp=NAME"]),
         (["budget"], InvalidValueError, ["'budget' is not key=value"]),
+        (["ablation_fusion"], InvalidValueError, ["'ablation_fusion'", "type +exp=ablation_fusion"]),
+        (["ablation_fuson"], InvalidValueError, ["'ablation_fuson'", "did you mean +exp=ablation_fusion?"]),
+        (["llava15_7b"], InvalidValueError, ["type model=llava15_7b"]),
+        (["divprune"], InvalidValueError, ["type selector=divprune"]),
+        (["zoo_closed_form"], InvalidValueError, ["type selector=zoo_closed_form"]),
+        (["embedded_pope"], InvalidValueError, ["type task=embedded_pope"]),
+        (["+exp", "ablation_fusion"], InvalidValueError, ["'+exp' is not key=value", "type exp=VALUE"]),
+        (["qqqqqq"], InvalidValueError, ["'qqqqqq' is not key=value", "budget=64"]),
+        (
+            ["selector=zoo_closed", "budget=9"],
+            UnknownNameError,
+            ["Did you mean 'zoo_closed_form'?", "zoo, zoo_closed_form. List"],
+        ),
         (["~seed"], InvalidValueError, ["seed=null"]),
         (["a@b=1"], InvalidValueError, ["'a@b=1'"]),
         (["model=[embedded]"], InvalidValueError, ["one name is expected"]),
@@ -140,6 +194,7 @@ def own(tmp_path):
         (tmp_path / "exp" / "mine.yaml").write_text(text)
         return compose(["+exp=mine"], [tmp_path])
 
+    write.folders = [tmp_path]
     return write
 
 
@@ -147,6 +202,13 @@ def test_a_folder_of_the_users_own(own):
     experiment = own("defaults:\n  - override /model: llava15_7b\narms:\n  - {selector: zoo, label: ours}\n")
     assert experiment.model.name == "llava15_7b"
     assert [arm.label for arm in experiment.arms] == ["ours @192", "ours @128", "ours @64"]
+
+
+def test_a_bare_name_of_the_users_own_is_known_too(own):
+    own("arms: [{selector: full}]\n")
+    (folder,) = own.folders
+    with pytest.raises(InvalidValueError, match=r"type \+exp=mine"):
+        compose(["mine"], [folder])
 
 
 def test_a_typo_in_a_file_is_found_with_its_line(own):

@@ -43,6 +43,24 @@ def test_commas_without_the_flag_are_refused_with_both_ways_out():
         points(["selector=zoo", "budget=64,32"])
 
 
+def test_at_most_is_swept_without_quotes_of_its_own():
+    found = points(["selector=zoo", "budget=<=64,<=32/tile,9"], sweep=True)
+    assert [str(point.experiment.arms[0].budget) for point in found] == ["<=64", "<=32/tile", "9"]
+    # What a point says can be typed again.
+    again = points(found[0].overrides)
+    assert again[0].experiment.id == found[0].experiment.id
+
+
+def test_at_most_with_commas_is_refused_with_what_a_shell_takes():
+    with pytest.raises(InvalidValueError, match=r"budget=<=64,<=32 has .*write budget='\[<=64,<=32\]'"):
+        points(["selector=zoo", "budget=<=64,<=32"])
+
+
+def test_a_bare_name_is_told_what_to_type():
+    with pytest.raises(InvalidValueError, match=r"type \+exp=ablation_fusion"):
+        points(["ablation_fusion"])
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "exp").mkdir()

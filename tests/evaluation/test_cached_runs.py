@@ -85,7 +85,7 @@ def test_an_experiment_with_smaller_images_is_read_too(tmp_path):
 
 
 def test_what_cannot_be_stored_is_said(filled, tmp_path):
-    arms = ["selector=zoo", "selector.options={estimator: encoder_proxy}"]
+    arms = ["selector=zoo", "selector.options.layer=2"]
     records, _, printed = run(tmp_path / "with", *arms, f"cache.features={filled}")
     assert "0 images read, 12 encoded; a selector needs hidden and replay, which is not stored" in printed
     assert run(tmp_path / "without", *arms)[0] == records

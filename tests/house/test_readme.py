@@ -37,6 +37,19 @@ def test_every_listing_prints(words, capsys):
     assert capsys.readouterr().out
 
 
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_there_are_snippets():
+    assert SNIPPETS
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_every_snippet_runs_as_it_stands(code, capsys):
+    exec(compile(code, "README.md", "exec"), {})
+    assert "ASSISTANT: " in capsys.readouterr().out
+
+
 def test_links_and_pictures_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert targets

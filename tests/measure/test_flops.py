@@ -75,9 +75,9 @@ def test_a_layer_selector_agrees_layer_by_layer(adapters, family):
     counted = count_flops(
         lambda: answers.append(generate_layer_pruned(adapter, prompt, FastV(), "25%", **options))
     )
-    ((_, counts),) = answers
+    (answer,) = answers
     text = prompt.inputs_embeds.shape[1] - prompt.kept_tokens[0]
-    lengths = [text + count for count in counts[0]]
+    lengths = [text + count for count in answer.counts[0]]
     assert min(lengths) < max(lengths)
     costs = CostModel(adapter.model.config)
     assert close(costs.prefill(lengths) + costs.decode(lengths, 4), counted)

@@ -104,6 +104,56 @@ def test_status_shows_every_kind_of_cell(fake, experiment, capsys):
     assert submitted(fake) == []
 
 
+SILENT = """#!/bin/sh
+for n in 1 2 3; do echo "$(basename "$0"): error: fetch_config: lookup $n failed" >&2; done
+echo "$(basename "$0"): fatal: Could not establish a configuration source" >&2
+exit 1
+"""
+
+
+def test_status_without_a_controller_shows_what_is_on_disk(fake, experiment, capsys):
+    complete(experiment, experiment.cells()[1])
+    (fake / "squeue").write_text(SILENT)
+    assert slurm(experiment, "--status") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split()[2] for line in lines[1:4]] == ["missing", "done", "missing"]
+    assert lines[4:] == [
+        "queue unknown (squeue: Could not establish a configuration source): what waits there is not marked above"
+    ]
+    assert printed.err == ""
+
+
+def test_status_without_slurm_says_so(fake, experiment, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert slurm(experiment, "--status") == 0
+    assert "queue unknown (squeue is not on the PATH)" in capsys.readouterr().out
+
+
+def test_a_queue_that_is_known_gets_no_remark(fake, experiment, capsys):
+    assert slurm(experiment, "--status") == 0
+    assert "unknown" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["squeue", "sinfo"])
+def test_submission_without_a_controller_says_where_to_run_it(fake, experiment, capsys, command):
+    (fake / command).write_text(SILENT)
+    assert slurm(experiment, "partition=gpu") == 2
+    assert capsys.readouterr().err == (
+        f"error: {command}: Could not establish a configuration source: run this on a login node of the cluster, "
+        "or --dry-run to see what would be submitted\n"
+    )
+    assert submitted(fake) == []
+
+
+def test_an_error_without_a_fatal_line_is_shown_by_its_first(fake, experiment, capsys):
+    (fake / "squeue").write_text(
+        "#!/bin/sh\necho 'slurm_load_jobs error: no answer' >&2; echo more >&2; exit 1\n"
+    )
+    slurm(experiment, "--status")
+    assert "queue unknown (squeue: slurm_load_jobs error: no answer)" in capsys.readouterr().out
+
+
 def test_a_cell_that_died_before_it_could_say_anything_has_failed(fake, experiment):
     logs = experiment.run_dir / "slurm" / "logs"
     logs.mkdir(parents=True)

@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_exp._cli.run import add_config_dir, check_writable
+from zoo_exp._cli.run import add_config_dir, check_sources, check_writable
 from zoo_exp.core.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def bench(args: argparse.Namespace) -> int:
     plan = _plan(settings)
     image = parse_image(settings["image"])
     check_writable(experiment.out)
+    check_sources(experiment)
     device = device_for(experiment.trainer.accelerator)
     console = Console()
     if "exp" in chosen:

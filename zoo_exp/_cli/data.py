@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_exp._cli.run import note
 from zoo_exp.core.errors import InvalidValueError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -41,7 +42,14 @@ def data(args: argparse.Namespace) -> int:
 
     if args.action not in ACTIONS:
         raise UnknownNameError("action of data", args.action, ACTIONS)
-    found = check(tasks.get(args.task), args.root)
+    task = tasks.get(args.task)
+    if args.root is None and task.source.kind != "embedded":
+        from zoo_exp.tasks import hub
+
+        problem = hub.go_offline_if_unreachable()
+        if problem:
+            note(problem)
+    found = check(task, args.root)
     print("\n".join(report(found)))
     if args.complete and not found.complete:
         raise InvalidValueError(

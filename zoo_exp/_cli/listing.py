@@ -6,16 +6,20 @@ Examples:
 """
 
 import argparse
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo_exp._cli.run import add_config_dir
 from zoo_exp.core.errors import UnknownNameError
 
 Rows = list[tuple[str, ...]]
+SMALL = " model=embedded"
+"""How the first line ends in files of experiments that name a model which needs a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,8 @@ def list_names(args: argparse.Namespace) -> int:
         raise UnknownNameError("listing", args.what, LISTINGS)
     head, rows = LISTINGS[args.what](search_path(args.config_dir))
     # One line each where a program reads them.
-    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000
+    wrapped = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size((120, 24)).columns if wrapped else 10_000
     print("\n".join(table([head, *rows], width)))
     return 0
 
@@ -50,7 +55,7 @@ def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     lines = []
     for row in rows:
         start = "".join(f"{text:<{size}}  " for text, size in zip(row[:-1], sizes, strict=True))
-        parts = textwrap.wrap(row[-1], max(40, width - indent)) or [""]
+        parts = textwrap.wrap(row[-1], max(40, width - indent), break_on_hyphens=False) or [""]
         lines.append((start + parts[0]).rstrip())
         lines += [" " * indent + part for part in parts[1:]]
     return lines
@@ -58,16 +63,24 @@ def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     from zoo_exp import selectors
-    from zoo_exp.config.folders import choices
+    from zoo_exp.config.folders import choices, read
 
-    infos = selectors.describe()
     rows: Rows = [
-        (info.name, info.paper, ", ".join(sorted(info.needs)) or "-", info.summary) for info in infos
+        (info.name, _selector(info.summary, info.paper, info.needs)) for info in selectors.describe()
     ]
-    known = {info.name for info in infos}
-    ready = [(name, path) for name, path in choices("selector", folders).items() if name not in known]
-    rows += [(name, "-", "-", f"ready-made arm: {_summary(path)}") for name, path in ready]
-    return ("name", "paper", "needs", "what it keeps"), rows
+    known = {name for name, _ in rows}
+    for name, path in choices("selector", folders).items():
+        if name not in known:
+            content: dict[str, Any] = read(path)
+            base = selectors.get(str(content.get("selector", name)), **(content.get("options") or {}))
+            rows.append((name, _selector(f"Ready-made arm: {_summary(path)}", base.paper, base.needs)))
+    return ("name", "what it keeps [whose rule it is; what it looks at]"), rows
+
+
+def _selector(summary: str, paper: str, needs: Iterable[str]) -> str:
+    """One cell, since columns of their own would leave no room for the sentence at 80 characters."""
+    looks = ", ".join(sorted(needs))
+    return f"{summary} [{paper}{'; ' if looks else ''}{looks}]"
 
 
 def _tasks(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
@@ -95,8 +108,14 @@ def _exps(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     rows: Rows = []
     for name, path in choices("exp", folders).items():
         rows.append((name, str(read(path).get("question", ""))))
-        rows.append(("", path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")))
+        rows += [("", command) for command in _commands(_summary(path))]
     return ("name", "question, and the command that asks it"), rows
+
+
+def _commands(first: str) -> list[str]:
+    """How an experiment is run, from its first line; one with a large model in its file also in small."""
+    command = first.removesuffix(SMALL)
+    return [f"{command}  # GPU", f"{first}  # any machine"] if command != first else [first]
 
 
 def _summary(path: Path) -> str:

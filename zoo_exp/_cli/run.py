@@ -5,12 +5,17 @@ overrides are key=value in Hydra's grammar; key=, +key= and ++key= mean the same
   model=NAME                    the model (list models); model.layers=4 changes one of its fields
   selector=NAME, [A,B]          these selectors in the place of the experiment's arms
   selector.options.KEY=VALUE    an option of theirs
-  budget=16, [48,16], 11.1%     these budgets in the place of the experiment's
+  budget=16, [48,16], 11.1%     these budgets in the place of the experiment's; budget='<=64': at most
   task=NAME, [A,B]              these tasks or sets of tasks (list tasks)
   limit=N                       the first N questions of each task (limit=null: all)
   out=DIR                       where run folders go (default: runs)
   cache.features=DIR            keep what the vision tower says of every image, for later runs and for other
                                 processes; cache.limit_gb=50 bounds the folder
+  model.path=DIR                a checkpoint in a folder of yours, with model=NAME for its family
+  data=folder data.root=DIR     benchmark files in a folder of yours (data check TASK --root DIR)
+  trainer=ddp                   several GPUs, a process each: trainer.devices=4 (trainer=cpu: none)
+  logger=none                   nothing for W&B (logger=wandb is the default; logger.mode=offline stays here)
+  --config-dir DIR              experiments of yours: DIR/exp/NAME.yaml, as those in configs/exp
 
 Examples:
   python -m zoo_exp run +exp=ablation_fusion
@@ -25,11 +30,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo_exp.core.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from zoo_exp.config.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.multirun:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
         return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
+    check_sources(found[0].experiment)
     from zoo_exp.evaluation import runner
 
     code: int = runner.run(found[0].experiment)
@@ -99,9 +110,32 @@ def check_writable(folder: Path, key: str = "out") -> None:
     if not above.is_dir():
         raise InvalidValueError(f"{key}={folder}: {above} is a file; give a folder: {key}=DIR")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InvalidValueError(
-            f"{key}={folder}: {above} cannot be written to; give another folder: {key}=DIR"
-        )
+        raise _unwritable(folder, key, above)
+    try:  # permissions do not say everything: a file system may be read-only, full, or none at all like /proc
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, key, above) from error
+
+
+def _unwritable(folder: Path, key: str, above: Path) -> InvalidValueError:
+    return InvalidValueError(f"{key}={folder}: {above} cannot be written to; give another folder: {key}=DIR")
+
+
+def check_sources(experiment: "Experiment") -> None:
+    """Refuse missing folders of model and data before anything slow; say so where the hub cannot be reached.
+
+    Raises:
+        ZooExpError: see `evaluation.sources.check`.
+    """
+    from zoo_exp.evaluation import sources
+
+    sources.check(experiment, note)
+
+
+def note(text: str) -> None:
+    """One line beside the output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ Examples:
 """
 
 import argparse
+import shlex
 
 from zoo_exp._cli.run import add_config_dir
 from zoo_exp.core.errors import InvalidValueError
@@ -30,7 +31,7 @@ def show(args: argparse.Namespace) -> int:
     if not args.overrides:
         raise InvalidValueError("show what? exp=NAME (python -m zoo_exp list exps) or any overrides of `run`")
     experiment = compose(args.overrides, args.config_dir)
-    print(f"# python -m zoo_exp run {' '.join(args.overrides)}")
+    print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
     print(experiment.to_yaml(), end="")
     cells = [{"id": cell.id, "task": cell.task, "arms": len(cell.arms)} for cell in experiment.cells()]
     print(yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200), end="")

@@ -63,9 +63,13 @@ def slurm(args: argparse.Namespace) -> int:
         )
     wanted, overrides = resources.split(args.overrides)
     experiment = compose(overrides, args.config_dir)
-    found = status.rows(experiment, strict=not args.dry_run)
+    # What is done and missing is on disk: to look at it, or at a script, takes no cluster.
+    queue, unknown = status.queue_or_reason(experiment) if args.status or args.dry_run else (None, "")
+    found = status.rows(experiment, queue)
     if args.status:
         print(status.table(found))
+        if unknown:
+            print(f"queue unknown ({unknown}): what waits there is not marked above")
         return 0
     indices = status.left(found)
     if args.dry_run:

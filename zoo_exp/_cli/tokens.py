@@ -9,7 +9,7 @@ Examples:
 
 import argparse
 
-from zoo_exp._cli.run import add_config_dir, check_writable
+from zoo_exp._cli.run import add_config_dir, check_sources, check_writable
 from zoo_exp.core.errors import InvalidValueError
 
 
@@ -34,6 +34,7 @@ def tokens(args: argparse.Namespace) -> int:
         raise InvalidValueError(f"--samples {args.samples}: it must be at least 1")
     experiment = compose(args.overrides, args.config_dir)
     check_writable(experiment.out)
+    check_sources(experiment)
     from zoo_exp.evaluation.analysis.tokens import inspect
 
     inspect(experiment, Console(), args.samples)

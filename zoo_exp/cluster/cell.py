@@ -9,7 +9,7 @@ from rich.console import Console
 from zoo_exp.cluster.submission import read_plan
 from zoo_exp.config.compose import compose
 from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.evaluation import manifest, stop
+from zoo_exp.evaluation import manifest, sources, stop
 
 WIDTH = 120
 """Columns of a log."""
@@ -37,9 +37,10 @@ def run_cell(plan_path: Path, index: int) -> int:
     manifest.refuse_changes(
         "the configuration has changed since this job was submitted", plan["experiment"], experiment
     )
+    main = os.environ.get("SLURM_PROCID", "0") == "0"
+    sources.check(experiment, print if main else lambda _: None)
     from zoo_exp.evaluation import runner
 
-    main = os.environ.get("SLURM_PROCID", "0") == "0"
     code = runner.run(experiment, Console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
     if code == stop.EXIT_CODE and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         # The other ranks may be gone: no farewell that waits for them.

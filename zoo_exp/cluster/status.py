@@ -1,14 +1,14 @@
 """How every cell of an array stands, from its records, its lock, the queue and the last line of its log."""
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.submission import LOGS, folder_of, job_name
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.core.errors import ZooExpError
 from zoo_exp.evaluation import cells
 
 QUEUED = "queued"
@@ -34,19 +34,28 @@ class Row:
     note: str
 
 
-def rows(experiment: Experiment, *, strict: bool = True) -> list[Row]:
+def queue_or_reason(experiment: Experiment) -> tuple[dict[int, str], str]:
+    """What of the experiment is in the queue, by cell; or nothing, and why that is unknown, in one line."""
+    if shutil.which("squeue") is None:
+        return {}, "squeue is not on the PATH"
+    try:
+        return tools.queue(job_name(experiment)), ""
+    except tools.NoAnswerError as error:
+        return {}, error.reason
+
+
+def rows(experiment: Experiment, queue: Mapping[int, str] | None = None) -> list[Row]:
     """How all cells stand.
 
     Args:
         experiment: the experiment.
-        strict: whether a cluster that does not answer is an error; otherwise nothing counts as queued.
+        queue: state in the queue by cell; None asks the cluster.
+
+    Raises:
+        NoAnswerError: it does not answer.
     """
-    try:
+    if queue is None:
         queue = tools.queue(job_name(experiment))
-    except ZooExpError:
-        if strict:
-            raise
-        queue = {}
     logs = folder_of(experiment) / LOGS
     states = cells.states(experiment.run_dir, experiment.cells())
     return [_row(index, state, queue.get(index), logs) for index, state in enumerate(states)]

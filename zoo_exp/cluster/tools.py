@@ -1,11 +1,26 @@
 """SLURM's own commands, with errors that say what to do."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 
 from zoo_exp.core.errors import MissingFileError, UnknownNameError, ZooExpError
+
+
+class NoAnswerError(ZooExpError):
+    """The cluster does not answer.
+
+    Attributes:
+        reason: who asked, and what it said, in one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}: run this on a login node of the cluster, or --dry-run to see what would be submitted"
+        )
+        self.reason = reason
 
 
 def call(command: Sequence[str]) -> str:
@@ -15,16 +30,37 @@ def call(command: Sequence[str]) -> str:
         MissingFileError: the command is not there.
         ZooExpError: it failed; with what it said.
     """
+    done = _run(command)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise ZooExpError(f"{command[0]} refused: {said or f'exit code {done.returncode}'}")
+    return done.stdout.strip()
+
+
+def ask(command: Sequence[str]) -> str:
+    """Standard output of a command that only asks the controller.
+
+    Raises:
+        MissingFileError: the command is not there.
+        NoAnswerError: the controller does not answer.
+    """
+    done = _run(command)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        # Where it looked for a controller comes first, that there is none in a last line.
+        line = next((line for line in lines if "fatal:" in line), lines[0])
+        said = re.sub(rf"^{command[0]}: ((error|fatal): )?", "", line.strip())
+        raise NoAnswerError(f"{command[0]}: {said}")
+    return done.stdout.strip()
+
+
+def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     if shutil.which(command[0]) is None:
         raise MissingFileError(
             f"{command[0]} is not on the PATH: submit from a login node of the cluster. --dry-run shows what would "
             "be submitted; python -m zoo_exp run does the same work here"
         )
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise ZooExpError(f"{command[0]} refused: {said or f'exit code {done.returncode}'}")
-    return done.stdout.strip()
+    return subprocess.run(list(command), capture_output=True, text=True, check=False)
 
 
 def check_partition(name: str | None) -> None:
@@ -32,23 +68,28 @@ def check_partition(name: str | None) -> None:
 
     Raises:
         UnknownNameError: there is none of that name.
+        NoAnswerError: the controller does not answer.
     """
     if name is None:
         return
-    known = sorted(set(call(["sinfo", "--noheader", "--format=%R"]).split()))
+    known = sorted(set(ask(["sinfo", "--noheader", "--format=%R"]).split()))
     for part in name.split(","):
         if part not in known:
             raise UnknownNameError("partition", part, known)
 
 
 def queue(job_name: str) -> dict[int, str]:
-    """Array index -> state (PENDING, RUNNING ...) of the user's jobs of a name; empty without SLURM."""
+    """Array index -> state (PENDING, RUNNING ...) of the user's jobs of a name; empty without SLURM.
+
+    Raises:
+        NoAnswerError: the controller does not answer.
+    """
     if shutil.which("squeue") is None:
         return {}
     user = str(os.getuid())
     command = ["squeue", "--noheader", "--array", f"--user={user}", f"--name={job_name}", "--format=%K %T"]
     found = {}
-    for line in call(command).splitlines():
+    for line in ask(command).splitlines():
         index, state = line.split()
         if index.isdigit():
             found[int(index)] = state

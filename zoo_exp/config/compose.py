@@ -106,8 +106,17 @@ def _replace_lists(config: DictConfig, request: overrides.Request, search_path: 
 
 
 def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) -> dict[str, Any]:
-    """The entry of `arms` that `selector=name` stands for: its file where it has one, else its defaults."""
+    """The entry of `arms` that `selector=name` stands for: its file where it has one, else its defaults.
+
+    Raises:
+        UnknownNameError: neither a file nor a selector has the name.
+    """
+    from zoo_exp import selectors
+
     files = folders.choices("selector", search_path)
+    if name not in files and name not in selectors.available():
+        hint = "List them: python -m zoo_exp list selectors"
+        raise UnknownNameError("selector", name, {*files, *selectors.available()}, hint)
     arm: dict[str, Any] = folders.read(files[name]) if name in files else {"selector": name}
     options = arm.get("options")
     merged = {**(options if isinstance(options, dict) else {}), **request.selector_options}

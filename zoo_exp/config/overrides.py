@@ -5,8 +5,10 @@
 `++key=` mean the same, since the schema knows which keys exist.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
 
 WORDS = ("budget", "exp", "selector", "task")
 _UNSET: Any = object()
+_UNQUOTED = re.compile(
+    r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+    r"""|(?<=[=\[,\s])(?P<budget><=\s*\d+(?:/\w+)?)(?=\s*(?:[,\]]|$))"""
+    r"""|(?<==)(?P<path>~(?:/[^'",\[\]{}]*)?)$"""
+)
+"""Quoted text, which is skipped; a budget such as <=64/tile at the start of a value or among others; ~/a/path."""
 
 
 @dataclass
@@ -37,8 +45,12 @@ class Request:
     budgets: list[Any] | None = None
 
 
-def parse(texts: Sequence[str]) -> list[Override]:
+def parse(texts: Sequence[str], search_path: Sequence[Path] | None = None) -> list[Override]:
     """Read overrides.
+
+    Args:
+        texts: what was typed.
+        search_path: folders of the names that a bare word may be meant as; the built-in one by default.
 
     Raises:
         InvalidValueError: a text that is not `key=value`, or that deletes or moves a key.
@@ -47,8 +59,10 @@ def parse(texts: Sequence[str]) -> list[Override]:
     for text in texts:
         if text.startswith("~"):
             raise InvalidValueError(f"override '{text}': nothing can be deleted; {text[1:]}=null empties it")
+        if "=" not in text:
+            raise InvalidValueError(f"override '{text}' is not key=value: {_meant(text, search_path)}")
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_override(_quote(text))
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise InvalidValueError(
@@ -58,6 +72,35 @@ def parse(texts: Sequence[str]) -> list[Override]:
             raise InvalidValueError(f"override '{text}' is not key=value (example: model=embedded)")
         parsed.append(override)
     return parsed
+
+
+def _quote(text: str) -> str:
+    """Put <=64 and ~/a/path in the quotes that Hydra's grammar wants and a shell takes away.
+
+    >>> _quote("budget=[<=64,32]"), _quote("out=~/runs")
+    ("budget=['<=64',32]", "out='~/runs'")
+    """
+    return _UNQUOTED.sub(lambda found: found["quoted"] or f"'{found[0]}'", text)
+
+
+def _meant(text: str, search_path: Sequence[Path] | None) -> str:
+    """What to type for a word without a value: the name of an experiment, say, or a key alone."""
+    from zoo_exp import selectors, tasks
+
+    word, places = text.lstrip("+"), folders.search_path() if search_path is None else search_path
+    names = {
+        "+exp": folders.choices("exp", places),
+        "model": folders.choices("model", places),
+        "selector": {*folders.choices("selector", places), *selectors.available()},
+        "task": {*folders.choices("task", places), *tasks.available()},
+    }
+    # The first kind that has a name wins.
+    typed = {name: f"{key}={name}" for key, found in reversed(names.items()) for name in found}
+    typed |= {key: f"{key}=VALUE" for key in (*WORDS, *(item.name for item in fields(RunConfig)))}
+    if word in typed:
+        return f"type {typed[word]}"
+    close = get_close_matches(word, sorted(typed), n=1)
+    return f"did you mean {typed[close[0]]}?" if close else "for example budget=64, or out='a folder'"
 
 
 def plain(value: Any) -> Any:
@@ -79,7 +122,7 @@ def read(texts: Sequence[str], search_path: Sequence[Path]) -> Request:
         InvalidValueError: a malformed override, or several problems at once, all of them listed.
     """
     request, problems = Request(), []
-    for override in parse(texts):
+    for override in parse(texts, search_path):
         try:
             _take(override, request, search_path)
         except ZooExpError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from zoo_exp.config import overrides
+from zoo_exp.config import folders, overrides
 from zoo_exp.config.compose import compose, run_config
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.core.errors import InvalidValueError, ZooExpError
@@ -32,14 +32,15 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
         InvalidValueError: comma values without `-m`, an empty axis, or a point that is not valid.
         UnknownNameError, MissingFileError: see `compose`.
     """
-    parsed = overrides.parse(texts)
+    parsed = overrides.parse(texts, folders.search_path(config_dirs))
     swept = [override for override in parsed if override.is_sweep_override()]
     if not sweep:
         if swept:
-            text = swept[0].input_line
-            key, _, value = str(text).partition("=")
+            text = texts[parsed.index(swept[0])]
+            key, _, value = text.partition("=")
+            table = f"'[{value}]'" if "<" in value else f"[{value}]"  # a shell reads from a file there
             raise InvalidValueError(
-                f"{text} has several values: add -m for one run each, or write {key}=[{value}] for one table"
+                f"{text} has several values: add -m for one run each, or write {key}={table} for one table"
             )
         return [Point(tuple(texts), compose(texts, config_dirs))]
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]

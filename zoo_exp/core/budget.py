@@ -120,9 +120,10 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
             if self.count > n_visual and self.at_most:
                 return n_visual
             if self.count > n_visual:
+                fewer = replace(self, at_most=True)
                 raise InvalidValueError(
                     f"budget {self.count} is above the {n_visual} visual tokens of the image: "
-                    f"give 1 to {n_visual}, '<={self.count}' (an image that has fewer keeps all), or a keep ratio"
+                    f"give 1 to {n_visual}, budget='{fewer}' (an image that has fewer keeps all), or a keep ratio"
                 )
             return self.count
         assert self.keep_ratio is not None  # __post_init__ made sure of it

@@ -13,7 +13,7 @@ from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.identity import digest, weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.evaluation.feature_store import FeatureStore
+from zoo_exp.evaluation.feature_store import Entry, FeatureStore
 from zoo_exp.evaluation.journal import log
 from zoo_exp.evaluation.manifest import device
 from zoo_exp.models.base import VLMAdapter
@@ -22,14 +22,19 @@ from zoo_exp.models.loading import LoadedModel
 _TENSORS = (
     *("projected", "features", "tile", "cls_attention", "received_attention", "keys", "cls", "cls_key"),
 )
-_NOT_STORED = frozenset({"hidden", "replay", "resize", "clip"})
-"""Needs that are functions of the tower, or depend on the question: with one of them the tower runs."""
-_FROM_WEIGHTS = frozenset({"projector", "text"})
-"""Needs that are filled anew, from the model at hand."""
+_NOT_STORED = frozenset({"hidden", "replay", "clip"})
+"""Needs that hold what the tower was doing, or depend on the question: with one of them the tower runs."""
+_ANEW = {"projector": "projector_fields", "resize": "with_resizing", "text": "with_questions"}
+"""Needs that are filled anew, from the model and the prompt at hand, and the adapter's method that does it."""
 
 
 class FeatureCache:
     """`encode` of an adapter through a store.
+
+    A batch is read if all of its images are known, and encoded whole otherwise. The last bits of an image may depend
+    on how many images run through the tower with it, since kernels are chosen by shape: on a CPU the attention of an
+    image that is alone in its batch differs by 1e-7 from the one in company. To encode only the new images of a batch
+    would make batches that no run without a cache has, and with them answers that might differ from its answers.
 
     Args:
         adapter: of the model.
@@ -50,8 +55,8 @@ class FeatureCache:
 
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:
         """As `VLMAdapter.encode`; the tower runs unless every image of the batch is known."""
-        shared = getattr(self.adapter, "projector_fields", None)
-        unable = needs & _NOT_STORED | (needs & {"projector"} if shared is None else frozenset())
+        unable = {need for need in needs if not hasattr(self.adapter, _ANEW.get(need, "encode"))}
+        unable |= needs & _NOT_STORED
         if inputs.get("pixel_values") is None:
             return self.adapter.encode(inputs, needs)
         if unable:
@@ -59,28 +64,37 @@ class FeatureCache:
             grouped = self.adapter.encode(inputs, needs)
             self.misses += sum(map(len, grouped))
             return grouped
-        stored = sorted(needs - _FROM_WEIGHTS)
+        stored = sorted(needs - _ANEW.keys())
         keys = [f"{self.model_id}/{','.join(stored)}/{name}" for name in image_hashes(inputs)]
         entries = [self.store.get(key) for key in keys]
-        place = inputs["pixel_values"].device
-        if all(entry is not None for entry in entries):
+        known = [entry for entry in entries if entry is not None]
+        if len(known) == len(keys):
             self.hits += len(keys)
-            extra = shared(needs) if shared is not None else {}
-            images = [_restore(*entry, place, extra) for entry in entries if entry is not None]
-            grouped = self.adapter.group_by_row(inputs["input_ids"], images)
-            if "text" in needs:
-                ids = inputs["input_ids"]
-                mask = inputs.get("attention_mask")
-                grouped = self.adapter.with_questions(
-                    grouped, ids, torch.ones_like(ids) if mask is None else mask
-                )
-            return grouped
+            return self._read(known, inputs, needs)
+        if known:
+            self.reasons.add("a batch with a new image is encoded whole")
         grouped = self.adapter.encode(inputs, needs)
         images = [image for row in grouped for image in row]
         self.misses += len(images)
         for key, image, entry in zip(keys, images, entries, strict=True):
             if entry is None:
                 self._keep(key, image)
+        return grouped
+
+    def _read(
+        self, entries: Sequence[Entry], inputs: Mapping[str, Any], needs: frozenset[str]
+    ) -> list[list[VisualTokens]]:
+        """A batch from its entries, with what comes from the model and the prompt at hand."""
+        adapter: Any = self.adapter
+        extra = adapter.projector_fields(needs) if "projector" in needs else {}
+        images = [_restore(*entry, inputs["pixel_values"].device, extra) for entry in entries]
+        if "resize" in needs:
+            images = adapter.with_resizing(images, inputs)
+        ids = inputs["input_ids"]
+        grouped: list[list[VisualTokens]] = adapter.group_by_row(ids, images)
+        if "text" in needs:
+            mask = inputs.get("attention_mask")
+            grouped = adapter.with_questions(grouped, ids, torch.ones_like(ids) if mask is None else mask)
         return grouped
 
     def _keep(self, key: str, image: VisualTokens) -> None:

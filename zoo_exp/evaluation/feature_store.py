@@ -20,6 +20,8 @@ _HEAD = len(_MAGIC) + 32 + 8  # magic, SHA-256 of all that follows, length of th
 _ALIGN = 64
 _RECOUNT = 256
 """After so many writes the folder is counted again, since other processes write there too."""
+Entry = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and what JSON can hold about them."""
 ABANDONED = 3600.0
 """Seconds by which a half-written entry is older than the newest whole one before it is removed."""
 
@@ -37,7 +39,7 @@ class FeatureStore:
         self._size = self._count()
         self._writes = 0
 
-    def get(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def get(self, key: str) -> Entry | None:
         """Tensors (on the CPU, mapped from the file) and facts of an entry; None if there is none.
 
         A damaged entry is named, removed, and treated as missing.
@@ -127,7 +129,7 @@ def _pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def _unpack(data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _unpack(data: mmap.mmap) -> Entry | None:
     view = memoryview(data)
     start = len(_MAGIC) + 32
     if (

@@ -1,5 +1,7 @@
 """The model that a configuration names."""
 
+from pathlib import Path
+
 import torch
 
 from zoo_exp.config.schema import ModelConfig
@@ -13,8 +15,9 @@ def load_configured(model: ModelConfig, device: str | torch.device | None = None
         model: from `configs/model/`.
         device: where it goes; None, or a `device_map` in the configuration, leaves that to others.
     """
+    folder = Path(model.path).expanduser()
     return load_model(
-        model.path,
+        folder if folder.is_dir() else model.path,
         revision=model.revision,
         dtype=model.dtype,
         attention=model.attention,

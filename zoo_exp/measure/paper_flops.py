@@ -11,7 +11,7 @@ REASONS = (
     "vision tower, projector and output head are left out, and so is decoding",
     "a rank-k product is charged d/k per weight row where it costs k: 32 in the place of 128 at d = 4096, k = 128",
     "the projector's perturbed second layer is left out, and one projector pass is taken off the selector's cost",
-    "together the selector's cost comes out 13 times too small (spec: algorithms 1.5)",
+    "together the selector's cost comes out 13 times too small",
 )
 DEFAULT_RANK = 128
 

@@ -1,6 +1,7 @@
 """LLaVA-1.5: one raster of patches per image, from a CLIP tower through a two-layer projector."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -58,10 +59,8 @@ class LlavaAdapter(VLMAdapter):
                 fields["hidden"] = self.tower.hidden(capture, slice(i, i + 1))
             if "replay" in needs:
                 fields["replay"] = self.tower.replay(capture, slice(i, i + 1))
-            if "resize" in needs and grid is not None:
-                fields["pixels_encoder"] = self.resized(call["pixel_values"][i : i + 1])
             images.append(VisualTokens(projected=projected, grid=grid, **shared, **fields))
-        return images
+        return self.with_resizing(images, call) if "resize" in needs else images
 
     def check_call(self, given: Mapping[str, Any]) -> None:
         """Refuse images that older versions of `generate` repeat in the wrong order."""
@@ -72,6 +71,14 @@ class LlavaAdapter(VLMAdapter):
         if "projector" not in needs:
             return {}
         return {"project": self._project, "mlp": self.weights.mlp()}
+
+    def with_resizing(self, images: Sequence[VisualTokens], call: Mapping[str, Any]) -> list[VisualTokens]:
+        """Add `pixels_encoder`, which needs nothing but the pixels, to images of one raster."""
+        pixels = call["pixel_values"]
+        return [
+            image if image.grid is None else replace(image, pixels_encoder=self.resized(pixels[i : i + 1]))
+            for i, image in enumerate(images)
+        ]
 
     @cached_property
     def _project(self) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,7 @@
 """Qwen2.5-VL: images of any shape, a tower that works in window order, three position axes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -48,23 +49,33 @@ class QwenAdapter(VLMAdapter):
             rows["features"] = tokens_of(capture["merger"].args[0], order).split(sizes)
         hidden = self.tower.hidden(capture, order, sizes) if "hidden" in needs else {}
         replays = self.tower.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)
-        shared: dict[str, Any] = {}
-        if "projector" in needs:
-            shared = {"project": self.project, "mlp": self._merger()}
+        shared = self.projector_fields(needs)
         merge = self.visual.spatial_merge_size
-        pixels = call["pixel_values"].split(grids.prod(dim=1).tolist()) if "resize" in needs else None
         images = []
         for i, (projected, (t, h, w)) in enumerate(zip(pooled, grids.tolist(), strict=True)):
             fields: dict[str, Any] = {name: value[i] for name, value in rows.items()}
             if t == 1:
                 fields["grid"] = (h // merge, w // merge)
-                if pixels is not None:
-                    fields["pixels_encoder"] = self._resized(pixels[i], h, w)
             per_layer = {layer: value[i] for layer, value in hidden.items()}
             images.append(
                 VisualTokens(projected=projected, hidden=per_layer, replay=replays[i], **shared, **fields)
             )
-        return images
+        return self.with_resizing(images, call) if "resize" in needs else images
+
+    def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
+        """The merger as a function, and its weights where they are what stock checkpoints have."""
+        if "projector" not in needs:
+            return {}
+        return {"project": self.project, "mlp": self._merger()}
+
+    def with_resizing(self, images: Sequence[VisualTokens], call: Mapping[str, Any]) -> list[VisualTokens]:
+        """Add `pixels_encoder`, which needs nothing but the pixels, to images of one raster."""
+        grids = call["image_grid_thw"]
+        pixels = call["pixel_values"].split(grids.prod(dim=1).tolist())
+        return [
+            image if image.grid is None else replace(image, pixels_encoder=self._resized(patches, h, w))
+            for image, patches, (_, h, w) in zip(images, pixels, grids.tolist(), strict=True)
+        ]
 
     def project(self, x: Tensor) -> Tensor:
         """The merger on tokens [..., 4 Dv] -> [..., D]."""

@@ -88,7 +88,7 @@ def load(task: Task, root: Path | str | None = None, limit: int | None = None) -
     if source.kind == "embedded":
         table: Table = _embedded(task, limit)
     elif root is not None:
-        table, pictures = _local(task, Path(root))
+        table, pictures = _local(task, Path(root).expanduser())
     else:
         table, pictures = _hub(task)
     if source.kind != "embedded" and pictures is not None:
@@ -155,14 +155,22 @@ def _embedded(task: Task, limit: int | None) -> Table:
     return _Listed(rows)
 
 
+def folder_of(task: Task, root: Path) -> Path:
+    """The folder of a task's files below `root`.
+
+    Raises:
+        MissingFileError: there is none; says what to download, and where to.
+    """
+    folders = list(dict.fromkeys([root / task.name, root / task.family]))
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    looked = " and none ".join(map(str, folders))
+    raise MissingFileError(f"{task.name}: no folder {looked}. {download_hint(task, root)}")
+
+
 def _local(task: Task, root: Path) -> tuple[Table, Table | None]:
-    source = task.source
-    folders = [root / task.name, root / task.family]
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise MissingFileError(
-            f"{task.name}: no folder {folders[0]} and none {folders[1]}. {download_hint(task, root)}"
-        )
+    source, folder = task.source, folder_of(task, root)
     try:
         table = ParquetRows(find_parquet(folder, source.split, source.config))
         if not source.images_config or "image" in table.columns:

@@ -20,7 +20,7 @@ from zoo_exp.selectors.layer.base import (
 
 @dataclass(frozen=True)
 class Dart(LayerSelector):
-    """Behind `k` layers, every pivot keeps the tokens that are least like it (spec: algorithms_beyond, DART).
+    """Behind `k` layers, every pivot keeps the tokens that are least like it.
 
     Pivots are the visual tokens, and the text tokens behind the image, whose keys have the largest L1 norm.
     They choose one after another, image pivots first, each by descending norm. With budget T the rule keeps

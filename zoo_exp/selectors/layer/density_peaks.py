@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def merge_by_density(x: Tensor, clusters: int, noise: Tensor | None = None) -> Tensor:
-    """Merge tokens into cluster means (spec: algorithms 5).
+    """Merge tokens into cluster means.
 
     Density is exp(-mean squared distance to the `clusters` nearest tokens), distances are L2 / sqrt(D). Centres
     are the tokens with the largest product of density and distance to a denser token.

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class FastV(LayerSelector):
-    """`k` layers run in full; the rest sees the visual tokens that get most attention (spec: algorithms 4).
+    """`k` layers run in full; the rest sees the visual tokens that get most attention.
 
     Attributes:
         k: layers that see every token, 1 or more; attention is that of the last of them.

@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SparseVLM(LayerSelector):
-    """Progressive pruning by the attention of rater words (spec: algorithms 5).
+    """Progressive pruning by the attention of rater words.
 
     The released counts hold for 576 visual tokens and 32 layers. For other sizes they are scaled, and between
     two named budgets interpolated. The budget is a name: what was kept stands in the records.
@@ -151,7 +151,7 @@ class SparseVLM(LayerSelector):
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """Text tokens that fit the image better than average: indices into `text` (spec: algorithms 5).
+    """Text tokens that fit the image better than average: indices into `text`.
 
     Args:
         visual: embeddings of the visual tokens [N, D].

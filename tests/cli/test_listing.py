@@ -1,0 +1,50 @@
+"""`list`: what a terminal shows of it."""
+
+import pytest
+
+from zoo_exp import selectors
+from zoo_exp._cli import listing
+from zoo_exp.cli import main
+from zoo_exp.config.folders import built_in
+
+
+def cells(name):
+    head, rows = listing.LISTINGS["selectors"]([built_in()])
+    return next(row for row in [head, *rows] if row[0] == name)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_selectors_fit_a_terminal(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["list", "selectors"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= width
+
+
+def test_where_a_program_reads_it_a_selector_has_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["list", "selectors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("dart "))
+    assert "least like it" in line
+    assert selectors.get("dart").paper in line
+
+
+def test_a_ready_made_arm_has_the_paper_and_the_needs_of_its_selector():
+    info = selectors.get("zoo")
+    text = cells("zoo_closed_form")[-1]
+    assert info.paper in text
+    assert ", ".join(sorted(info.needs)) in text
+    assert text.startswith("Ready-made arm: ")
+
+
+def test_needs_are_those_of_the_options(tmp_path):
+    (tmp_path / "selector").mkdir()
+    (tmp_path / "selector" / "deep.yaml").write_text("# Deep.\nselector: zoo\noptions: {layer: 2}\n")
+    (text,) = (row[-1] for row in listing.LISTINGS["selectors"]([tmp_path])[1] if row[0] == "deep")
+    assert "hidden, replay" in text
+
+
+def test_nothing_points_to_a_document_that_a_reader_does_not_have(capsys):
+    for what in listing.LISTINGS:
+        assert main(["list", what]) == 0
+    assert "spec:" not in capsys.readouterr().out

@@ -1,0 +1,134 @@
+"""What is looked at before anything slow: folders that were named, and whether the hub answers at all."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from zoo_exp.config import compose
+from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.evaluation import sources
+from zoo_exp.tasks import hub
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """A process that has not asked the hub for anything yet."""
+    proxies = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
+    for name in (*hub.OFFLINE, *proxies, *map(str.upper, proxies)):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # so that monkeypatch takes away what the function sets
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delitem(sys.modules, "huggingface_hub", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    return monkeypatch
+
+
+def closed_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def experiment(*overrides):
+    return compose(["selector=zoo", "budget=16", "limit=2", *overrides])
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/nowhere"])
+def test_a_folder_of_a_model_that_is_not_there(path):
+    with pytest.raises(
+        MissingFileError, match=rf"model.path={path}: there is no such folder.*model.path=DIR"
+    ):
+        sources.check(experiment("model=llava15_7b", f"model.path={path}", "task=gqa"))
+
+
+def test_what_is_no_checkpoint_is_told_before_it_is_loaded(tmp_path):
+    def refused(path, error, words):
+        with pytest.raises(error, match=words):
+            sources.check(experiment("model=llava15_7b", f"model.path={path}", "task=embedded_pope"))
+
+    refused(tmp_path, MissingFileError, "has no config.json")
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path, MissingFileError, "has no model.safetensors")
+    refused(tmp_path / "config.json", InvalidValueError, "is a file.*model.path=DIR")
+    (tmp_path / "model.bin").write_bytes(b"")
+    refused(tmp_path, InvalidValueError, "pickled")
+
+
+def test_a_root_of_data_that_is_not_there(tmp_path):
+    with pytest.raises(MissingFileError, match=r"data.root=/nowhere: there is no such folder.*data.root=DIR"):
+        sources.check(experiment("task=gqa", "data.root=/nowhere"))
+    with pytest.raises(MissingFileError, match=rf"gqa: no folder {tmp_path}/gqa\. .*hf download"):
+        sources.check(experiment("task=[embedded_pope,gqa]", f"data.root={tmp_path}"))
+    sources.check(experiment("task=embedded_pope", "data.root=/nowhere"))  # needs none
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks" / "gqa").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sources.check(experiment("task=gqa", "data.root=~/benchmarks"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [(["task=embedded_pope"], False), (["task=gqa"], True), (["task=gqa", "data.root={root}"], False),
+     (["model=llava15_7b", "task=embedded_pope"], True),
+     (["model=llava15_7b", "model.weights=random", "task=embedded_pope"], False),
+     (["model=llava15_7b", "model.path=some/other", "model.weights=random", "task=embedded_pope"], True)],
+)  # fmt: skip
+def test_the_hub_is_asked_only_by_who_needs_it(clean, tmp_path, overrides, needed):
+    (tmp_path / "gqa").mkdir()
+    told = []
+    sources.check(experiment(*(text.format(root=tmp_path) for text in overrides)), told.append)
+    assert len(told) == needed
+    assert ("HF_HUB_OFFLINE" in os.environ) == needed
+    if needed:
+        assert "cannot be reached" in told[0]
+        assert os.environ["HF_ENDPOINT"] in told[0]
+
+
+def test_a_hub_that_answers_is_left_alone(clean):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        clean.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}/mirror")
+        visitor = threading.Thread(target=lambda: server.accept()[0].close())
+        visitor.start()
+        assert hub.go_offline_if_unreachable() is None
+        visitor.join(timeout=10)
+        assert not visitor.is_alive()
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("HF_HUB_OFFLINE", "0"), ("HF_HUB_OFFLINE", "1"), ("http_proxy", "http://proxy:3128")]
+)
+def test_what_the_user_has_settled_stays(clean, name, value):
+    clean.setenv(name, value)
+    assert hub.go_offline_if_unreachable() is None
+    assert os.environ[name] == value
+    assert os.environ.get("HF_HUB_OFFLINE") == (value if name == "HF_HUB_OFFLINE" else None)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["run", "selector=zoo", "budget=64", "task=gqa", "logger=none"], ["data", "check", "gqa"],
+     ["run", "selector=zoo", "budget=64", "model=llava15_7b", "task=embedded_pope", "logger=none"]],
+    ids=["data", "data check", "model"],
+)  # fmt: skip
+def test_without_a_network_the_message_comes_without_retries(clean, tmp_path, command):
+    out = [f"out={tmp_path}/runs"] if command[0] == "run" else []
+    clean.setenv("HF_HOME", str(tmp_path / "hf"))
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_exp", *command, *out],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert "cannot be reached" in lines[0]
+    assert lines[1].startswith("error: ")
