@@ -40,9 +40,9 @@ code { background: var(--wash); padding: 1px 5px; border-radius: 4px; overflow-w
 .scroll { overflow-x: auto; margin: 8px 0; }
 table { border-collapse: separate; border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; caption-side: bottom; padding-top: 4px; }
-th, td { padding: 3px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 3px 6px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { border-bottom: 2px solid var(--line); background: var(--back); vertical-align: bottom; white-space: normal;
-  min-width: 4.2em; }
+  min-width: 3.1em; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--back); z-index: 1; padding-left: 2px; }
 td:first-child { max-width: 24em; overflow-wrap: anywhere; white-space: normal; min-width: 14em; }
 th.text, td.text { text-align: left; }
