@@ -175,7 +175,6 @@ def test_other_unknown_flags_get_no_hint(capsys):
 
 @pytest.mark.parametrize("words", [
     "logger=none", "trainer=ddp  ", "data=folder data.root=DIR", "model.path=DIR", "--config-dir DIR",
-    "--config-dir DIR",
 ])  # fmt: skip
 def test_the_help_of_run_names_what_people_look_for(words, capsys):
     with pytest.raises(SystemExit):

@@ -143,6 +143,7 @@ def test_positions_are_shares_of_images(tmp_path):
     ]
     shares = positions.shares(items, "a")
     np.testing.assert_allclose(shares, [[0.75, 0], [0, 0.25]])
-    assert positions.draw(items, ["full", "a"], tmp_path / "x")
-    assert not positions.draw(items, ["full"], tmp_path / "y")
+    known = {arm: positions.shares(items, arm) for arm in ("full", "a")}
+    assert positions.draw(known, len(items), tmp_path / "x")
+    assert not positions.draw({"full": known["full"]}, len(items), tmp_path / "y")
     assert positions.shares([*items, MaskItem("t", "9", "q", "r", (1, 4), image, items[0].arms)], "a") is None

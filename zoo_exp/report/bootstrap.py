@@ -9,8 +9,9 @@ independent evidence.
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -169,18 +170,28 @@ def draw(statistic: Statistic, images: Sequence[str], draws: int = DRAWS, seed: 
         draws: B.
         seed: seed of the draws.
     """
-    groups = statistic.groups
-    generator = np.random.default_rng([seed, zlib.crc32("\n".join(images).encode())])
+    key = (seed, zlib.crc32("\n".join(images).encode()))
+    if draws * statistic.groups <= WEIGHTS_PER_CHUNK:
+        return statistic.resampled(_few_weights(key, statistic.groups, draws))
+    return np.concatenate([statistic.resampled(part) for part in _weights(key, statistic.groups, draws)])
+
+
+def _weights(key: tuple[int, int], groups: int, draws: int) -> Iterator[Floats]:
+    """How often each draw holds each image, some draws at a time [b, G]."""
+    generator = np.random.default_rng(key)
     # The chunk decides only how many rows are made at once: the stream of draws is the same for any size.
     chunk = max(1, WEIGHTS_PER_CHUNK // groups)
     share = np.full(groups, 1 / groups)
-    parts = [
-        statistic.resampled(
-            generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float)
-        )
-        for start in range(0, draws, chunk)
-    ]
-    return np.concatenate(parts)
+    for start in range(0, draws, chunk):
+        yield generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float)
+
+
+@lru_cache(maxsize=4)
+def _few_weights(key: tuple[int, int], groups: int, draws: int) -> Floats:
+    """The same at once; several metrics of a task are drawn one after the other, from the same images."""
+    (weights,) = _weights(key, groups, draws)
+    weights.setflags(write=False)
+    return weights
 
 
 def retained(resampled: Sequence[Floats], reference: int) -> Floats:

@@ -2,17 +2,18 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from zoo_exp.report.figures import budget, cost, heat, kde, layers, positions, rank
-from zoo_exp.report.masks import MaskItem
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def drawers(processes: int) -> Iterator[Executor]:
             yield here
         return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    for _ in range(processes):
+        pool.submit(_ready)
     try:
         yield pool
     except BaseException:
@@ -55,6 +58,10 @@ def drawers(processes: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def _ready() -> None:
+    """Where this arrives, this module is imported: the first figure need not wait for matplotlib."""
 
 
 def spare_processes(runs: int) -> int:
@@ -65,8 +72,8 @@ def spare_processes(runs: int) -> int:
 
 def draw_all(
     frame: pd.DataFrame,
-    smallest: list[str],
-    items: list[MaskItem],
+    kept: Mapping[str, NDArray[np.float64] | None],
+    n_images: int,
     tokens: pd.DataFrame,
     path: Path,
 ) -> list[Picture]:
@@ -74,8 +81,8 @@ def draw_all(
 
     Args:
         frame: from `results.compute`.
-        smallest: labels of the arms of the smallest budget.
-        items: from `mask_items.read_masks`.
+        kept: arm of the smallest budget -> the shares of images that keep each place (see `positions.shares`).
+        n_images: images that they are shares of.
         tokens: from `token_rows.read_tokens`.
         path: what the figures' names begin with.
     """
@@ -108,7 +115,7 @@ def draw_all(
             "positions",
             "Where tokens are kept at the smallest budget; the numbers are the shares of the upper, middle and lower "
             "third of the image. A rule without position bias is even over many images.",
-            lambda path: positions.draw(items, smallest, path),
+            lambda path: positions.draw(kept, n_images, path),
         ),
     ]
     found = []

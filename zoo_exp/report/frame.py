@@ -47,6 +47,7 @@ def _task_lines(
     best = best_rows(rows, task.value, task.resampled, above)
     share = retained_values([task], reference)
     resampled = None if reference is None else retained([task.resampled], reference)
+    timed = timings[timings["task"] == samples.task].set_index("arm")[list(MILLISECONDS)]
     return [
         _identity(row)
         | {"task": samples.task, "metric": task.metric, "value": float(task.value[index])}
@@ -56,7 +57,7 @@ def _task_lines(
         | {"best": index in best, "above_budget": index in above}
         | {"seed_sd": seed_spread(task.seed_values[index])}
         | _tokens(samples, row)
-        | _milliseconds(timings, samples.task, row)
+        | _milliseconds(timed, row)
         for index, row in enumerate(rows)
     ]
 
@@ -131,9 +132,9 @@ def _tokens(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
     }
 
 
-def _milliseconds(timings: pd.DataFrame, task: str, row: ArmRow) -> dict[str, float]:
-    mine = timings[(timings["task"] == task) & timings["arm"].isin(row.names)]
-    return {name: _mean(mine[name].to_numpy(float)) for name in MILLISECONDS}
+def _milliseconds(timed: pd.DataFrame, row: ArmRow) -> dict[str, float]:
+    mine = timed.reindex(row.names).to_numpy(float)
+    return {name: _mean(mine[:, column]) for column, name in enumerate(MILLISECONDS)}
 
 
 def _mean(values: Floats) -> float:

@@ -11,6 +11,7 @@ from zoo_exp.report.arms import ArmRow, group
 from zoo_exp.report.contribution import Contribution, contribution
 from zoo_exp.report.drawing import Here, Picture, draw_all
 from zoo_exp.report.examples import FAILURE, SUCCESS, failures, focus_arm, successes
+from zoo_exp.report.figures import positions
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import MaskItem
 from zoo_exp.report.results import Results
@@ -81,6 +82,8 @@ def make_section(
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)
     smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
+    kept = {arm: positions.shares(items, arm) for arm in smallest}  # pictures need not travel to who draws
+    executor = executor or Here()
     return Section(
         slug=slug,
         title=title or run.name,
@@ -91,7 +94,7 @@ def make_section(
         paper=published.averages(run.name, published.read()),
         contribution=contribution(results.frame, results.contribution),
         tokens=averages(tokens) if len(tokens) else tokens,
-        drawn=(executor or Here()).submit(draw_all, results.frame, smallest, items, tokens, figures / slug),
+        drawn=executor.submit(draw_all, results.frame, kept, len(items), tokens, figures / slug),
         examples=_examples(items, rows, results.tasks),
     )
 

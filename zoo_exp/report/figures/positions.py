@@ -1,7 +1,7 @@
 """How often each place of the token raster was kept, by arm: position bias shows at a glance."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +26,20 @@ def shares(items: Sequence[MaskItem], arm: str) -> NDArray[np.float64] | None:
     return np.asarray(np.mean(np.stack(masks), axis=0))
 
 
-def draw(items: Sequence[MaskItem], arms: Sequence[str], path: Path) -> bool:
-    """One raster per arm with its row profile; False where no arm drops anything on a common raster."""
-    known = {arm: shares(items, arm) for arm in arms}
+def draw(known: Mapping[str, NDArray[np.float64] | None], n_images: int, path: Path) -> bool:
+    """One raster per arm with its row profile; False where no arm drops anything on a common raster.
+
+    Args:
+        known: arm -> its `shares`.
+        n_images: images that they are shares of.
+        path: the files' common name.
+    """
     shown = {arm: share for arm, share in known.items() if share is not None and 0 < share.mean() < 1}
     shown = dict(list(shown.items())[:MAX_ARMS])
     if not shown:
         return False
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
-    n_images = len(items)
     with figure(
         path, width=2.1 * columns + 0.7, height=2.25 * rows + 0.4, rows=rows, columns=columns
     ) as panels:
