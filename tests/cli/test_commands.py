@@ -183,7 +183,8 @@ def test_the_help_of_run_names_what_people_look_for(words, capsys):
     assert sum(words in line for line in described.splitlines()) == 1
 
 
-def test_an_experiment_of_the_papers_models_is_listed_with_both_commands(capsys):
+def test_an_experiment_of_the_papers_models_is_listed_with_both_commands(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # a question is one line
     assert main(["list", "exps"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for name, model in (("table1_llava15_7b", "llava15_7b"), ("qwen25_vl_7b", "qwen25_vl_7b")):
