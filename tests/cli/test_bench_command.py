@@ -70,6 +70,7 @@ def test_unknown_keys_and_selectors_are_refused_without_a_traceback(capsys):
 
 def test_a_bench_writes_its_table_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
+
     def load(experiment, device):
         model = tiny_model("llava")
         adapter = adapter_for(model)

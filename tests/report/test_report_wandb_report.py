@@ -20,7 +20,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, make_whole_run
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    with pytest.raises(MissingFileError, match=r"zoo-exp\[reports\]"):
+    with pytest.raises(MissingFileError, match=r"pip install .wandb-workspaces>="):
         make_report([make_whole_run()], tmp_path)
 
 

@@ -40,7 +40,14 @@ def test_an_offline_run_syncs_with_its_numbers_table_and_masks(
     results = summary.write(run, "made_up", TASKS, arms(), made_up_aggregate, made_up_metric, draws=50)
     folder = log_run(run, {"name": "made_up"}, echo=lambda line: None)
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,  # it leaves logs behind
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (about,) = server.runs.values()
     assert (about["groupName"], about["displayName"]) == ("made_up", "made_up")
@@ -73,6 +80,7 @@ def test_a_report_is_saved_online(make_whole_run, server, environment, tmp_path)
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (report,) = server.reports.values()

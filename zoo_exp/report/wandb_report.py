@@ -114,7 +114,7 @@ def _library() -> ModuleType:
         import wandb_workspaces.reports.v2 as library
     except ImportError as error:
         raise MissingFileError(
-            "W&B reports need the package wandb-workspaces: python -m pip install 'zoo-exp[reports]' "
+            "W&B reports need the package wandb-workspaces: python -m pip install 'wandb-workspaces>=0.4.13,<0.5' "
             "(the HTML report is written without it)"
         ) from error
     module: ModuleType = library
