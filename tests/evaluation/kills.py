@@ -1,10 +1,31 @@
-"""Ways to die at a random place: each takes a `random.Random` and gives what a forked child calls first."""
+"""Ways to die at a random place: each takes a `random.Random` and gives what a forked child calls first.
+
+And what lets children be forked at all: a model that is loaded before, on one thread.
+"""
 
 import os
 import signal
 from contextlib import contextmanager
 
-from zoo_exp.evaluation import journal, merge
+import pytest
+import torch
+
+from zoo_exp.config import compose
+from zoo_exp.evaluation import attempt, journal, merge, runner
+
+
+@contextmanager
+def loaded_once(overrides):
+    """One model for all runs; records are what is under test, so no tables are made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        loaded = attempt._load(compose(overrides))
+        patch.setattr(attempt, "_load", lambda experiment: loaded)
+        patch.setattr(runner, "_report", lambda *_: None)
+        yield
+        torch.set_num_threads(threads)
 
 
 def die():

@@ -9,12 +9,11 @@ import sys
 import time
 
 import pytest
-import torch
-from kills import at_merge, at_time, at_write
+from kills import at_merge, at_time, at_write, loaded_once
 from rich.console import Console
 
 from zoo_exp.config import compose
-from zoo_exp.evaluation import attempt, cells, journal, runner, stop
+from zoo_exp.evaluation import cells, journal, runner, stop
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +29,8 @@ KILLS = 20
 @pytest.fixture(scope="module", autouse=True)
 def one_model():
     """Load the model once, on one thread, so that ranks may be forked: imports would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        loaded = attempt._load(compose(BASE))
-        patch.setattr(attempt, "_load", lambda experiment: loaded)
-        patch.setattr(runner, "_report", lambda *_: None)  # what is under test are records
+    with loaded_once(BASE):
         yield
-        torch.set_num_threads(threads)
 
 
 def run(out, *more, tasks=None):

@@ -7,8 +7,7 @@ import shutil
 import signal
 
 import pytest
-import torch
-from kills import at_merge, at_time, at_write
+from kills import at_merge, at_time, at_write, loaded_once
 from rich.console import Console
 
 from zoo_exp.config import compose
@@ -24,15 +23,8 @@ BASE = [
 @pytest.fixture(scope="module", autouse=True)
 def one_model():
     """Load the model once for all runs of this module, on one thread, so that children may be forked."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        loaded = attempt._load(compose(BASE))
-        patch.setattr(attempt, "_load", lambda experiment: loaded)
-        patch.setattr(runner, "_report", lambda *_: None)  # what is under test are records
+    with loaded_once(BASE):
         yield
-        torch.set_num_threads(threads)
 
 
 def run(out, *more, tasks=None):

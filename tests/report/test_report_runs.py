@@ -172,7 +172,8 @@ def test_a_folder_above_several_runs_says_which_one_it_stands_for(make_whole_run
     older = make_whole_run("made_up", run_id="a" * 12)
     newer = make_whole_run("made_up", run_id="b" * 12)
     os.utime(older / "records.jsonl", (1, 1))
-    (told,) = passed_over([newer.parent])
+    above = [newer.parent]
+    (told,) = passed_over(find_runs(above), above)
     assert "newest of 2 runs" in told
     assert newer.name in told
-    assert passed_over([older]) == passed_over([older, newer]) == []
+    assert passed_over([older], [older]) == passed_over([older, newer], [older, newer]) == []

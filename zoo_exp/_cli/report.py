@@ -41,13 +41,14 @@ def report(args: argparse.Namespace) -> int:
     from zoo_exp.report.drawing import spare_processes
     from zoo_exp.report.runs import find_runs, passed_over
 
-    for line in passed_over(args.runs):
+    folders = find_runs(args.runs)
+    for line in passed_over(folders, args.runs):
         print(line)
-    processes = spare_processes(len(find_runs(args.runs)))
-    page = build(args.runs, args.out, args.mixed, processes=processes, console=Console(stderr=True))
+    processes = spare_processes(len(folders))
+    page = build(folders, args.out, args.mixed, processes=processes, console=Console(stderr=True))
     print(f"report: {page}")
     if args.wandb:
         from zoo_exp.report.wandb_report import make_report
 
-        print(make_report(args.runs, page.parent))
+        print(make_report(folders, page.parent))
     return 0

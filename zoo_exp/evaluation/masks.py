@@ -17,6 +17,11 @@ from zoo_exp.tasks.base import Task
 QUESTIONS = 12  # of each task: enough to find one on which arms disagree
 
 
+def wanted(sample: Sample, images: Sequence[VisualTokens]) -> bool:
+    """Whether a question gets a mask: the task's first ones do, where they show one image."""
+    return sample.number < QUESTIONS and len(images) == 1
+
+
 class MaskWriter:
     """Writes one row per question to masks.jsonl and its picture to masks/, for single-image questions.
 
@@ -53,7 +58,7 @@ class MaskWriter:
         for sample, images in zip(batch.samples, tokens, strict=True):
             number, place = place, place + len(images)
             mine = [record for record in records if record["sample_id"] == sample.id]
-            if sample.number >= QUESTIONS or len(images) != 1 or not mine:
+            if not wanted(sample, images) or not mine:
                 continue
             view = seen(images[0], task.images(sample.doc)[0], batch.inputs, number, processor)
             if view is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation import launch, stop
+from zoo_exp.evaluation import launch, masks, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.rating import Ratings
@@ -145,11 +145,12 @@ class PrunedVLM(lightning.LightningModule):
         finished = time.perf_counter()
         if isinstance(selector, LayerSelector):
             spent = iter(counted.flops)
-            # What a mask shows of it; one image is one row's visual tokens, of several the mask shows none.
-            selections = [
-                [Selection(torch.tensor(row, dtype=torch.long))] if len(images) == 1 else chosen
-                for row, images, chosen in zip(layered.left(), visual, selections, strict=True)
-            ]
+            shown = [masks.wanted(sample, images) for sample, images in zip(samples, visual, strict=True)]
+            if any(shown):  # what its last layer saw is worked out, and waited for, where a mask shows it
+                selections = [
+                    [Selection(torch.tensor(row, dtype=torch.long))] if mask else chosen
+                    for row, mask, chosen in zip(layered.left(), shown, selections, strict=True)
+                ]
             select_flops = [next(spent) if kept else 0 for kept in prompt.kept_tokens]
         else:
             select_flops = [self.selector_costs.of(selector, images, arm.budget) for images in visual]

@@ -49,8 +49,6 @@ def drawers(processes: int) -> Iterator[Executor]:
             yield here
         return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-    for _ in range(processes):
-        pool.submit(_ready)
     try:
         yield pool
     except BaseException:
@@ -58,10 +56,6 @@ def drawers(processes: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
-
-
-def _ready() -> None:
-    """Where this arrives, this module is imported: the first figure need not wait for matplotlib."""
 
 
 def spare_processes(runs: int) -> int:

@@ -104,10 +104,15 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def passed_over(paths: Sequence[Path]) -> list[str]:
-    """What a user who named a folder above runs should know: which of several it stands for."""
+def passed_over(found: Sequence[Path], paths: Sequence[Path]) -> list[str]:
+    """What a user who named a folder above runs should know: which of several it stands for.
+
+    Args:
+        found: from `find_runs`.
+        paths: what it was given.
+    """
     told = []
-    for folder in find_runs(paths):
+    for folder in found:
         siblings = [
             other for other in folder.parent.glob("*") if (other / MANIFEST).is_file() and _recorded(other)
         ]
