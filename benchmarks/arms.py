@@ -12,8 +12,8 @@ import time
 
 from rich.console import Console
 
+from zoo_exp import pipeline
 from zoo_exp.config.compose import compose
-from zoo_exp.evaluation import runner
 
 LEFT_OUT = ("blind", "random")
 
@@ -28,7 +28,7 @@ def wall_seconds(keep: tuple[str, ...] | None, limit: int) -> tuple[int, float]:
             arm for arm in experiment.arms if (arm.selector in keep if keep else arm.selector not in LEFT_OUT)
         )
         started = time.perf_counter()
-        runner.run(replace(experiment, arms=arms), Console(quiet=True))
+        pipeline.run(replace(experiment, arms=arms), Console(quiet=True))
         return len(arms), time.perf_counter() - started
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from zoo_exp.report.bootstrap import draw, mean_statistic, percentile_interval, retained
-from zoo_exp.report.statistics import Interval, design_effect, wilson
+from zoo_exp.statistics.bootstrap import draw, mean_statistic, percentile_interval, retained
+from zoo_exp.statistics.intervals import Interval, design_effect, wilson
 
 SKILLS = (0.85, 0.7, 0.65)  # full, an arm, another arm
 CONCENTRATION = 3.0  # of the Beta distribution: lower means images differ more

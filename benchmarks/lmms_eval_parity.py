@@ -93,8 +93,8 @@ def own_loop(place: Path, args: argparse.Namespace) -> tuple[Answers, Metrics]:
     """The runner's records."""
     from rich.console import Console
 
+    from zoo_exp import pipeline
     from zoo_exp.config import compose
-    from zoo_exp.evaluation import runner
 
     overrides = [
         f"selector={args.selector}", f"task=[{','.join(args.tasks)}]", f"limit={args.limit}",
@@ -103,7 +103,7 @@ def own_loop(place: Path, args: argparse.Namespace) -> tuple[Answers, Metrics]:
     if args.selector not in ("full", "blind"):
         overrides.append(f"budget={args.budget}")
     experiment = compose(overrides)
-    runner.run(experiment, Console(quiet=True))
+    pipeline.run(experiment, Console(quiet=True))
     lines = (experiment.run_dir / "records.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     answers, metrics = {}, {}

@@ -166,8 +166,8 @@ def makespan(costs: Sequence[float], workers: int) -> float:
 
 def merge(rows: int, place: Path | None) -> None:
     """Write `rows` records into journals of four ranks, merge them, check the result, and say what it took."""
-    from zoo_exp.evaluation.journal import Journal
-    from zoo_exp.evaluation.merge import merge as merge_records
+    from zoo_exp.runs.journal import Journal
+    from zoo_exp.runs.merge import merge as merge_records
 
     arms, folder = 16, Path(tempfile.mkdtemp(prefix="scale-", dir=place))
     try:

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from zoo_exp import selectors, tasks
+from zoo_exp import pipeline, selectors, tasks
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.core.seeding import generator_for
-from zoo_exp.evaluation import runner
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.samples import Collate, Sample
 from zoo_exp.models.loading import LoadedModel, load_model
@@ -73,7 +72,7 @@ def main() -> None:
             data.load(tasks.get(task), None, args.limit)
         marks = mark_the_test_loop(now)
         started = now()
-        runner.run(experiment, Console(quiet=True))
+        pipeline.run(experiment, Console(quiet=True))
         whole_run, ours = now() - started, marks["end"] - marks["start"]
         answers = read_answers(experiment)
     started = now()

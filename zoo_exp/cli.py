@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
-from zoo_exp.core.errors import UnknownNameError, ZooExpError
+from zoo_exp.errors import UnknownNameError, ZooExpError
 
 DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
 EXAMPLES = """Examples:

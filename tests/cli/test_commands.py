@@ -13,7 +13,7 @@ import yaml
 
 from zoo_exp.cli import main
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def runner(monkeypatch):
     """A runner that only remembers what it was given; `answer` is what it returns, or raises."""
-    module = types.ModuleType("zoo_exp.evaluation.runner")
+    module = types.ModuleType("zoo_exp.pipeline")
     module.seen, module.answer = [], 0
 
     def run(experiment):
@@ -31,10 +31,10 @@ def runner(monkeypatch):
         return module.answer
 
     module.run = run
-    import zoo_exp.evaluation
+    import zoo_exp
 
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(zoo_exp.evaluation, "runner", module, raising=False)
+    monkeypatch.setattr(zoo_exp, "pipeline", module, raising=False)
     return module
 
 
@@ -283,8 +283,8 @@ def run(experiment):
     Path(experiment.out, str(experiment.seed)).write_text("")
     if experiment.seed == 9: time.sleep(60)
     return 4 if experiment.seed == 1 else 0
-module = types.ModuleType("zoo_exp.evaluation.runner"); module.run = run
-sys.modules[module.__name__] = zoo_exp.evaluation.runner = module
+module = types.ModuleType("zoo_exp.pipeline"); module.run = run
+sys.modules[module.__name__] = zoo_exp.pipeline = module
 """
 
 

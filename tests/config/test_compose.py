@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
 
 
 def labels(*overrides):

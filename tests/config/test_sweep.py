@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zoo_exp.config import overrides
 from zoo_exp.config.sweep import as_text, points
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 SWEEP = "arms: [{selector: zoo}]\nsweep:\n  budget: [48, 32]\n  seed: 0,1\n"
 

@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo_exp import selectors
 from zoo_exp.core import checks
 from zoo_exp.core.checks import check_features, deferred_checks
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 
 WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal.default")
 """Operations whose answer the host has to wait for."""

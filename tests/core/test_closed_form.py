@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from zoo_exp.core import memo as memo_module
 from zoo_exp.core.closed_form import PatchMerger, closed_form, first_order, jacobian_norm
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.low_rank import low_rank
 from zoo_exp.core.memo import memo
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order
+from zoo_exp.errors import InvalidValueError
 
 
 def random_mlp(seed=0, width=16, hidden=32, out=24, approximate="none"):

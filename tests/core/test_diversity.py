@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from zoo_exp.core import diversity
 from zoo_exp.core.diversity import cosine_distances, greedy, greedy_many
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import min_max
+from zoo_exp.errors import InvalidValueError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection"
 CASES = [

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo_exp.core.diversity import greedy
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import FUSIONS, fused_order, min_max, top_k
+from zoo_exp.errors import InvalidValueError
 
 EMBEDDINGS = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
 SCORES = torch.rand(12, generator=torch.Generator().manual_seed(1)) * 3 + 2

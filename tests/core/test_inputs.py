@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo_exp.core.budget import ROUNDINGS, SCOPES, Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.testing import sample_tokens
 
 TABLE = np.load(Path(__file__).parents[1] / "golden" / "selection" / "budget_rounding.npz")["table"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from zoo_exp.core.coverage import greedy_coverage
 from zoo_exp.core.dpp import conditional_dpp
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.merging import dominant_and_contextual
+from zoo_exp.errors import InvalidValueError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection"
 MERGES = [

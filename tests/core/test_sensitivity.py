@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.low_rank import LowRankMLP, low_rank, sketched
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order, zeroth_order_reference
+from zoo_exp.errors import InvalidValueError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection"
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
 from zoo_exp.embedded import cli, model
 from zoo_exp.embedded.objectives import PatchObjectives
 from zoo_exp.embedded.optimisers import BatchedMuon, make_optimisers
@@ -16,6 +15,7 @@ from zoo_exp.embedded.packing import NO_TARGET, make_batch
 from zoo_exp.embedded.recipe import EPOCH, Recipe
 from zoo_exp.embedded.training import SceneStream
 from zoo_exp.embedded.vocabulary import IMAGE, TOKEN_ID
+from zoo_exp.errors import InvalidValueError, MissingFileError
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.embedded import benchmarks, facts
 from zoo_exp.embedded.assets import SPLITS, load_assets
 from zoo_exp.embedded.questions import FAMILIES, ask, mme_pair
@@ -22,6 +21,7 @@ from zoo_exp.embedded.vocabulary import (
     token_ids,
     words,
 )
+from zoo_exp.errors import UnknownNameError
 
 
 @pytest.fixture(scope="module")

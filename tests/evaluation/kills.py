@@ -10,8 +10,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.evaluation import attempt, journal, merge, runner
+from zoo_exp.evaluation import attempt
+from zoo_exp.runs import journal, merge
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def loaded_once(overrides):
         torch.set_num_threads(1)
         loaded = attempt._load(compose(overrides))
         patch.setattr(attempt, "_load", lambda experiment: loaded)
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(pipeline, "_report", lambda *_: None)
         yield
         torch.set_num_threads(threads)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from zoo_exp import cli
+from zoo_exp import cli, pipeline
 from zoo_exp.config import compose
 from zoo_exp.config.identity import weights_id
 from zoo_exp.config.schema import ModelConfig
-from zoo_exp.evaluation import journal, runner
 from zoo_exp.evaluation.feature_store import FeatureStore
+from zoo_exp.runs import journal
 
 ROOT = Path(__file__).resolve().parents[2]
 # One of each kind: nothing but tokens, the projector's weights, keys and attention, the question, inside the LLM.
@@ -27,7 +27,7 @@ def run(out, *more, base=RUN):
     """Records, milliseconds in the vision pass, and what was printed."""
     experiment = compose([*base, f"out={out}", *more])
     console = Console(record=True, width=250, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    assert runner.run(experiment, console) == 0
+    assert pipeline.run(experiment, console) == 0
     timings = journal.read(experiment.run_dir, "timings")
     spent = sum(row["vision_ms"] for row in timings if row["arm"] == "full")
     return (experiment.run_dir / "records.jsonl").read_bytes(), spent, console.export_text()

@@ -3,8 +3,8 @@
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.evaluation import cells, lock
-from zoo_exp.evaluation.journal import Journal
+from zoo_exp.runs import cells, lock
+from zoo_exp.runs.journal import Journal
 
 EXPERIMENT = compose(["selector=[full,zoo]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=4"])
 POPE, GQA = EXPERIMENT.cells()

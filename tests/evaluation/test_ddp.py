@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.evaluation import journal, runner, stop
+from zoo_exp.evaluation import stop
+from zoo_exp.runs import journal
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +45,7 @@ def until_rows(folder, count, process):
 
 def single(out, *more):
     experiment = compose([*BASE, "trainer=cpu", f"out={out}", *more])
-    assert runner.run(experiment, Console(quiet=True)) == 0
+    assert pipeline.run(experiment, Console(quiet=True)) == 0
     return (experiment.run_dir / "records.jsonl").read_bytes()
 
 

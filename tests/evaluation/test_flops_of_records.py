@@ -7,10 +7,10 @@ import pytest
 
 from zoo_exp import cli
 from zoo_exp.config import compose
-from zoo_exp.evaluation import plan
 from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.samples import Collate, Sample
+from zoo_exp.evaluation.work import load_work
 from zoo_exp.measure.stages import FlopProbe, answer, exclusive
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
@@ -32,7 +32,7 @@ def records(tmp_path_factory):
 def test_every_arm_costs_what_torch_counts(records):
     experiment = compose(RUN)
     loaded = load_configured(experiment.model, "cpu")
-    work = plan.load(experiment.cells()[0], None, experiment.limit)
+    work = load_work(experiment.cells()[0], None, experiment.limit)
     doc = work.rows[0]
     sample = Sample(0, work.task.sample_id(doc), doc)
     inputs = Collate(work.task, loaded.processor, "embedded")([sample]).inputs

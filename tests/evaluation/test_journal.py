@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import ZooExpError
-from zoo_exp.evaluation import journal
-from zoo_exp.evaluation.journal import Journal
+from zoo_exp.errors import ZooExpError
+from zoo_exp.runs import journal
+from zoo_exp.runs.journal import Journal
 
 ROWS = [{"number": n, "text": "é\n" * n} for n in range(5)]
 

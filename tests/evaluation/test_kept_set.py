@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.evaluation.analysis.kept_set import above, effective_rank, overlap, spearman
+from zoo_exp.evaluation.kept_set import above, effective_rank, overlap, spearman
 
 
 def ranks(values):

@@ -12,8 +12,10 @@ import pytest
 from kills import at_merge, at_time, at_write, loaded_once
 from rich.console import Console
 
+from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.evaluation import cells, journal, runner, stop
+from zoo_exp.evaluation import stop
+from zoo_exp.runs import cells, journal
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +37,7 @@ def one_model():
 
 def run(out, *more, tasks=None):
     experiment = compose([*BASE, f"out={out}", *more])
-    return runner.run(experiment, Console(quiet=True), tasks), experiment.run_dir
+    return pipeline.run(experiment, Console(quiet=True), tasks), experiment.run_dir
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo_exp.config.schema import TrainerConfig
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import launch
 from zoo_exp.evaluation.samples import shard
 

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from zoo_exp.core.errors import ZooExpError
-from zoo_exp.evaluation import lock
+from zoo_exp.errors import ZooExpError
+from zoo_exp.runs import lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from zoo_exp.evaluation import lock
+from zoo_exp.runs import lock
 with lock.cells(Path(sys.argv[1]), ["a"]):
     print("held", flush=True)
     time.sleep(60)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.evaluation import manifest
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.runs import manifest
 
 BASE = ["selector=[full,zoo]", "budget=16", "task=embedded_pope", "limit=4"]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.evaluation import journal, merge, resume
-from zoo_exp.evaluation.journal import Journal
+from zoo_exp.runs import journal, merge, resume
+from zoo_exp.runs.journal import Journal
 
 FILES = ("records.jsonl", "records.parquet", "records.csv")
 

@@ -10,9 +10,11 @@ import pytest
 from kills import at_merge, at_time, at_write, loaded_once
 from rich.console import Console
 
+from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
-from zoo_exp.evaluation import attempt, cells, journal, lock, runner, stop
+from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.evaluation import attempt, stop
+from zoo_exp.runs import cells, journal, lock
 
 BASE = [
     "selector=[full,zoo,random]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=8", "logger=none",
@@ -29,7 +31,7 @@ def one_model():
 
 def run(out, *more, tasks=None):
     experiment = compose([*BASE, f"out={out}", *more])
-    code = runner.run(experiment, Console(quiet=True), tasks)
+    code = pipeline.run(experiment, Console(quiet=True), tasks)
     return code, experiment.run_dir
 
 

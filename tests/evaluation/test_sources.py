@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.evaluation import sources
 from zoo_exp.tasks import hub
 

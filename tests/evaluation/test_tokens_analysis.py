@@ -8,8 +8,8 @@ from rich.console import Console
 
 from zoo_exp.cli import main
 from zoo_exp.config.compose import compose
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.evaluation.analysis.tokens import inspect
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.evaluation.token_analysis import inspect
 from zoo_exp.report.token_rows import averages, read_tokens
 
 WORDS = ["task=embedded_pope", "budget=16", "limit=2"]

@@ -12,24 +12,28 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "zoo_exp"
 # The longest name that fits decides. A module may import its own floor and what lies below.
 FLOORS = {
-    "zoo_exp": 4,  # the front door: it may name everything, lazily
-    "zoo_exp.core": 0,
-    "zoo_exp.quiet": 0,
+    "zoo_exp": 6,  # the front door: it may name everything, lazily
+    "zoo_exp.cli": 6,
+    "zoo_exp._cli": 6,
+    "zoo_exp.__main__": 6,
+    "zoo_exp.pipeline": 5,
+    "zoo_exp.tracking": 4,
+    "zoo_exp.cluster": 4,
+    "zoo_exp.report": 4,
+    "zoo_exp.lmms_eval_plugin": 4,
+    "zoo_exp.evaluation": 3,
+    "zoo_exp.measure": 3,
+    "zoo_exp.statistics": 2,
+    "zoo_exp.runs": 2,
     "zoo_exp.selectors": 1,
     "zoo_exp.models": 1,
     "zoo_exp.tasks": 1,
     "zoo_exp.embedded": 1,
+    "zoo_exp.config": 1,
     "zoo_exp.testing": 1,
-    "zoo_exp.evaluation": 2,
-    "zoo_exp.evaluation.runner": 3,  # records become tables here
-    "zoo_exp.measure": 2,
-    "zoo_exp.config": 2,
-    "zoo_exp.report": 3,
-    "zoo_exp.cluster": 3,
-    "zoo_exp.lmms_eval_plugin": 2,
-    "zoo_exp.cli": 4,
-    "zoo_exp._cli": 4,
-    "zoo_exp.__main__": 4,
+    "zoo_exp.core": 0,
+    "zoo_exp.errors": 0,
+    "zoo_exp.quiet": 0,
 }
 ENGINE = ("zoo_exp.core", "zoo_exp.selectors", "zoo_exp.models", "zoo_exp.tasks", "zoo_exp.testing")
 FORBIDDEN = {

@@ -8,7 +8,7 @@ import pytest
 
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure import table
 from zoo_exp.measure.bench import Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from zoo_exp import selectors
-from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import UnknownNameError
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.measure.selector_flops import selector_flops

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.inputs import made_up_inputs
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model

@@ -11,7 +11,7 @@ import torch
 
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure import figure, table
 from zoo_exp.measure.bench import OUT_OF_MEMORY, Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure import timing
 from zoo_exp.measure.timing import CudaMarks, Spread, StageClock, marks_for
 

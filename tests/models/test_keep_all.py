@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import zoo_exp
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.engine import Engine
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.registry import adapter_for

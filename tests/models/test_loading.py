@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo_exp
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.embedded.model import make_model, make_processor
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.question import question_of
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import zoo_exp
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model

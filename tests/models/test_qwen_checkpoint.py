@@ -12,7 +12,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast, Qwen2VLImagePro
 from transformers.utils import is_torchvision_available
 
 import zoo_exp
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.models.tiny import tiny_model
 
 SPECIAL = [

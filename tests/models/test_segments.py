@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.prompt import left_pack, prune_prompt
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.segments import real_tokens, whole_prompt

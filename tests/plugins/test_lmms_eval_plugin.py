@@ -13,10 +13,10 @@ from lmms_eval_stand_in import modules
 
 import zoo_exp
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.embedded import benchmarks
 from zoo_exp.embedded.model import make_model, make_processor
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.lmms_eval_plugin import answers, manifests
 from zoo_exp.lmms_eval_plugin.answers import Settings, cut
 from zoo_exp.lmms_eval_plugin.turns import from_context, from_messages

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from made_up_run import picture
 
 from zoo_exp.config import compose
-from zoo_exp.evaluation import cells
-from zoo_exp.evaluation.journal import Journal
-from zoo_exp.report import wandb_session
-from zoo_exp.report.wandb_cells import CellLogger
+from zoo_exp.runs import cells
+from zoo_exp.runs.journal import Journal
 from zoo_exp.tasks import get
+from zoo_exp.tracking import session
+from zoo_exp.tracking.cell_logger import CellLogger
 
 TASKS = ("embedded_gqa", "embedded_pope")
 QUESTIONS = 6
@@ -75,7 +75,7 @@ def attempt(experiment, parts, logger, ranks=1, is_rank_zero=True):
 
 if __name__ == "__main__":
     experiment = make_experiment(sys.argv[1])
-    wandb_session.BOUNDS |= {"init_timeout": 5, "finish_timeout": 5.0}
+    session.BOUNDS |= {"init_timeout": 5, "finish_timeout": 5.0}
     logger = CellLogger(experiment, lambda line: print(line, flush=True), every=0)
     for command in map(json.loads, sys.stdin):
         if command == "close":

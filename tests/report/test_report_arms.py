@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo_exp.report.arms import group
+from zoo_exp.statistics.rows import group
 
 
 def arm(name, budget=None, selector="zoo", **more):

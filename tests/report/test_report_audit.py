@@ -3,7 +3,7 @@
 import pytest
 
 from zoo_exp.cli import main
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.report import published
 from zoo_exp.report.audit import audit
 

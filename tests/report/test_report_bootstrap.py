@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from zoo_exp.report import bootstrap
-from zoo_exp.report.bootstrap import (
+from zoo_exp.statistics import bootstrap
+from zoo_exp.statistics.bootstrap import (
     LinearisedStatistic,
     TallyStatistic,
     draw,

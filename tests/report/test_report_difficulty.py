@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from made_up_run import write_jsonl
 
-from zoo_exp.report.arms import group
-from zoo_exp.report.difficulty import split
-from zoo_exp.report.results import compute
-from zoo_exp.report.samples import align
+from zoo_exp.statistics.alignment import align
+from zoo_exp.statistics.difficulty import split
+from zoo_exp.statistics.results import compute
+from zoo_exp.statistics.rows import group
 
 ARMS = [
     {

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.report import drawing
 from zoo_exp.report.build import build
 

@@ -5,9 +5,9 @@ import json
 from PIL import Image
 
 from zoo_exp.report import latex
-from zoo_exp.report.arms import group
 from zoo_exp.report.examples import failures, focus_arm, successes
 from zoo_exp.report.masks import MaskArm, MaskItem
+from zoo_exp.statistics.rows import group
 
 ARMS = [
     {"arm": "full", "selector": "full"},

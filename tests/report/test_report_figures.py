@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoo_exp.report.figures import budget, cost, heat, kde, layers, positions, rank
+from zoo_exp.report.figures import budget_curve, cost, heat, kde, layers, positions, rank
 from zoo_exp.report.figures.series import base_label, series
 from zoo_exp.report.figures.style import COLOURS, line_style
 from zoo_exp.report.masks import MaskArm, MaskItem
@@ -55,7 +55,7 @@ def test_styles_of_32_series_differ():
     assert len(set(COLOURS)) == len(COLOURS)
 
 
-@pytest.mark.parametrize("module", [budget, cost])
+@pytest.mark.parametrize("module", [budget_curve, cost])
 def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, module):
     path = tmp_path / "a.b" / "figure_of.this"
     assert not module.draw(two_budgets.assign(retained=np.nan), tmp_path / "none")
@@ -68,7 +68,7 @@ def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, module):
 
 
 def test_one_budget_has_no_curve(two_budgets, tmp_path):
-    assert not budget.draw(two_budgets[two_budgets["budget"] != "48"], tmp_path / "x")
+    assert not budget_curve.draw(two_budgets[two_budgets["budget"] != "48"], tmp_path / "x")
 
 
 def test_times_or_operations_are_enough_for_the_cost(two_budgets, tmp_path):

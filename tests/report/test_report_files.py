@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.report.files import atomic_path, write_text_atomic
 
 

@@ -5,8 +5,8 @@ import pytest
 from made_up_run import arms, made_up_aggregate, made_up_metric
 
 from zoo_exp.report.headline import headline
-from zoo_exp.report.records import read_records
-from zoo_exp.report.results import compute
+from zoo_exp.runs.records import read_records
+from zoo_exp.statistics.results import compute
 
 TIMINGS = pd.DataFrame(columns=["task", "arm", "select_ms", "generate_ms", "vision_ms"])
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.report.masks import MaskArm, MaskItem, gallery, kept_mask, outline, overlay
 

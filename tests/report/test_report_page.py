@@ -14,7 +14,7 @@ from made_up_run import write_jsonl
 from PIL import Image
 
 from zoo_exp.cli import main
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.report.build import build
 from zoo_exp.report.html.assets import SCRIPT
 from zoo_exp.report.html.gallery import bits, script_json

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from zoo_exp.report import published
-from zoo_exp.report.contribution import contribution
+from zoo_exp.statistics.contribution import contribution
 
 
 def row(selector="divprune", options="{}", task="gqa", budget="64", value=0.6, **more):

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
-from zoo_exp.report.records import read_records, read_timings
+from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.runs.records import read_records, read_timings
 
 ROW = {"task": "gqa", "arm": "full", "sample_id": 7, "response": "red", "score": 1, "kept_tokens": 144}
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
-from zoo_exp.report.records import read_records, read_timings
-from zoo_exp.report.results import compute
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.tables import kept_count, method_lines
+from zoo_exp.runs.records import read_records, read_timings
+from zoo_exp.statistics.results import compute
 
 
 def results_of(run, records=None, **changes):

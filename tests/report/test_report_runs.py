@@ -6,9 +6,9 @@ import os
 import pytest
 from made_up_run import manifest
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
-from zoo_exp.evaluation import journal
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.runs import check_together, find_runs, load_run, passed_over
+from zoo_exp.runs import journal
 
 
 def change(run, **fields):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.report.statistics import (
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.statistics.intervals import (
     Interval,
     design_effect,
     mcnemar,

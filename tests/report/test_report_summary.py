@@ -8,8 +8,9 @@ import sys
 from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 from rich.console import Console
 
-from zoo_exp.report import provenance, summary
-from zoo_exp.report.arms import group
+from zoo_exp.report import summary
+from zoo_exp.runs import provenance
+from zoo_exp.statistics.rows import group
 
 FILES = {"results.csv", "results.json", "results.md", "masks.png"}
 
@@ -88,7 +89,7 @@ def test_commit_of_a_work_tree(tmp_path):
 
 def test_a_report_needs_neither_torch_nor_wandb():
     code = (
-        "import sys, zoo_exp.report.summary, zoo_exp.report.wandb\n"
+        "import sys, zoo_exp.report.summary, zoo_exp.tracking.final_run\n"
         "print([m for m in ('torch', 'lightning', 'wandb', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 from rich.console import Console
 
 from zoo_exp.report import markdown, tables, terminal
-from zoo_exp.report.records import read_records, read_timings
-from zoo_exp.report.results import Results, compute
+from zoo_exp.runs.records import read_records, read_timings
+from zoo_exp.statistics.results import Results, compute
 
 HOSTILE = "<script>alert(1)</script> | [x](y) *b* `c` _d_\n# $1$ [red]e[/red]"
 

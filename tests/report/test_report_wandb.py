@@ -8,9 +8,9 @@ import pytest
 from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 from wandb_file import read_back
 
-from zoo_exp.core.errors import MissingFileError, UnknownNameError
+from zoo_exp.errors import MissingFileError, UnknownNameError
 from zoo_exp.report import summary
-from zoo_exp.report.wandb import log_run, plain_key, resolve_mode
+from zoo_exp.tracking.final_run import log_run, plain_key, resolve_mode
 
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "NETRC", "WANDB_PROJECT")
 

@@ -13,9 +13,9 @@ from loopback_wandb import Server
 from wandb_file import read_back
 
 from zoo_exp.config import compose
-from zoo_exp.evaluation import cells
-from zoo_exp.evaluation.runner import merge_all
-from zoo_exp.report.wandb_cells import CellLogger
+from zoo_exp.pipeline import merge_all
+from zoo_exp.runs import cells
+from zoo_exp.tracking.cell_logger import CellLogger
 
 
 @pytest.fixture(autouse=True)

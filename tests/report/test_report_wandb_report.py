@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from zoo_exp.cli import main
-from zoo_exp.core.errors import MissingFileError
-from zoo_exp.report.wandb_report import make_report
+from zoo_exp.errors import MissingFileError
+from zoo_exp.tracking.wandb_report import make_report
 
 
 @pytest.fixture(autouse=True)

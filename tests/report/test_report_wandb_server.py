@@ -10,7 +10,7 @@ from loopback_wandb import ENTITY, Server
 from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 
 from zoo_exp.report import summary
-from zoo_exp.report.wandb import log_run
+from zoo_exp.tracking.final_run import log_run
 
 pytestmark = pytest.mark.slow
 

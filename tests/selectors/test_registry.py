@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from zoo_exp import selectors
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.selectors import registry
 from zoo_exp.selectors.base import ScoreSelector
 

@@ -10,8 +10,8 @@ import torch
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.diversity import greedy
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.mmtok import pool_words
 from zoo_exp.selectors.resize import smaller_grid
 from zoo_exp.selectors.vispruner import thin_out

@@ -10,9 +10,9 @@ import torch
 import zoo_exp
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.merging import dominant_and_contextual
 from zoo_exp.core.tokens import Tiles, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.models.registry import adapter_for

@@ -11,11 +11,11 @@ import torch
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
 from zoo_exp.core.fusion import fused_order
 from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.testing import sample_tokens
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.evaluation import journal, lock, runner
+from zoo_exp.runs import journal, lock
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -67,7 +68,7 @@ def slurm(shell, out, *more, **options):
 def single(out, *more):
     """The bytes of one process here."""
     experiment = compose([*BASE, "trainer=cpu", f"out={out}", *more])
-    assert runner.run(experiment, Console(quiet=True)) == 0
+    assert pipeline.run(experiment, Console(quiet=True)) == 0
     return (experiment.run_dir / "records.jsonl").read_bytes()
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from zoo_exp import cli
+from zoo_exp import cli, pipeline
 from zoo_exp.cluster import cell, resources, status, submission, tools
 from zoo_exp.config import compose
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
-from zoo_exp.evaluation import cells, lock
-from zoo_exp.evaluation.journal import Journal
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.runs import cells, lock
+from zoo_exp.runs.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ["selector=[full,blind]", "task=[embedded_pope,embedded_gqa,embedded_mme]", "limit=4", "logger=none"]
@@ -228,21 +228,20 @@ def test_a_configuration_that_changed_after_the_submission_is_refused(fake, expe
     plan = submission.folder_of(experiment) / submission.PLAN
     plan.write_text(plan.read_text().replace('"seed": 0,\n  "limit"', '"seed": 3,\n  "limit"'))
     with pytest.raises(InvalidValueError, match=r"since this job was submitted:\n(.*\n)*  seed: 3 -> 0"):
-        cell.run_cell(plan, 0)
+        cell.run_cell(plan, 0, pipeline.run)
     assert other.run_dir != experiment.run_dir
     with pytest.raises(InvalidValueError, match="has the cells 0 to 2"):
-        cell.run_cell(plan, 3)
+        cell.run_cell(plan, 3, pipeline.run)
     with pytest.raises(MissingFileError, match="submit the experiment again"):
-        cell.run_cell(tmp_path / "no.json", 0)
+        cell.run_cell(tmp_path / "no.json", 0, pipeline.run)
 
 
 def test_the_last_cell_that_could_not_report_leaves_it_to_the_next_command(fake, experiment, monkeypatch):
-    from zoo_exp.evaluation import runner
 
     for one in experiment.cells():
         complete(experiment, one)
     seen = []
-    monkeypatch.setattr(runner, "finish", lambda *args: seen.append(args[0].id))
+    monkeypatch.setattr(pipeline, "finish", lambda *args: seen.append(args[0].id))
     assert slurm(experiment) == 0
     assert seen == [experiment.id]
     (experiment.run_dir / "results.json").write_text("{}")

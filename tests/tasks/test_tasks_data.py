@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.tasks.check import check
 from zoo_exp.tasks.data import load
 from zoo_exp.tasks.images import decode_image

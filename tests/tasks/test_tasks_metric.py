@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scoring"
 

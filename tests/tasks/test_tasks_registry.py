@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.tasks import registry
 
 EMBEDDED = [name for name in tasks.available() if name.startswith("embedded_")]

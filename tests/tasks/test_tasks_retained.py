@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.tasks.retained import SETS, covers, image_contribution, retained
 
 NAMES = ("gqa", "mmbench", "mme", "pope", "scienceqa", "vqav2", "textvqa", "mmmu", "seedbench")

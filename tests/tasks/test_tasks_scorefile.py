@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.tasks.intervals import intervals
 from zoo_exp.tasks.scorefile import read_predictions, score_file, write_per_sample
 

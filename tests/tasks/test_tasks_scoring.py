@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.scoring import evalai, mmbench, mmmu, text
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 from zoo_exp.tasks.scoring.yes_no import UnpairedError, mme_images

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.tasks.submission import write_submission, write_submissions
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.tasks.submission_files import write_submission, write_submissions
 from zoo_exp.tasks.xlsx import workbook
 
 NS = {"s": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}

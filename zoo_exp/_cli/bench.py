@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp._cli.run import add_config_dir, check_sources, check_writable
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 if TYPE_CHECKING:
     import torch
@@ -78,9 +78,9 @@ def bench(args: argparse.Namespace) -> int:
     device = device_for(experiment.trainer.accelerator)
     console = Console()
     if "exp" in chosen:
-        from zoo_exp.evaluation import runner
+        from zoo_exp import pipeline
 
-        runner.run(experiment, console)
+        pipeline.run(experiment, console)
     _threads(settings["threads"])
     loaded = _load(experiment, device)
     prepare = _prepare(experiment, loaded, settings["text"], image)
@@ -170,7 +170,7 @@ def write(rows: Sequence["Row"], folder: Path, scores: Mapping[str, float], metr
     from zoo_exp.measure import figure, table
     from zoo_exp.report.files import atomic_path, write_text_atomic
     from zoo_exp.report.markdown import escape
-    from zoo_exp.report.provenance import manifest
+    from zoo_exp.runs.provenance import manifest
 
     write_text_atomic(folder / "bench.csv", table.csv_text(rows))
     write_text_atomic(folder / "bench.md", table.markdown(rows, escape))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp._cli.run import add_config_dir
-from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.errors import UnknownNameError
 
 Rows = list[tuple[str, ...]]
 SMALL = " model=embedded"

@@ -10,7 +10,7 @@ Examples:
 import argparse
 import textwrap
 
-from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.errors import UnknownNameError
 
 ACTIONS = ("audit",)
 

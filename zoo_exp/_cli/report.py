@@ -48,7 +48,7 @@ def report(args: argparse.Namespace) -> int:
     page = build(folders, args.out, args.mixed, processes=processes, console=Console(stderr=True))
     print(f"report: {page}")
     if args.wandb:
-        from zoo_exp.report.wandb_report import make_report
+        from zoo_exp.tracking.wandb_report import make_report
 
         print(make_report(folders, page.parent))
     return 0

@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Experiment
@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
         return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
     check_sources(found[0].experiment)
-    from zoo_exp.evaluation import runner
+    from zoo_exp import pipeline
 
-    code: int = runner.run(found[0].experiment)
+    code: int = pipeline.run(found[0].experiment)
     return code
 
 

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from zoo_exp.tasks.scorefile import ScoredFile
@@ -40,7 +40,7 @@ def score(args: argparse.Namespace) -> int:
     """Score the file; print, and write what was asked for."""
     from zoo_exp import tasks
     from zoo_exp.tasks.scorefile import score_file, write_per_sample
-    from zoo_exp.tasks.submission import check_has_server, write_submission
+    from zoo_exp.tasks.submission_files import check_has_server, write_submission
 
     task = tasks.get(args.task)
     if args.submission is not None:

@@ -9,7 +9,7 @@ import argparse
 import shlex
 
 from zoo_exp._cli.run import add_config_dir
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ import shlex
 from pathlib import Path
 
 from zoo_exp._cli.run import add_config_dir, check_writable
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +49,14 @@ def slurm(args: argparse.Namespace) -> int:
         from zoo_exp.evaluation import stop
 
         stop.install()  # before anything slow: SIGUSR1 without a handler kills
+        from zoo_exp import pipeline
         from zoo_exp.cluster.cell import run_cell
 
-        return run_cell(args.plan, args.cell)
+        return run_cell(args.plan, args.cell, pipeline.run)
 
     from zoo_exp.cluster import resources, status, submission, tools
     from zoo_exp.config.compose import compose
-    from zoo_exp.evaluation import cells
+    from zoo_exp.runs import cells
 
     if not args.overrides:
         raise InvalidValueError(
@@ -96,7 +97,7 @@ def slurm(args: argparse.Namespace) -> int:
         # The job that completed the last cell makes the tables; this one was cut short before it did.
         from rich.console import Console
 
-        from zoo_exp.evaluation import runner
+        from zoo_exp import pipeline
 
-        runner.finish(experiment, Console())
+        pipeline.finish(experiment, Console())
     return 0 if complete or not args.wait else 1

@@ -10,7 +10,7 @@ Examples:
 import argparse
 
 from zoo_exp._cli.run import add_config_dir, check_sources, check_writable
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def tokens(args: argparse.Namespace) -> int:
     experiment = compose(args.overrides, args.config_dir)
     check_writable(experiment.out)
     check_sources(experiment)
-    from zoo_exp.evaluation.analysis.tokens import inspect
+    from zoo_exp.evaluation.token_analysis import inspect
 
     inspect(experiment, Console(), args.samples)
     return 0

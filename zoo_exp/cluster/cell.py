@@ -2,25 +2,31 @@
 
 import os
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rich.console import Console
 
 from zoo_exp.cluster.submission import read_plan
 from zoo_exp.config.compose import compose
-from zoo_exp.core.errors import InvalidValueError
-from zoo_exp.evaluation import manifest, sources, stop
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.evaluation import sources, stop
+from zoo_exp.runs import manifest
 
 WIDTH = 120
 """Columns of a log."""
+Run = Callable[[Experiment, Console, Collection[str]], int]
+"""`pipeline.run`: answers the cells of some tasks and returns an exit code."""
 
 
-def run_cell(plan_path: Path, index: int) -> int:
+def run_cell(plan_path: Path, index: int, run: Run) -> int:
     """Run one cell into the folder of the whole experiment.
 
     Args:
         plan_path: what `submit` wrote.
         index: place of the task in the experiment.
+        run: runs the experiment restricted to that task.
 
     Returns:
         Exit code: 0, or 75 where the cell was stopped and goes on later.
@@ -39,9 +45,7 @@ def run_cell(plan_path: Path, index: int) -> int:
     )
     main = os.environ.get("SLURM_PROCID", "0") == "0"
     sources.check(experiment, print if main else lambda _: None)
-    from zoo_exp.evaluation import runner
-
-    code = runner.run(experiment, Console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
+    code = run(experiment, Console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
     if code == stop.EXIT_CODE and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         # The other ranks may be gone: no farewell that waits for them.
         sys.stdout.flush()

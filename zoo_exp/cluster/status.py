@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.submission import LOGS, folder_of, job_name
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.evaluation import cells
+from zoo_exp.runs import cells
 
 QUEUED = "queued"
 TAIL = 8192

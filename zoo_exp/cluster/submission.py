@@ -10,8 +10,8 @@ from typing import Any
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.resources import Resources
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.core.errors import MissingFileError
-from zoo_exp.evaluation.merge import replaced
+from zoo_exp.errors import MissingFileError
+from zoo_exp.runs.merge import replaced
 
 FOLDER, PLAN, LOGS = "slurm", "plan.json", "logs"
 

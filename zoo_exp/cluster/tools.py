@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from zoo_exp.core.errors import MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.errors import MissingFileError, UnknownNameError, ZooExpError
 
 
 class NoAnswerError(ZooExpError):

@@ -8,7 +8,7 @@ from zoo_exp.config.experiment import Arm
 from zoo_exp.config.identity import arm_id
 from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError, ZooExpError
+from zoo_exp.errors import InvalidValueError, ZooExpError
 
 WITHOUT_BUDGET = ("full", "blind")
 """Selectors whose count is fixed by what they are: every token, and none."""

@@ -15,7 +15,7 @@ from zoo_exp.config import folders, overrides
 from zoo_exp.config.arms import check_tasks, expand
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 
 
 def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Experiment:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 
 GROUPS = ("model", "data", "trainer", "logger")
 """Groups that Hydra composes into a node of their own; `exp` is composed over everything."""

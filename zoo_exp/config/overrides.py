@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from zoo_exp.config import folders
 from zoo_exp.config.schema import ArmConfig, RunConfig
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 
 WORDS = ("budget", "exp", "selector", "task")
 _UNSET: Any = object()

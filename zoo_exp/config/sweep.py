@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from zoo_exp.config import folders, overrides
 from zoo_exp.config.compose import compose, run_config
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.core.errors import InvalidValueError, ZooExpError
+from zoo_exp.errors import InvalidValueError, ZooExpError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 ROUNDINGS: dict[str, Callable[[float], int]] = {
     "nearest": lambda x: math.floor(x + 0.5),

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 Pending = list[tuple[Tensor, Tensor, str]]
 """Whether it is finite (one bool on the device), the features, and what they are called."""

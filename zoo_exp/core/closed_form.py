@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.memo import memo
 from zoo_exp.core.sensitivity import MLP, WORKSPACE_BYTES, Projector, check_features
+from zoo_exp.errors import InvalidValueError
 
 KERNEL_BLOCK = 512
 """Rows of the symmetric kernel per product; smaller blocks waste less above the diagonal, but start more products."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 _BATCH = 16
 _GRID = 2.0**40

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_exp.core.checks import check_features
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 MATRIX_BYTES = 64 * 2**20
 """No temporary is larger: above 4096 tokens, rows of the distance matrix are computed when needed."""

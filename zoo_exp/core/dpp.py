@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.diversity import cosine_distances
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import top_k
+from zoo_exp.errors import InvalidValueError
 
 _FLOOR = 1e-6
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.diversity import greedy
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 FUSIONS = ("none", "diversity", "sum", "multiply")
 

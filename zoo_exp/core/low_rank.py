@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.sensitivity import MLP
+from zoo_exp.errors import InvalidValueError
 
 RELEASED_SPREAD = 0.02
 """Standard deviation that the checkpoint loader gives to weights it does not find (spec: algorithms 1.4)."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.diversity import cosine
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import top_k
+from zoo_exp.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

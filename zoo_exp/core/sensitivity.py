@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_exp.core.checks import check_features as check_features  # others know it by this module
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.memo import memo
+from zoo_exp.errors import InvalidValueError
 
 Projector = Callable[[Tensor], Tensor]
 WORKSPACE_BYTES = 128 * 2**20

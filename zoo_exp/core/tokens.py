@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 _ROWS = ("features", "tile", "cls_attention", "received_attention", "keys", "clip_image")
 """Fields with one row per visual token, besides `projected`."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.embedded.questions import FAMILIES, Question, ask, mme_pair
 from zoo_exp.embedded.scene import Scene, make_scene
 from zoo_exp.embedded.vocabulary import LETTERS
+from zoo_exp.errors import UnknownNameError
 
 ROWS = 500  # rows of a family in a held-out split; a multiple of 4, so that no MMBench or MME group is cut
 HELD_OUT_SPLITS = ("validation", "test")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from zoo_exp.core.errors import MissingFileError
 from zoo_exp.embedded.packing import MEAN, STD
 from zoo_exp.embedded.scene import GRID, IMAGE_SIZE, PATCH_SIZE
 from zoo_exp.embedded.vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, TOKEN_ID, TOKENS, make_tokenizer
+from zoo_exp.errors import MissingFileError
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor

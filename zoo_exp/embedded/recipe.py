@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 EPOCH = 100  # steps between two checkpoints
 

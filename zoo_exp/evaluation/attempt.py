@@ -9,16 +9,17 @@ import lightning
 from rich.console import Console
 
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.core.errors import UnknownNameError, ZooExpError
-from zoo_exp.evaluation import cells, launch, manifest, plan, resume, stop
-from zoo_exp.evaluation.data import CellsData
+from zoo_exp.errors import UnknownNameError, ZooExpError
+from zoo_exp.evaluation import launch, stop
+from zoo_exp.evaluation.datamodule import CellsData
 from zoo_exp.evaluation.feature_cache import open_cache
 from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
-from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.samples import Collate
+from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.runs import cells, manifest, resume
 
 
 class Attempt:
@@ -48,7 +49,7 @@ class Attempt:
         self.experiment, self.trainer, self.console = experiment, trainer, console
         self.folder = experiment.run_dir
         wanted = [cell for cell in experiment.cells() if tasks is None or cell.task in tasks]
-        self.work = [plan.load(cell, experiment.data.root, experiment.limit) for cell in wanted]
+        self.work = [load_work(cell, experiment.data.root, experiment.limit) for cell in wanted]
         self.module: PrunedVLM | None = None
         self.missing = 0
 

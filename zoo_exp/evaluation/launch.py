@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo_exp.config.schema import TrainerConfig
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import stop
 
 _LARGEST_STEP = 2**31

@@ -13,11 +13,11 @@ from torch import Tensor
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation import launch, masks, stop
+from zoo_exp.evaluation import launch, mask_rows, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
-from zoo_exp.evaluation.plan import Work
 from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Sample
+from zoo_exp.evaluation.work import Work
 from zoo_exp.evaluation.writer import CellWriter
 from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
 from zoo_exp.measure.flops import CostModel
@@ -145,7 +145,7 @@ class PrunedVLM(lightning.LightningModule):
         finished = time.perf_counter()
         if isinstance(selector, LayerSelector):
             spent = iter(counted.flops)
-            shown = [masks.wanted(sample, images) for sample, images in zip(samples, visual, strict=True)]
+            shown = [mask_rows.wanted(sample, images) for sample, images in zip(samples, visual, strict=True)]
             if any(shown):  # what its last layer saw is worked out, and waited for, where a mask shows it
                 selections = [
                     [Selection(torch.tensor(row, dtype=torch.long))] if mask else chosen

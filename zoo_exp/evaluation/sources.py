@@ -7,7 +7,7 @@ from pathlib import Path
 from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.schema import ModelConfig
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.models.architectures import ARCHITECTURES
 from zoo_exp.models.weight_files import check_weight_files
 from zoo_exp.tasks import data, hub

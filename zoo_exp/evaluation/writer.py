@@ -3,8 +3,8 @@
 from pathlib import Path
 from types import TracebackType
 
-from zoo_exp.evaluation.journal import Journal
-from zoo_exp.evaluation.masks import MaskWriter
+from zoo_exp.evaluation.mask_rows import MaskWriter
+from zoo_exp.runs.journal import Journal
 
 
 class CellWriter:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.lmms_eval_plugin.turns import Ask
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from zoo_exp import tasks
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, ZooExpError
+from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.lmms_eval_plugin.answers import Answerer, Settings, check_arguments
 from zoo_exp.lmms_eval_plugin.turns import Ask, from_context, from_messages
 from zoo_exp.models.loading import load_model

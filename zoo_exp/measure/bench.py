@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.flops import CostModel, StageFlops
 from zoo_exp.measure.memory import PeakMemory, is_out_of_memory
 from zoo_exp.measure.paper_flops import PaperCosts

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.flops import StageFlops
 from zoo_exp.measure.stages import FIRST_TOKEN, SELECTOR, STAGES
 from zoo_exp.measure.timing import NOISE, Spread

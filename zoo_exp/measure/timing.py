@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 CLOCKS = ("wall", "process")
 NOISE = 0.2

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.question import Question, question_of
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks, LayerPass

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.prompt import features_of

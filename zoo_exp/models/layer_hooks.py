@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.segments import Segment
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector, LayerView, Prompt
 

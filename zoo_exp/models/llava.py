@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_exp.core.errors import UnknownNameError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.misplaced_images import refuse_misplaced_images

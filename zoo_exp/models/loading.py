@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.architectures import ARCHITECTURES, architecture
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.qwen_processor import qwen_processor_class

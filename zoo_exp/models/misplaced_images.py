@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 
 def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: int) -> None:

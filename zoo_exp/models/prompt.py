@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import POSITIONS, VLMAdapter
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.engine import Engine
 from zoo_exp.models.image_tap import ImageTap

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 
 _ADAPTERS = {

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.errors import UnknownNameError
 
 IMAGE_TOKEN, VISION_START, VISION_END, VIDEO_TOKEN = 97, 95, 96, 98
 VOCABULARY, SIDE, PATCH = 128, 56, 14

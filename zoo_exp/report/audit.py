@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.report import published as numbers
 
 ROUNDING = 0.0501

@@ -11,7 +11,6 @@ from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from zoo_exp.report import latex, markdown, tables
-from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.drawing import drawers
 from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.html.page import page
@@ -19,6 +18,7 @@ from zoo_exp.report.markdown import escape
 from zoo_exp.report.naming import slugs, titles
 from zoo_exp.report.runs import check_together, find_runs, load_run
 from zoo_exp.report.section import Section, make_section
+from zoo_exp.statistics.bootstrap import DRAWS
 
 PAGE = "index.html"
 FIGURES = "figures"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from zoo_exp.report.figures import budget, cost, heat, kde, layers, positions, rank
+from zoo_exp.report.figures import budget_curve, cost, heat, kde, layers, positions, rank
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def draw_all(
         (
             "budget",
             "Retained average by budget, with 95 % intervals (paired bootstrap over images).",
-            lambda path: budget.draw(frame, path),
+            lambda path: budget_curve.draw(frame, path),
         ),
         (
             "cost",

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from zoo_exp.report.arms import ArmRow
 from zoo_exp.report.masks import MaskItem
+from zoo_exp.statistics.rows import ArmRow
 
 SUCCESS = (
     "Successes, by rule: of each task the first question that {arm} answers right, where most other selectors of "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zoo_exp.core.errors import MissingFileError
+from zoo_exp.errors import MissingFileError
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from zoo_exp.report.frame import AVERAGE
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import count, signed, with_interval
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import Results
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from zoo_exp.report import published_table
 from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.published import CAPTION
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import ABOVE_BUDGET, display_scale, kept_count, number, unique_short_names
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import Results
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

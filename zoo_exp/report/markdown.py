@@ -7,12 +7,10 @@ import pandas as pd
 
 from zoo_exp.report import published_table
 from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.headline import headline
 from zoo_exp.report.markdown_statistics import contribution, difficulty
 from zoo_exp.report.markdown_table import bold, escape, table
 from zoo_exp.report.published import CAPTION
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     DASH,
     display_scale,
@@ -24,6 +22,8 @@ from zoo_exp.report.tables import (
     unique_short_names,
     with_interval,
 )
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import Results
 
 __all__ = ["escape", "render", "table", "write_markdown"]
 

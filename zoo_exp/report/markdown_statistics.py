@@ -2,8 +2,8 @@
 
 from zoo_exp.report.html.statistics import CONTRIBUTION, DIFFICULTY, relative
 from zoo_exp.report.markdown_table import bold, escape, table
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import DASH, display_scale, number, signed, with_interval
+from zoo_exp.statistics.results import Results
 
 
 def difficulty(results: Results) -> list[str]:

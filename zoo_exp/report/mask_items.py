@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from zoo_exp.core.errors import MissingFileError
-from zoo_exp.evaluation import journal
+from zoo_exp.errors import MissingFileError
 from zoo_exp.report.masks import MaskArm, MaskItem
-from zoo_exp.report.records import read_jsonl
+from zoo_exp.runs import journal
+from zoo_exp.runs.records import read_jsonl
 
 MASKS_FILE = "masks.jsonl"
 RULE = (

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.report.files import atomic_path
 
 # Okabe and Ito's palette: told apart with any colour vision; the sign says the same without colour.

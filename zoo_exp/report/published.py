@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from zoo_exp.report.frame import AVERAGE
+from zoo_exp.statistics.frame import AVERAGE
 
 MODELS = {
     "llava15_7b": "LLaVA-1.5-7B",

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from zoo_exp.report.published import difference_text
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import DASH, with_interval
+from zoo_exp.statistics.results import Results
 
 TITLE = "Beside the published numbers"
 HEADS = ("arm", "task", "ours", "published", "ours - published", "inside our interval", "published in")

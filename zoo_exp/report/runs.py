@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp import __version__
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
-from zoo_exp.evaluation import journal
-from zoo_exp.report.bootstrap import DRAWS
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.published import beside
-from zoo_exp.report.records import RECORDS_FILE, read_records, read_timings
-from zoo_exp.report.results import Results, compute
-from zoo_exp.report.unfinished import unfinished
+from zoo_exp.runs import journal
+from zoo_exp.runs.records import RECORDS_FILE, read_records, read_timings
+from zoo_exp.runs.unfinished import unfinished
+from zoo_exp.statistics.bootstrap import DRAWS
+from zoo_exp.statistics.results import Results, compute
 
 MANIFEST = "experiment.json"
 MODEL_FIELDS = ("path", "revision", "dtype", "attention", "weights", "layers")

@@ -7,16 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from zoo_exp.report import published
-from zoo_exp.report.arms import ArmRow, group
-from zoo_exp.report.contribution import Contribution, contribution
 from zoo_exp.report.drawing import Here, Picture, draw_all
 from zoo_exp.report.examples import FAILURE, SUCCESS, failures, focus_arm, successes
 from zoo_exp.report.figures import positions
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import MaskItem
-from zoo_exp.report.results import Results
 from zoo_exp.report.runs import Run
 from zoo_exp.report.token_rows import averages, read_tokens
+from zoo_exp.statistics.contribution import Contribution, contribution
+from zoo_exp.statistics.results import Results
+from zoo_exp.statistics.rows import ArmRow, group
 
 
 @dataclass(frozen=True)

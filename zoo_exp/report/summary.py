@@ -8,15 +8,15 @@ from typing import Any
 from rich.console import Console
 
 from zoo_exp.report import markdown, tables, terminal
-from zoo_exp.report.arms import ArmRow, group
-from zoo_exp.report.bootstrap import DRAWS
 from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.masks import gallery
-from zoo_exp.report.provenance import manifest
 from zoo_exp.report.published import beside
-from zoo_exp.report.records import read_records, read_timings, recorded_arms
-from zoo_exp.report.results import Results, compute
-from zoo_exp.report.samples import Aggregate, Scoring
+from zoo_exp.runs.provenance import manifest
+from zoo_exp.runs.records import read_records, read_timings, recorded_arms
+from zoo_exp.statistics.alignment import Aggregate, Scoring
+from zoo_exp.statistics.bootstrap import DRAWS
+from zoo_exp.statistics.results import Results, compute
+from zoo_exp.statistics.rows import ArmRow, group
 
 GALLERY = "masks.png"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.frame import AVERAGE
-from zoo_exp.report.results import Results
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import Results
 
 SHORT_NAMES = {
     "gqa": "GQA",

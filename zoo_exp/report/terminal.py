@@ -6,9 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_exp.report import published_table
-from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.published import CAPTION
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import (
     display_scale,
     kept_count,
@@ -18,6 +16,8 @@ from zoo_exp.report.tables import (
     unique_short_names,
     with_interval,
 )
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import Results
 
 
 def build(results: Results, per_task: bool = True) -> Table:

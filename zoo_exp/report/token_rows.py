@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from zoo_exp.core.errors import MissingFileError
-from zoo_exp.report.records import read_jsonl
+from zoo_exp.errors import MissingFileError
+from zoo_exp.runs.records import read_jsonl
 
 TOKENS_FILE = "tokens.jsonl"
 COLUMNS = (

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.diversity import greedy_many
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import top_k
 from zoo_exp.core.sensitivity import check_features
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.plan import NEWLINES, Plan, plan
 
 BudgetLike = Budget | int | float | str | None

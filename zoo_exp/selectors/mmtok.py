@@ -8,8 +8,8 @@ from torch import Tensor
 
 from zoo_exp.core.coverage import greedy_coverage
 from zoo_exp.core.diversity import cosine
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector, positive
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 
 NEWLINES = ("drop", "keep", "as_released")
 NEWLINE = -1

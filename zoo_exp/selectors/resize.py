@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
 
 

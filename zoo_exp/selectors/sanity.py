@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import BudgetLike, Selector
 from zoo_exp.selectors.plan import Group, Plan
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.merging import Merged, dominant_and_contextual
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import BudgetLike, Selector, one_of
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
 from zoo_exp.selectors.plan import plan

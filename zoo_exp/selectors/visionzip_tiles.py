@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.merging import Merged
 from zoo_exp.core.tokens import Tiles, VisualTokens
+from zoo_exp.errors import InvalidValueError
 
 
 def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int) -> list[int]:

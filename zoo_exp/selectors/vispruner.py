@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.diversity import cosine
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector, one_of
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form, first_order
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import FUSIONS, min_max
 from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.memo import memo
 from zoo_exp.core.sensitivity import MLP, Projector, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import BudgetLike, GreedySelector, one_of, positive
 from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 

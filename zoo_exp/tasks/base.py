@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from zoo_exp.core.errors import InvalidValueError, ZooExpError
+from zoo_exp.errors import InvalidValueError, ZooExpError
 from zoo_exp.tasks.images import decode_image
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.tasks.base import DataSource, Task
 from zoo_exp.tasks.parquet import ParquetRows, find_parquet, is_image
 

@@ -4,7 +4,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from importlib import import_module
 
-from zoo_exp.core.errors import UnknownNameError
+from zoo_exp.errors import UnknownNameError
 from zoo_exp.tasks.base import DataSource, Task
 
 _MODULES = {

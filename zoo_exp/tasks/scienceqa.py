@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
     LETTER_ANSWER,
     LETTERS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoo_exp.core.errors import InvalidValueError, MissingFileError, ZooExpError
+from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.tasks.base import Task
 from zoo_exp.tasks.files import write_text
 from zoo_exp.tasks.intervals import intervals

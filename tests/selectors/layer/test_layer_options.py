@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.layer_hooks import RowAttention
 from zoo_exp.models.segments import whole_prompt
 from zoo_exp.selectors import get

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.report.figures.style import figure
-from zoo_exp.report.frame import AVERAGE
+from zoo_exp.statistics.frame import AVERAGE
 
 AXES = ("n_directions", "step_size")
 

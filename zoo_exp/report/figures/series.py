@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from zoo_exp.report.frame import AVERAGE
+from zoo_exp.statistics.frame import AVERAGE
 
 
 @dataclass(frozen=True)

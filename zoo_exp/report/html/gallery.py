@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo_exp.report.arms import ArmRow
 from zoo_exp.report.html.pictures import Pictures
 from zoo_exp.report.masks import MaskItem
+from zoo_exp.statistics.rows import ArmRow
 
 TEXT = 400  # characters of a question or an answer
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from zoo_exp.report.frame import AVERAGE
 from zoo_exp.report.headline import headline
 from zoo_exp.report.html import gallery
 from zoo_exp.report.html.pictures import Pictures
@@ -23,6 +22,7 @@ from zoo_exp.report.tables import (
     unique_short_names,
     with_interval,
 )
+from zoo_exp.statistics.frame import AVERAGE
 
 
 def render_run(section: Section, pictures: Pictures, questions: int, figures: bool = True) -> str:

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from zoo_exp.report.html.table import Cell, figure_cell, render
-from zoo_exp.report.results import Results
 from zoo_exp.report.tables import display_scale, number, signed, with_interval
+from zoo_exp.statistics.results import Results
 
 DIFFICULTY = (
     "Easy at a budget: what the resize arm, the image made smaller until it has that many tokens, answers right. "

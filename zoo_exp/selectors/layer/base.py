@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 BudgetLike = Budget | int | float | str | None
 Schedule = dict[int, int]

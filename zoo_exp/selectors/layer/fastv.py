@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.core.fusion import top_k
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.layer.base import (
     BudgetLike,
     LayerAnswer,

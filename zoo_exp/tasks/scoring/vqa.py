@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str], normalize: Callable[[str], str]) -> float:

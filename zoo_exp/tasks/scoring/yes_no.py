@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zoo_exp.core.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError
 
 PERCEPTION = frozenset(
     ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")

@@ -1,1 +1,0 @@
-"""Studies of selectors that need no answers of the language model."""

@@ -1,0 +1,72 @@
+"""What is left of each cell: the samples that lack a record of some arm."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from zoo_exp.config.experiment import Cell
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.tasks import data
+from zoo_exp.tasks import get as get_task
+from zoo_exp.tasks.base import Task
+
+Done = Mapping[str, Collection[str]]
+"""Arm id -> ids of the samples that have a record."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell with its rows and what is left of it.
+
+    Attributes:
+        ids: sample ids of all rows.
+        done: what is recorded.
+        todo: places of the samples that lack some arm.
+    """
+
+    cell: Cell
+    task: Task
+    rows: data.Rows
+    ids: list[str]
+    done: Done
+    todo: list[int]
+
+    @property
+    def answers(self) -> int:
+        """Answers that are missing."""
+        return sum(
+            self.ids[place] not in self.done.get(arm.id, ()) for place in self.todo for arm in self.cell.arms
+        )
+
+    @property
+    def total(self) -> int:
+        """Answers of the whole cell."""
+        return len(self.ids) * len(self.cell.arms)
+
+    def take(self, todo: Sequence[int], done: Done) -> "Work":
+        """The same cell with what rank 0 found."""
+        return replace(self, todo=list(todo), done=done)
+
+    def after(self, done: Done) -> "Work":
+        """The same cell once these records are there."""
+        todo = [
+            place
+            for place, name in enumerate(self.ids)
+            if any(name not in done.get(arm.id, ()) for arm in self.cell.arms)
+        ]
+        return self.take(todo, done)
+
+
+def load_work(cell: Cell, root: str | None, limit: int | None) -> Work:
+    """A cell with its rows, as if nothing were recorded.
+
+    Raises:
+        InvalidValueError: two rows with the same sample id.
+        MissingFileError: data that cannot be read.
+    """
+    task = get_task(cell.task)
+    rows = data.load(task, root, limit)
+    ids = rows.sample_ids(task)
+    twice = len(ids) - len(set(ids))
+    if twice:
+        raise InvalidValueError(f"{task.name}: {twice} rows share their sample id with another row")
+    return Work(cell, task, rows, ids, {}, list(range(len(ids))))

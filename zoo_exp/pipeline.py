@@ -1,0 +1,159 @@
+"""An experiment from its cells to its tables: run what is missing, merge, report."""
+
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+
+from zoo_exp.config.experiment import Experiment
+from zoo_exp.errors import ZooExpError
+from zoo_exp.evaluation import launch, stop
+from zoo_exp.evaluation.attempt import Attempt
+from zoo_exp.quiet import quieten
+from zoo_exp.report import summary
+from zoo_exp.runs import cells, journal, lock, manifest, merge, provenance, resume
+from zoo_exp.tasks import get as get_task
+from zoo_exp.tasks.submission_files import write_submissions
+
+
+def run(experiment: Experiment, console: Console | None = None, tasks: Collection[str] | None = None) -> int:
+    """Run an experiment, or go on with it; print and write its tables once every cell is complete.
+
+    Args:
+        experiment: from `zoo_exp.config.compose`.
+        console: where tables and messages go; standard output by default.
+        tasks: run the cells of these tasks only; records go to the folder of the whole experiment.
+
+    Returns:
+        Exit code: 0, or 75 where SIGUSR1 or SIGTERM stopped the run before its end.
+
+    Raises:
+        ZooExpError: whatever the user can mend.
+    """
+    quieten()
+    with stop.listening():
+        watch = _watch(experiment, console, tasks)
+        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, watch)
+        main = trainer.is_global_zero
+        console = console or Console(quiet=not main)
+        attempt = Attempt(experiment, trainer, console, tasks)
+        if not main:
+            return attempt.follow()
+        folder = experiment.run_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        with lock.cells(folder, [item.cell.id for item in attempt.work]):
+            manifest.write(folder, experiment, provenance.manifest())
+            code = stop.EXIT_CODE
+            try:
+                code = attempt.lead()
+            finally:
+                for logger in watch:
+                    logger.close()
+                # Who holds all cells and is alone may merge what there is, whatever has happened.
+                if code and tasks is None and trainer.world_size == 1:
+                    with suppress(OSError, ZooExpError):
+                        merge_all(experiment)
+        if code == 0 and (tasks is None or _is_last(experiment, console)):
+            finish(experiment, console, attempt.missing, time.perf_counter() - started)
+        return code
+
+
+def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: float = 0.0) -> None:
+    """Merge and report an experiment whose cells are complete.
+
+    Args:
+        experiment: the experiment.
+        console: where tables and messages go.
+        answers: how many were made just now; 0 where a finished run is shown again.
+        seconds: what they took.
+    """
+    with lock.waiting(experiment.run_dir, "finish"):
+        merge_all(experiment)
+        _report(experiment, console, answers, seconds)
+
+
+def merge_all(experiment: Experiment) -> None:
+    """All journals in one sorted file each."""
+    folder = experiment.run_dir
+    merge.merge(folder, {arm.id: arm.label for arm in experiment.arms})
+    resume.merge_masks(folder)
+    merge.gather(folder, "timings")
+
+
+def _is_last(experiment: Experiment, console: Console) -> bool:
+    """Whether a process that ran one cell finds all cells complete, and nobody has merged them before it."""
+    states = cells.states(experiment.run_dir, experiment.cells())
+    left = [state.cell.task for state in states if not state.complete]
+    if left:
+        console.print(f"{len(left)} of {len(states)} cells are not complete yet: {', '.join(left)}")
+    return not left and bool(journal.journals(experiment.run_dir, merge.KIND))
+
+
+def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
+    """Tables, gallery, W&B, and where everything lies."""
+    tasks = {name: get_task(name) for name in experiment.tasks}
+    records = journal.read(experiment.run_dir, "records")
+    for path in write_submissions(tasks.values(), records, experiment.run_dir / "submissions"):
+        console.print(f"to hand in: {path}", soft_wrap=True, highlight=False)
+    if all(task.submission_only for task in tasks.values()):
+        return  # nothing here can be scored without the benchmark's server
+    summary.write(
+        experiment.run_dir,
+        experiment.name,
+        list(experiment.tasks),
+        [arm.as_dict() for arm in experiment.arms],
+        aggregate=lambda name, rows: tasks[name].aggregate(rows),
+        main_metric=lambda name: tasks[name].main_metric,
+        scoring=lambda name: tasks[name],
+        console=console,
+        config=experiment.as_dict(),
+    )
+    if answers:
+        console.print(f"{answers} answers in {seconds:.0f} s{_pace(experiment)}")
+    if experiment.logger.name == "wandb":
+        from zoo_exp.tracking.final_run import log_run
+
+        log_run(
+            experiment.run_dir,
+            experiment.as_dict(),
+            experiment.logger.mode,
+            experiment.logger.project,
+            echo=_plain(console),
+            entity=experiment.logger.entity,
+            tags=experiment.logger.tags,
+        )
+    console.print(f"table, records and pictures: {experiment.run_dir}", soft_wrap=True, highlight=False)
+
+
+def _watch(experiment: Experiment, console: Console | None, tasks: Collection[str] | None) -> list[Any]:
+    """What follows the cells while they are answered: W&B, unless it is switched off."""
+    if experiment.logger.name != "wandb":
+        return []
+    from zoo_exp.tracking.cell_logger import CellLogger
+
+    return [CellLogger(experiment, _plain(console or Console()), tasks)]
+
+
+def _plain(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _pace(experiment: Experiment) -> str:
+    """What all arms cost beside the full-token arm alone, from the stage times of this run."""
+    spent: dict[str, float] = {}
+    vision: dict[str, float] = {}
+    for row in journal.read(experiment.run_dir, "timings"):
+        label = row["arm"]
+        spent[label] = spent.get(label, 0.0) + row["spent_ms"]
+        vision[label] = vision.get(label, 0.0) + row["vision_ms"]
+    full = next((arm.label for arm in experiment.arms if arm.selector == "full"), None)
+    if full is None or full not in spent:
+        return ""
+    alone, together = spent[full] + vision[full], sum(spent.values()) + max(vision.values())
+    return (
+        f"; in the model {together / 1e3:.1f} s for {len(spent)} arms, {alone / 1e3:.1f} s for the full-token "
+        f"arm alone: {together / alone:.1f}x the time for {len(spent)}x the answers"
+    )

@@ -1,0 +1,1 @@
+"""The run folder: records, timings and masks, journals, merge, manifest, locks, resume."""

@@ -1,0 +1,106 @@
+"""How much of each task needs the image at all: the full model against the blind one, with paired intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from zoo_exp.statistics.bootstrap import MOST_UNDEFINED, Floats, percentile_interval
+from zoo_exp.statistics.estimates import TaskEstimate
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.intervals import CONFIDENCE, Interval
+from zoo_exp.statistics.rows import ArmRow
+
+HIGH = 0.5
+"""Tasks at or above it need the image (MMTok's Table 4 draws its line between TextVQA .40 and GQA .64)."""
+COLUMNS = (
+    *("task", "full", "blind", "difference", "low", "high", "significant"),
+    *("relative", "relative_low", "relative_high"),
+)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Image contribution.
+
+    Attributes:
+        table: per task the metric of full and blind, their difference (points of the metric) and the relative
+            contribution (full - blind) / blind, each with its 95 % interval; inf where blind is 0.
+        needing: tasks whose relative contribution is at or above `HIGH`.
+        retained: arm -> mean retained percentage over `needing`; nan where a value is missing.
+    """
+
+    table: pd.DataFrame
+    needing: list[str]
+    retained: dict[str, float]
+
+    @property
+    def by_task(self) -> dict[str, float]:
+        """Task -> relative contribution."""
+        return {str(row["task"]): float(row["relative"]) for row in self.table.to_dict("records")}
+
+
+def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.DataFrame:
+    """Both arms get the same draws of images, so what is easy for both does not widen the intervals.
+
+    Args:
+        rows: the R rows of the table.
+        tasks: the estimates of each task.
+
+    Returns:
+        Rows with `COLUMNS`; empty without both a full and a blind arm.
+    """
+    full, blind = (
+        next((i for i, row in enumerate(rows) if row.selector == n), None) for n in ("full", "blind")
+    )
+    lines = []
+    for task in tasks if full is not None and blind is not None else ():
+        value = float(task.value[full]), float(task.value[blind])
+        if any(map(math.isnan, value)):
+            continue
+        drawn = task.resampled[:, full], task.resampled[:, blind]
+        difference = percentile_interval(drawn[0] - drawn[1])
+        relative = _interval(_relative(*drawn))
+        line = [task.samples.task, *value, value[0] - value[1], difference.low, difference.high]
+        line += [
+            difference.excludes(0.0),
+            float(_relative(*map(np.asarray, value))),
+            relative.low,
+            relative.high,
+        ]
+        lines.append(line)
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | None:
+    """Which tasks need the image, and what every arm retains of these; None without a contribution.
+
+    Args:
+        frame: `Results.frame`.
+        table: from `contributions`.
+    """
+    if table.empty:
+        return None
+    needing = [str(task) for task in table.loc[table["relative"] >= HIGH, "task"]]
+    mine = frame[frame["task"].isin(needing) & (frame["task"] != AVERAGE)]
+    retained = {
+        str(arm): float(part["retained"].mean(skipna=False)) for arm, part in mine.groupby("arm", sort=False)
+    }
+    return Contribution(table, needing, retained)
+
+
+def _interval(drawn: Floats) -> Interval:
+    """As `percentile_interval`; without interpolation where a draw is infinite, as blind got nothing right in it."""
+    known = drawn[~np.isnan(drawn)]
+    if not np.isinf(known).any() or known.size < (1 - MOST_UNDEFINED) * drawn.size:
+        return percentile_interval(np.where(np.isinf(drawn), np.nan, drawn))
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    return Interval(float(low), float(high))
+
+
+def _relative(full: Floats, blind: Floats) -> Floats:
+    """(full - blind) / blind; inf where blind gets nothing and full something, nan where neither does."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((full - blind) / blind)

@@ -1,0 +1,1 @@
+"""Weights & Biases: live values, final tables, mask images, reports."""
