@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows the first table, `make test` runs the tests. Nothing to activate, nothing to export.
+# Two commands: `make demo` shows the first table, `make test` runs the tests. No environment to activate.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,19 +6,22 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # More for the demo, such as OVERRIDES="limit=10 out=elsewhere".
 OVERRIDES ?=
 
-.PHONY: help demo test test-oldest lint format
+.PHONY: help demo test test-fast test-oldest lint format
 .DEFAULT_GOAL := help
 
-help: ## what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedded model
 	$(BIN)/python -m zoo_exp run +exp=ablation_fusion $(OVERRIDES)
 
-test: $(VENV)/.installed-test ## install with the test tools, then run the tests in two processes
+test: $(VENV)/.installed-test ## install the test tools, then run all tests in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
-test-oldest: ## the engine with the oldest supported transformers, in build/oldest: minutes, installs
+test-fast: $(VENV)/.installed-test ## the same without the tests marked slow or slurm: under 3 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow and not slurm"
+
+test-oldest: ## test the engine with the oldest supported transformers, installed in build/oldest (minutes)
 	PYTHON=$(PYTHON) tests/models/oldest_transformers.sh build/oldest
 
 lint: $(VENV)/.installed-dev ## ruff, ruff format and mypy
@@ -26,7 +29,7 @@ lint: $(VENV)/.installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev ## let ruff write the files
+format: $(VENV)/.installed-dev ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -35,12 +38,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing into $(VENV): a few minutes, once"
+	@echo "installing into $(VENV) (a few minutes, first time only)"
 	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing into $(VENV): a few minutes, once"
+	@echo "installing into $(VENV) (a few minutes, first time only)"
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.installed
 

@@ -1,8 +1,20 @@
 """What every test starts from."""
 
+import signal
 import sys
 
 import pytest
+
+# A shell that starts the suite in the background ignores SIGINT for it, and an ignored signal stays ignored in every
+# process that the tests start. Tests about Ctrl-C and SLURM's signals need the dispositions of a foreground process.
+for _signal, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGUSR1, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
-"""The command line: which command, and what becomes of its errors. Commands import what is slow themselves.
+"""The command line: dispatch to a command and turn its errors into a message and an exit code.
 
-Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 75 stopped by SIGUSR1 or SIGTERM (the same
-command goes on from there), 130 interrupted; anything else is a bug, and shows its traceback.
+Exit codes: 0 done; 2 invalid input (one message, no traceback); 75 stopped by SIGUSR1 or SIGTERM (the same command
+resumes); 130 interrupted by Ctrl-C. Anything else is a bug and shows its traceback. Commands import slow modules
+themselves, so that `--help` is fast.
 """
 
 import argparse
@@ -14,15 +15,15 @@ from zoo_exp import __version__
 from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
 from zoo_exp.errors import UnknownNameError, ZooExpError
 
-DESCRIPTION = "Which visual tokens may a vision-language model drop, with which method, and at what loss?"
+DESCRIPTION = "Evaluate visual-token pruning for vision-language models: accuracy, token counts, FLOPs and latency."
 EXAMPLES = """Examples:
-  python -m zoo_exp run +exp=ablation_fusion              the first table: minutes, CPU, no download
-  python -m zoo_exp run selector=[full,zoo] budget=16     any selectors, any budget
-  python -m zoo_exp list exps                             what there is to run
-  python -m zoo_exp COMMAND --help                        more about a command
+  python -m zoo_exp run +exp=ablation_fusion              a first table: minutes, CPU, no download
+  python -m zoo_exp run selector=[full,zoo] budget=16     any selectors at any budget
+  python -m zoo_exp list exps                             list the experiments
+  python -m zoo_exp COMMAND --help                        help for one command
 
-Exit codes: 0 done; 2 something typed or given is wrong, the message says what; 75 stopped by SIGUSR1 or SIGTERM, the
-same command goes on from there; 130 interrupted by Ctrl-C, likewise.
+Exit codes: 0 done; 2 invalid input, explained in one message; 75 stopped by SIGUSR1 or SIGTERM; 130 interrupted by
+Ctrl-C. After 75 and 130 the same command resumes the run.
 """
 COMMANDS = {
     "run": run,
@@ -40,14 +41,14 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; argparse itself exits with 0 (help) or 2 (bad flags)."""
+    """Run one command and return its exit code; argparse exits with 0 (help) or 2 (invalid flags) by itself."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"], debug)
     except ZooExpError as error:
         return _fail(str(error), debug)
-    except BrokenPipeError:  # `... | head` has read enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -87,7 +88,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
             epilog=details.strip("\n"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in arguments:  # the others' arguments are not asked for, so what they import is not either
+        if name in arguments:  # the arguments of other commands, and their imports, are not needed
             module.add_arguments(command)
     if not arguments:
         parser.print_help()
@@ -96,7 +97,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     if not first.startswith("-") and first not in COMMANDS:
         hint = f"Overrides follow a command: python -m zoo_exp run {first}" if "=" in first else ""
         raise UnknownNameError("command", first, COMMANDS, hint)
-    # Overrides may stand before, between and after the flags, which argparse cannot do below a subparser.
+    # Overrides may stand before, between and after flags; argparse does not support that below a subparser.
     args, rest = parser.parse_known_args(arguments)
     flags = [argument for argument in rest if argument.startswith("-")]
     if flags or (rest and not hasattr(args, "overrides")):
@@ -117,5 +118,5 @@ def _fail(message: str, debug: bool) -> int:
 
 
 def _interrupted() -> int:
-    print("\ninterrupted: finished records are kept; the same command goes on from there", file=sys.stderr)
+    print("\ninterrupted: all finished records are saved; rerun the same command to resume", file=sys.stderr)
     return 130

@@ -234,7 +234,7 @@ def test_a_file_in_the_place_of_the_output_folder(runner, tmp_path, capsys):
 def test_an_output_folder_that_cannot_be_written_to(runner, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     assert main(["run", "selector=full", f"out={tmp_path}/runs"]) == 2
-    assert "cannot be written to" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
     assert runner.seen == []
 
 
@@ -244,7 +244,7 @@ def test_a_folder_in_which_nothing_can_be_made(key, runner, capsys):
     """Permissions do not say everything: root may write to /proc, and yet cannot."""
     assert main(["run", "selector=full", f"{key}=/proc/x"]) == 2
     err = capsys.readouterr().err
-    assert f"{key}=/proc/x: /proc cannot be written to" in err
+    assert f"{key}=/proc/x: /proc is not writable" in err
     assert f"give another folder: {key}=DIR" in err
     assert runner.seen == []
 
@@ -264,7 +264,7 @@ def exit_after_interrupt():
 def test_ctrl_c_is_told_in_one_line(runner, capsys):
     runner.answer = KeyboardInterrupt()
     assert main(["run", "selector=full"]) == 130
-    assert "same command goes on" in capsys.readouterr().err
+    assert "same command to resume" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_recognised_behind_lightnings_exit(runner, capsys, monkeypatch):
@@ -324,5 +324,5 @@ def test_ctrl_c_stops_a_sweep_after_the_point_has_stopped(fake_processes):
         sweep.send_signal(signal.SIGINT)  # to the parent alone: it passes it on
         _, err = sweep.communicate(timeout=50)
     assert sweep.returncode == 130
-    assert "same command goes on" in err
+    assert "same command to resume" in err
     assert not (fake_processes / "2").exists()

@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
-    assert "same command goes on" in errors
+    assert "same command to resume" in errors
     kept = records(tmp_path)
     assert 0 < len(kept) < 200 * 9
     assert cli.main(command[3:]) == 0

@@ -60,6 +60,11 @@ def below(name, package):
     return name == package or name.startswith(f"{package}.")
 
 
+def room(name):
+    """The package or top-level module that a module belongs to."""
+    return ".".join(name.split(".")[:2])
+
+
 def floor(name):
     return FLOORS[max((known for known in FLOORS if below(name, known)), key=len)]
 
@@ -103,6 +108,46 @@ def test_imports_only_go_down(name):
         used for used in ours if floor(used) > floor(name) and not used.startswith("zoo_exp.__version__")
     ]
     assert climbing == []
+
+
+def uses(name):
+    """Modules of the package that a module imports, at any time."""
+    found = set()
+    for used in imports(MODULES[name].read_text()):
+        while used not in MODULES and "." in used:
+            used = used.rpartition(".")[0]
+        if below(used, "zoo_exp") and used not in ("zoo_exp", name):
+            found.add(used)
+    return found
+
+
+def circles(graph):
+    """Nodes of a graph that can reach themselves."""
+    reach = {node: set(targets) - {node} for node, targets in graph.items()}
+    changed = True
+    while changed:
+        changed = False
+        for targets in reach.values():
+            more = set().union(*(reach.get(target, set()) for target in targets)) - targets
+            changed |= bool(more)
+            targets |= more
+    return sorted(node for node, targets in reach.items() if node in targets)
+
+
+def test_the_search_for_circles_finds_one():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+    assert circles({"a": {"b"}, "b": {"c"}}) == []
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles({name: uses(name) for name in MODULES}) == []
+
+
+def test_no_package_imports_itself_through_others():
+    graph = {}
+    for name in MODULES:
+        graph.setdefault(room(name), set()).update(room(used) for used in uses(name))
+    assert circles(graph) == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if below(name, "zoo_exp.core")])

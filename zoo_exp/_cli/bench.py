@@ -1,16 +1,16 @@
-"""Time every stage of answering under every arm, and count its FLOPs and memory.
+"""Benchmark latency, FLOPs and peak memory per stage for every arm.
 
-overrides are those of `run` (model, selector, budget, task, +exp), and:
-  batch=[1,8]        prompts at a time (default: 1)
-  new_tokens=16      length of every answer
-  repeats=10         timed passes of every arm
-  warmup=2           passes before them
-  threads=1          of torch on a CPU (default: as many as the process may use)
-  clock=process      time that one CPU thread computes, for machines shared with other work (default: wall)
-  text=60            words of made-up prompts, where a model has no processor or random weights
-  image=672x672      their image, height x width
+Overrides are those of `run` (model, selector, budget, task, +exp), and:
+  batch=[1,8]        batch sizes (default: 1)
+  new_tokens=16      generated tokens per prompt
+  repeats=10         timed passes per arm
+  warmup=2           untimed passes before them
+  threads=1          torch threads on a CPU (default: all that the process may use)
+  clock=process      CPU time of one thread, for shared machines (default: wall)
+  text=60            words per synthetic prompt, for models without a processor or with random weights
+  image=672x672      size of the synthetic image, height x width
 A model with a processor gets the first questions of the experiment's first task. With +exp=NAME the experiment runs
-first (or goes on), and the picture of its score against latency is drawn too.
+or resumes first, and the figure of score against latency is drawn as well.
 
 Examples:
   python -m zoo_exp bench selector=[full,zoo,zoo_closed_form,divprune] budget=16 batch=[1,8]
@@ -48,20 +48,20 @@ DEFAULTS: dict[str, Any] = {
     "image": "672x672",
 }
 WIDE = 170
-"""Columns of a terminal that shows the whole table."""
+"""Width of a terminal that shows the whole table, in columns."""
 DEFAULT_ARMS = "selector=[full,divprune,zoo_closed_form,zoo]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `bench`."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what to measure, and how")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of `run`, and benchmark settings")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=bench)
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure, print the table, and write table and pictures beside the experiment's results."""
+    """Measure, print the table, and write table and figures to the run folder."""
     from rich.console import Console
 
     from zoo_exp.config.compose import compose
@@ -93,12 +93,12 @@ def bench(args: argparse.Namespace) -> int:
     scores, metric = _scores(experiment) if "exp" in chosen else ({}, "")
     write(rows, folder, scores, metric)
     show(rows, console)
-    console.print(f"table and pictures: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"table and figures: {folder}", soft_wrap=True, highlight=False)
     return 0
 
 
 def take_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Take the bench's own keys out of the overrides.
+    """Split benchmark settings from overrides.
 
     Returns:
         The settings with their defaults filled in, and the overrides that are left.

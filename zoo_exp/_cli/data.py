@@ -1,7 +1,7 @@
-"""Check benchmark files: rows, columns, a checksum, and one image that opens.
+"""Check benchmark files: number of rows, columns, a checksum, and one decoded image.
 
-Files lie in a folder per benchmark (named as the task or its family) under --root, as parquet in the official
-columns. Without --root the data set is taken from the hub, or its cache; embedded tasks need no files.
+--root has one folder per benchmark (named after the task or its family) with parquet files in the official columns.
+Without --root the data set comes from the hub or its local cache; embedded tasks need no files.
 
 Examples:
   python -m zoo_exp data check embedded_pope
@@ -22,21 +22,21 @@ ACTIONS = ("check",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do, with which task, and where its files lie."""
+    """The action, the task, and the location of its files."""
     parser.add_argument("action", metavar="check")
     parser.add_argument("task", metavar="TASK", help="the benchmark (python -m zoo_exp list tasks)")
     parser.add_argument(
-        "--root", metavar="DIR", type=Path, help="folder with a folder per benchmark: data.root of `run`"
+        "--root", metavar="DIR", type=Path, help="folder with one folder per benchmark (data.root of `run`)"
     )
     parser.add_argument(
-        "--complete", action="store_true", help="fail where rows of the official split are missing"
+        "--complete", action="store_true", help="fail if rows of the official split are missing"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(handler=data)
 
 
 def data(args: argparse.Namespace) -> int:
-    """Check one task's data; with `--complete`, missing rows are an error."""
+    """Check the data of one task; with `--complete`, missing rows are an error."""
     from zoo_exp import tasks
     from zoo_exp.tasks.check import check
 
@@ -59,7 +59,7 @@ def data(args: argparse.Namespace) -> int:
 
 
 def report(found: "DataReport") -> list[str]:
-    """The lines that a person reads."""
+    """The report as lines of text."""
     width, height = found.image_size
     rows = f"rows      {found.rows}"
     if found.expected_rows is not None:
@@ -68,10 +68,10 @@ def report(found: "DataReport") -> list[str]:
         f"task      {found.task}",
         rows,
         f"columns   {', '.join(found.columns)}",
-        f"image     the first one opens, {width} x {height} pixels",
+        f"image     first image decoded, {width} x {height} pixels",
     ]
     if found.checksum:
         lines.append(f"sha256    {found.checksum} over {found.files} file(s)")
-    part = "a part of the benchmark only: its numbers are not comparable with published ones"
+    part = "incomplete: results on a part of the benchmark are not comparable with published ones"
     lines.append("complete" if found.complete else part)
     return lines

@@ -1,4 +1,4 @@
-"""The model that ships with the package: train it, or look at its world.
+"""Train the embedded models, or draw samples of their world.
 
 Examples:
   python -m zoo_exp embedded train --out runs/embedded
@@ -9,14 +9,14 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two commands below `embedded`."""
+    """The subcommands of `embedded`."""
     from zoo_exp.embedded import cli
 
     commands = parser.add_subparsers(dest="embedded_command", metavar="train|samples", required=True)
     train = commands.add_parser(
         "train",
-        help="train the embedded model from scratch, or go on with a training that was stopped",
-        description="Train the embedded model from scratch, or go on with a training that was stopped.",
+        help="train an embedded model, or resume a training run",
+        description="Train an embedded model, or resume a training run.",
         epilog="example: python -m zoo_exp embedded train --out runs/embedded",
     )
     cli.add_train_arguments(train)

@@ -1,17 +1,17 @@
-"""What to type in the place of what argparse refuses."""
+"""Suggestions for arguments that argparse rejects."""
 
 from collections.abc import Sequence
 
 
 def without_dashes(arguments: Sequence[str], flags: Sequence[str]) -> str:
-    """The end of a message about unknown flags: `--exp X` is the override `+exp=X` with dashes.
+    """Suggest overrides for unknown flags, such as `+exp=X` for `--exp X`.
 
     Args:
-        arguments: all that was typed.
-        flags: those of them that no command knows.
+        arguments: the whole command line.
+        flags: the flags in it that no command has.
 
     Returns:
-        The overrides that were meant, or nothing where no flag has the name of one.
+        The end of the error message, or an empty string if no flag has the name of an override.
     """
     from dataclasses import fields
 

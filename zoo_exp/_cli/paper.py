@@ -1,7 +1,7 @@
-"""Check the paper's numbers against themselves, and list what does not agree.
+"""Check the consistency of the paper's published numbers and list the discrepancies.
 
-`audit` recomputes every printed average from its row, compares poster and supplement cell by cell, looks for rows that
-stand twice, and puts the sizes of the model into the FLOP formulas. It reads experiments/published.csv.
+`audit` recomputes every printed average from its row, compares poster and supplement cell by cell, finds duplicated
+rows, and evaluates the FLOPs formulas at the model's sizes. It reads experiments/published.csv.
 
 Examples:
   python -m zoo_exp paper audit
@@ -16,7 +16,7 @@ ACTIONS = ("audit",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do."""
+    """The action."""
     parser.add_argument("action", metavar="audit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(handler=paper)
@@ -31,7 +31,7 @@ def paper(args: argparse.Namespace) -> int:
     result = audit()
     for topic, count in result.checked.items():
         mine = [finding.text for finding in result.findings if finding.topic == topic]
-        print(f"{topic}: {count} checked, {len(mine)} to note")
+        print(f"{topic}: {count} checked, {len(mine)} findings")
         for text in mine:
             print(textwrap.fill(text, 110, initial_indent="  - ", subsequent_indent="    "))
     return 0

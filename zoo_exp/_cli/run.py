@@ -1,28 +1,28 @@
-"""Run an experiment, or go on with it: the same command skips what is recorded.
+"""Run an experiment or resume it; recorded answers are skipped.
 
-overrides are key=value in Hydra's grammar; key=, +key= and ++key= mean the same:
-  +exp=NAME                     an experiment file (list exps)
-  model=NAME                    the model (list models); model.layers=4 changes one of its fields
-  selector=NAME, [A,B]          these selectors in the place of the experiment's arms
-  selector.options.KEY=VALUE    an option of theirs
-  budget=16, [48,16], 11.1%     these budgets in the place of the experiment's; budget='<=64': at most
-  task=NAME, [A,B]              these tasks or sets of tasks (list tasks)
-  limit=N                       the first N questions of each task (limit=null: all)
-  out=DIR                       where run folders go (default: runs)
-  cache.features=DIR            keep what the vision tower says of every image, for later runs and for other
-                                processes; cache.limit_gb=50 bounds the folder
-  model.path=DIR                a checkpoint in a folder of yours, with model=NAME for its family
-  data=folder data.root=DIR     benchmark files in a folder of yours (data check TASK --root DIR)
-  trainer=ddp                   several GPUs, a process each: trainer.devices=4 (trainer=cpu: none)
-  logger=none                   nothing for W&B (logger=wandb is the default; logger.mode=offline stays here)
-  --config-dir DIR              experiments of yours: DIR/exp/NAME.yaml, as those in configs/exp
+Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean the same:
+  +exp=NAME                     experiment file (list exps)
+  model=NAME                    model (list models); model.layers=4 changes one of its fields
+  selector=NAME, [A,B]          selectors that replace the experiment's arms (list selectors)
+  selector.options.KEY=VALUE    option of these selectors
+  budget=16, [48,16], 11.1%     budgets that replace the experiment's; budget='<=64' keeps at most 64 tokens
+  task=NAME, [A,B]              tasks or sets of tasks (list tasks)
+  limit=N                       first N units of each task: questions, MME pairs, MMBench groups (limit=null: all)
+  out=DIR                       parent of the run folders (default: runs)
+  cache.features=DIR            cache of vision features, shared by runs and processes;
+                                cache.limit_gb=50 bounds its size
+  model.path=DIR                local checkpoint; model=NAME selects its family
+  data=folder data.root=DIR     local benchmark files (check them with data check TASK --root DIR)
+  trainer=ddp                   several GPUs, one process each: trainer.devices=4 (trainer=cpu: no GPU)
+  logger=none                   no W&B (default: logger=wandb; logger.mode=offline uploads nothing)
+  --config-dir DIR              your own configurations, e.g. DIR/exp/NAME.yaml, in the format of configs/exp
 
 Examples:
   python -m zoo_exp run +exp=ablation_fusion
   python -m zoo_exp run +exp=ablation_fusion limit=20 task=embedded_pope
   python -m zoo_exp run selector=[full,zoo] selector.seeds=1 budget=[32,16]
-  python -m zoo_exp run selector=zoo selector.options.fusion=none,sum,multiply -m    one run for each value
-  python -m zoo_exp run +exp=ablation_fusion model=llava_next_7b --cfg job           what would run
+  python -m zoo_exp run selector=zoo selector.options.fusion=none,sum,multiply -m    a sweep: one run per value
+  python -m zoo_exp run +exp=ablation_fusion model=llava_next_7b --cfg job           print the configuration
 """
 
 import argparse
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `run`."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="what is different from the defaults"
+        "overrides", nargs="*", metavar="key=value", help="overrides of the defaults"
     )
     parser.add_argument(
         "-m",
         "--multirun",
         action="store_true",
-        help="a sweep: one fresh process for each combination of comma values",
+        help="run a sweep: one process for each combination of comma-separated values",
     )
     parser.add_argument(
-        "--cfg", choices=("job", "sweep"), help="print the configuration, or the sweep's points; stop"
+        "--cfg", choices=("job", "sweep"), help="print the configuration, or the points of the sweep, and exit"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
@@ -62,18 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
-    """The flag for configuration folders of the user's own."""
+    """The flag for the user's own configuration folders."""
     parser.add_argument(
         "--config-dir",
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder of yours with the same groups as configs/; may be repeated",
+        help="folder with your own configuration files, in the groups of configs/; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compose and check everything, then run one experiment here, or each point of a sweep in a process."""
+    """Compose and check everything, then run one experiment here, or every point of a sweep in a process of its own."""
     from zoo_exp.config.sweep import points
 
     found = points(args.overrides, args.config_dir, sweep=args.multirun)
@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_writable(folder: Path, key: str = "out") -> None:
-    """Refuse a folder to write to, given with `key`, before any model is loaded.
+    """Check that a folder can be written to before a model is loaded.
 
     Raises:
-        InvalidValueError: a file is in the way, or the folder above cannot be written to.
+        InvalidValueError: the path is a file, or its parent folder is not writable.
     """
     above = folder.absolute()
     while not above.exists():
@@ -111,7 +111,7 @@ def check_writable(folder: Path, key: str = "out") -> None:
         raise InvalidValueError(f"{key}={folder}: {above} is a file; give a folder: {key}=DIR")
     if not os.access(above, os.W_OK | os.X_OK):
         raise _unwritable(folder, key, above)
-    try:  # permissions do not say everything: a file system may be read-only, full, or none at all like /proc
+    try:  # permissions are not enough: the file system may be read-only, full, or virtual like /proc
         with tempfile.TemporaryFile(dir=above):
             pass
     except OSError as error:
@@ -119,11 +119,11 @@ def check_writable(folder: Path, key: str = "out") -> None:
 
 
 def _unwritable(folder: Path, key: str, above: Path) -> InvalidValueError:
-    return InvalidValueError(f"{key}={folder}: {above} cannot be written to; give another folder: {key}=DIR")
+    return InvalidValueError(f"{key}={folder}: {above} is not writable; give another folder: {key}=DIR")
 
 
 def check_sources(experiment: "Experiment") -> None:
-    """Refuse missing folders of model and data before anything slow; say so where the hub cannot be reached.
+    """Check the folders of model and data before anything slow runs; print a note if the hub is unreachable.
 
     Raises:
         ZooExpError: see `evaluation.sources.check`.
@@ -134,15 +134,15 @@ def check_sources(experiment: "Experiment") -> None:
 
 
 def note(text: str) -> None:
-    """One line beside the output."""
+    """Print one line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
-    """Run each point in a fresh process, so that crashes and device memory stay apart; say how each ended.
+    """Run each point in a process of its own, which isolates crashes and device memory; print how each ended.
 
     Returns:
-        0 if every point ended well, else the first exit code that is not 0.
+        0 if every point succeeded, else the first nonzero exit code.
     """
     codes: list[tuple[int, float]] = []
     for number, overrides in enumerate(points, start=1):
@@ -159,12 +159,12 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
 
 
 def _call(command: Sequence[str]) -> int:
-    """Run a command to its end, also when Ctrl-C arrives: the child writes down what it has, then we stop."""
+    """Run a command to its end; after Ctrl-C, wait until the child has saved its records."""
     child = subprocess.Popen(command)
     try:
         return child.wait()
     except KeyboardInterrupt:
-        try:  # a terminal sends Ctrl-C to both of us; `kill` may have sent it to this process alone
+        try:  # a terminal sends Ctrl-C to both processes; `kill` may have sent it to this one only
             child.wait(timeout=2)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGINT)

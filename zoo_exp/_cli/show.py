@@ -1,4 +1,4 @@
-"""Show an experiment: its resolved configuration and its cells, as YAML. Nothing runs.
+"""Print the resolved configuration and the cells of an experiment as YAML without running it.
 
 Examples:
   python -m zoo_exp show exp=ablation_fusion
@@ -15,7 +15,7 @@ from zoo_exp.errors import InvalidValueError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `show`."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="the overrides of `run`; exp=NAME first of all"
+        "overrides", nargs="*", metavar="key=value", help="exp=NAME, and any other override of `run`"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Print the configuration that `run` would run with, and one line for each cell."""
+    """Print the configuration that `run` would use, and one line per cell."""
     import yaml
 
     from zoo_exp.config.compose import compose
 
     if not args.overrides:
-        raise InvalidValueError("show what? exp=NAME (python -m zoo_exp list exps) or any overrides of `run`")
+        raise InvalidValueError("show needs an experiment: exp=NAME (python -m zoo_exp list exps) or any overrides of `run`")
     experiment = compose(args.overrides, args.config_dir)
     print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
     print(experiment.to_yaml(), end="")

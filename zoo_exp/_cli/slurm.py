@@ -1,13 +1,13 @@
-"""Run an experiment as a SLURM array, one index per cell; again: only the cells that are not complete.
+"""Submit an experiment as a SLURM array, one task per cell; resubmitting runs only incomplete cells.
 
-The overrides are those of `run`. Beside them, what a job asks for:
-  partition=P account=A qos=Q constraint=C      where it runs
-  gpus=1 nodes=1 processes=1 cpus=4 mem=64G     of each cell (gpus, processes, mem: of each node)
-  time=04:00:00                                 a cell that needs more is requeued and goes on
-  parallel=8                                    cells at the same time, at most
-  script=FILE                                   a batch script of yours in the place of slurm/array.sbatch
+Overrides are those of `run`, and these job settings:
+  partition=P account=A qos=Q constraint=C      where the job runs
+  gpus=1 nodes=1 processes=1 cpus=4 mem=64G     resources per cell (gpus, processes, mem: per node)
+  time=04:00:00                                 time limit; a cell that needs more is requeued and resumes
+  parallel=8                                    maximum number of cells that run at the same time
+  script=FILE                                   your own batch script instead of slurm/array.sbatch
 
-Records of all cells go to one folder, the same as those of `run`. slurm/README.md has the details.
+All cells write to one run folder, the same one as `run`. See slurm/README.md.
 
 Examples:
   python -m zoo_exp slurm +exp=table1_llava15_7b partition=gpu gpus=1 time=04:00:00
@@ -26,15 +26,15 @@ from zoo_exp.errors import InvalidValueError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `slurm`."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="the overrides of `run`, and what a job asks for"
+        "overrides", nargs="*", metavar="key=value", help="overrides of `run`, and job settings"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--status", action="store_true", help="how every cell stands; submit nothing")
+    what.add_argument("--status", action="store_true", help="print the status of every cell and exit")
     what.add_argument(
-        "--dry-run", action="store_true", help="print the command and the script; submit nothing"
+        "--dry-run", action="store_true", help="print the command and the batch script and exit"
     )
     what.add_argument(
-        "--wait", action="store_true", help="stay until the jobs have ended; exit code 0 if all did"
+        "--wait", action="store_true", help="wait until the jobs have ended; exit code 0 if all cells are complete"
     )
     parser.add_argument("--cell", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def slurm(args: argparse.Namespace) -> int:
-    """Submit what is missing, or say how it stands; inside a job, run one cell."""
+    """Submit incomplete cells or print their status; inside a job, run one cell."""
     if args.cell is not None:
         from zoo_exp.evaluation import stop
 
-        stop.install()  # before anything slow: SIGUSR1 without a handler kills
+        stop.install()  # before slow imports: SIGUSR1 without a handler kills the process
         from zoo_exp import pipeline
         from zoo_exp.cluster.cell import run_cell
 
@@ -60,17 +60,17 @@ def slurm(args: argparse.Namespace) -> int:
 
     if not args.overrides:
         raise InvalidValueError(
-            "slurm what? +exp=NAME (python -m zoo_exp list exps) or any overrides of `run`"
+            "slurm needs an experiment: +exp=NAME (python -m zoo_exp list exps) or any overrides of `run`"
         )
     wanted, overrides = resources.split(args.overrides)
     experiment = compose(overrides, args.config_dir)
-    # What is done and missing is on disk: to look at it, or at a script, takes no cluster.
+    # The status of cells is on disk, so neither --status nor --dry-run needs a cluster.
     queue, unknown = status.queue_or_reason(experiment) if args.status or args.dry_run else (None, "")
     found = status.rows(experiment, queue)
     if args.status:
         print(status.table(found))
         if unknown:
-            print(f"queue unknown ({unknown}): what waits there is not marked above")
+            print(f"queue unknown ({unknown}): pending cells are not marked above")
         return 0
     indices = status.left(found)
     if args.dry_run:

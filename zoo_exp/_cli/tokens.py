@@ -1,6 +1,7 @@
-"""Compare what the arms of an experiment think of the tokens: ranks, kept sets, their span. No answers are made.
+"""Compare token scores and kept sets across arms without generating answers.
 
-overrides are those of `run`. The result is tokens.jsonl in the run folder, which `report` draws.
+Reports rank correlation, overlap and effective rank per image. Overrides are those of `run`. The result is
+tokens.jsonl in the run folder; `report` draws it.
 
 Examples:
   python -m zoo_exp tokens +exp=proxy_correlation
@@ -14,10 +15,10 @@ from zoo_exp.errors import InvalidValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Overrides of `run`, and how many questions."""
+    """Overrides of `run`, and the number of questions."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of `run`")
     parser.add_argument(
-        "--samples", type=int, default=50, metavar="N", help="questions of each task (default: 50)"
+        "--samples", type=int, default=50, metavar="N", help="questions per task (default: 50)"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def tokens(args: argparse.Namespace) -> int:
-    """Compose the experiment, rate and select."""
+    """Compose the experiment, score the tokens of its images and select."""
     from rich.console import Console
 
     from zoo_exp.config.compose import compose
