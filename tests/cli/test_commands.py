@@ -270,7 +270,7 @@ def test_ctrl_c_is_told_in_one_line(runner, capsys):
 def test_ctrl_c_is_recognised_behind_lightnings_exit(runner, capsys, monkeypatch):
     monkeypatch.setattr(runner, "run", lambda experiment: exit_after_interrupt())
     assert main(["run", "selector=full"]) == 130
-    assert "records are kept" in capsys.readouterr().err
+    assert "records are saved" in capsys.readouterr().err
 
 
 # A process whose runner writes the seed to a file, fails for seed 1, and waits for Ctrl-C for seed 9.

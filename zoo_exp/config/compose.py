@@ -1,4 +1,4 @@
-"""One function from overrides to an `Experiment`. Hydra's compose API and its errors stay behind it."""
+"""From overrides to an `Experiment`, in one function; Hydra's compose API and its errors stay inside."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zoo_exp.config import folders, overrides
+from zoo_exp.config import checked_yaml, folders, overrides
 from zoo_exp.config.arms import check_tasks, expand
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
@@ -23,7 +23,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
 
     Args:
         texts: overrides in Hydra's grammar, such as `+exp=ablation_fusion` and `budget=[48,16]`.
-        config_dirs: folders of the user with the same groups as `configs/`.
+        config_dirs: the user's folders, with the same groups as `configs/`.
 
     Raises:
         UnknownNameError: a key, group choice, selector, option or task that does not exist.
@@ -57,26 +57,29 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
 
 
 def run_config(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> RunConfig:
-    """Compose the files and overrides into the schema; names of selectors and tasks are not looked up yet.
+    """Compose files and overrides into the schema, without looking up the names of selectors and tasks.
 
     Raises:
         UnknownNameError, InvalidValueError, MissingFileError: see `compose`.
     """
     search_path = folders.search_path(config_dirs)
     request = overrides.read(texts, search_path)
+    files = [folders.find("exp", request.exp, search_path)] if request.exp else []
     try:
         composed = _hydra(request, search_path)
-        files = [folders.find("exp", request.exp, search_path)] if request.exp else []
         _refuse_unknown_keys(composed, [*files, search_path[0] / "config.yaml"])
         _replace_lists(composed, request, search_path)
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
-        # A merge keeps the default where a file says ???, so both sides are asked.
+        # A merge keeps the default where a file says ???, so both sides are checked.
         missing = sorted(OmegaConf.missing_keys(composed) | OmegaConf.missing_keys(merged))
         if missing:
             raise InvalidValueError(f"no value for {', '.join(missing)}: add {missing[0]}=VALUE")
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, HydraException) as error:
         raise InvalidValueError(_translate(error)) from error
+    except RecursionError:
+        files_ = ", ".join(map(str, files)) or "the configuration"
+        raise InvalidValueError(f"{files_}: its `defaults` include each other without end") from None
     assert isinstance(config, RunConfig)
     return config
 
@@ -85,7 +88,8 @@ def _hydra(request: overrides.Request, search_path: Sequence[Path]) -> DictConfi
     """Compose the YAML files."""
     texts = [f"+exp@_global_={request.exp}"] if request.exp else []
     if len(search_path) > 1:
-        places = ",".join(f"'file://{folder}'" for folder in search_path[1:])
+        checked_yaml.register_source()
+        places = ",".join(f"'checked://{_quoted(folder)}'" for folder in search_path[1:])
         texts.append(f"hydra.searchpath=[{places}]")
     with initialize_config_dir(str(search_path[0]), version_base="1.3"):
         config = hydra_compose("config", overrides=[*texts, *request.hydra])
@@ -93,8 +97,13 @@ def _hydra(request: overrides.Request, search_path: Sequence[Path]) -> DictConfi
     return config
 
 
+def _quoted(folder: Path) -> str:
+    """A path inside the single quotes of Hydra's grammar."""
+    return str(folder).replace("\\", "\\\\").replace("'", "\\'")
+
+
 def _replace_lists(config: DictConfig, request: overrides.Request, search_path: Sequence[Path]) -> None:
-    """Let `selector=`, `task=` and `budget=` take the place of the experiment's arms, tasks and budgets."""
+    """Replace the experiment's arms, tasks and budgets by those of `selector=`, `task=` and `budget=`."""
     if request.selectors is not None:
         config.arms = [_arm_of(name, request, search_path) for name in request.selectors]
     if request.tasks is not None:
@@ -106,7 +115,7 @@ def _replace_lists(config: DictConfig, request: overrides.Request, search_path: 
 
 
 def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) -> dict[str, Any]:
-    """The entry of `arms` that `selector=name` stands for: its file where it has one, else its defaults.
+    """The entry of `arms` for `selector=name`: its configuration file if it has one, else the defaults.
 
     Raises:
         UnknownNameError: neither a file nor a selector has the name.
@@ -124,7 +133,7 @@ def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) 
 
 
 def _tasks_of(name: str, search_path: Sequence[Path]) -> list[str]:
-    """The tasks that `task=name` stands for: a set with a file in `configs/task/`, or one task."""
+    """The tasks of `task=name`: a set of tasks from `configs/task/`, or a single task."""
     files = folders.choices("task", search_path)
     if name not in files:
         return [name]
@@ -135,7 +144,7 @@ def _tasks_of(name: str, search_path: Sequence[Path]) -> list[str]:
 
 
 def _refuse_unknown_keys(config: DictConfig, files: Sequence[Path]) -> None:
-    """Name every key that the schema does not have, with the file and line that says it."""
+    """Report every key that the schema does not have, with its file and line."""
     problems: list[ZooExpError] = []
     for key, allowed in _unknown(OmegaConf.to_container(config), RunConfig):
         lines = ((path, folders.line_of(key, path)) for path in files)
@@ -145,7 +154,7 @@ def _refuse_unknown_keys(config: DictConfig, files: Sequence[Path]) -> None:
 
 
 def _unknown(content: Any, schema: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Pairs of (dotted key that `schema` lacks, keys that it has at that level)."""
+    """Pairs of (unknown dotted key, keys that `schema` has at that level)."""
     if not isinstance(content, dict):
         return
     hints = get_type_hints(schema)
@@ -160,7 +169,7 @@ def _unknown(content: Any, schema: Any, above: str = "") -> Iterator[tuple[str, 
 
 
 def _translate(error: Exception) -> str:
-    """Hydra's and OmegaConf's message in one line: the key first, then what is wrong with its value."""
+    """Hydra's or OmegaConf's message in one line: the key, then the problem with its value."""
     key = getattr(error, "full_key", None)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]

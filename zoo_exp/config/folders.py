@@ -1,18 +1,19 @@
-"""Where configuration files lie, and which names each group offers."""
+"""Folders of configuration files, and the names that each group offers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+from zoo_exp.config.checked_yaml import read
+from zoo_exp.errors import MissingFileError, UnknownNameError
 
-from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+__all__ = ["GROUPS", "built_in", "choices", "find", "line_of", "read", "search_path"]
 
 GROUPS = ("model", "data", "trainer", "logger")
-"""Groups that Hydra composes into a node of their own; `exp` is composed over everything."""
+"""Groups that Hydra composes into a node of their own; `exp` is merged over everything."""
 
 
 def built_in() -> Path:
-    """The folder `configs`: inside the package that a wheel installed, beside it in a checkout."""
+    """The folder `configs`: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "config.yaml").is_file():
@@ -21,7 +22,7 @@ def built_in() -> Path:
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
-    """The built-in folder, then the user's own ones.
+    """The built-in folder, followed by the user's folders.
 
     Raises:
         MissingFileError: a folder that does not exist.
@@ -29,12 +30,12 @@ def search_path(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
     own = [Path(folder).expanduser().resolve() for folder in config_dirs]
     for folder in own:
         if not folder.is_dir():
-            raise MissingFileError(f"--config-dir {folder}: there is no such folder")
+            raise MissingFileError(f"--config-dir {folder}: no such folder")
     return [built_in(), *own]
 
 
 def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of a group by name, sorted; the first folder wins where two have the same name."""
+    """The files of a group by name, sorted; of two files with one name the first folder's is used."""
     found: dict[str, Path] = {}
     for folder in folders:
         for path in (folder / group).glob("*.yaml"):
@@ -56,27 +57,8 @@ def find(group: str, name: str, folders: Sequence[Path]) -> Path:
     return names[name]
 
 
-def read(path: Path) -> dict[str, object]:
-    """A YAML file as a mapping, before any interpolation.
-
-    Raises:
-        InvalidValueError: a file that is not YAML, or not a mapping, with its line.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InvalidValueError(f"{place} is not YAML: {getattr(error, 'problem', error)}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InvalidValueError(f"{path}: a configuration file is a mapping of keys to values")
-    return content
-
-
 def line_of(key: str, path: Path) -> int | None:
-    """The line in which `key` (its last part) first stands as a key, so that a message can name it."""
+    """The first line that sets `key` (its last part), for messages; None if there is none."""
     last = key.rsplit(".", 1)[-1]
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.lstrip(" -{").startswith(f"{last}:") or f" {last}:" in line.split("#")[0]:

@@ -1,14 +1,15 @@
-"""What a configuration may say: one dataclass per group, with the choices and bounds of each field."""
+"""The schema of a configuration: one dataclass per group, with the choices and bounds of each field."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import MISSING
 
-# Optional[...] and not X | None: OmegaConf 2.3 reads these annotations at run time on Python 3.10 too.
+LARGEST = 2**31 - 1
+"""Upper bound of whole numbers: what SLURM, torch and Arrow all accept."""
+MAX_NAME_BYTES = 120
 
 
 def choice(default: str, *others: str) -> Any:
@@ -17,8 +18,8 @@ def choice(default: str, *others: str) -> Any:
 
 
 def at_least(minimum: int, default: Any) -> Any:
-    """A whole number that is not below `minimum`; None where the type allows it."""
-    return field(default=default, metadata={"minimum": minimum})
+    """A whole number between `minimum` and `LARGEST`, or None where the type allows it."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": LARGEST})
 
 
 @dataclass
@@ -26,125 +27,128 @@ class ModelConfig:
     """A checkpoint and how it is loaded. Files: `configs/model/`."""
 
     name: str = MISSING
-    """The name of the file, so that results can name the model."""
+    """Name of the configuration file; results name the model by it."""
     family: str = choice("llava", "llava_next", "qwen2_5_vl")
-    """Which adapter knows its quirks."""
+    """The model family, which selects the adapter."""
     path: str = MISSING
-    """A hub id, a folder with a checkpoint, or `embedded` for the model that ships with the package."""
-    revision: Optional[str] = None  # noqa: UP045
-    """Commit or tag on the hub; None takes the newest."""
+    """A hub id, a local checkpoint, or `embedded` for the model inside the package."""
+    revision: str | None = None
+    """Commit or tag on the hub; None means the newest."""
     dtype: str = choice("auto", "float32", "float16", "bfloat16")
     attention: str = choice("sdpa", "eager", "flash_attention_2")
     """The attention backend, the same for every arm."""
-    device_map: Optional[str] = None  # noqa: UP045
-    """`auto` spreads the weights over the devices; None leaves the model on the Trainer's device."""
+    device_map: str | None = None
+    """`auto` distributes the weights over the devices; None keeps the model on the Trainer's device."""
     weights: str = choice("pretrained", "random")
-    """`random` builds the architecture without its checkpoint, for timings and tests."""
-    layers: Optional[int] = at_least(1, None)  # noqa: UP045
-    """Keep only the first decoder layers; None keeps all."""
+    """`random` builds the architecture with random weights, for timings and tests."""
+    layers: int | None = at_least(1, None)
+    """Number of decoder layers to keep, from the first; None keeps all."""
     trust_remote_code: bool = False
     batch_size: int = at_least(1, 8)
     """Samples per batch."""
-    n_visual: Optional[int] = at_least(1, None)  # noqa: UP045
-    """Visual tokens of an image; None where it depends on the image."""
+    n_visual: int | None = at_least(1, None)
+    """Visual tokens per image; None if the number depends on the image."""
     budgets: list[Any] = field(default_factory=list)
-    """The budgets that an experiment takes on this model: counts, keep ratios, or percentages as text."""
+    """Default budgets of experiments on this model: counts, keep ratios, or percentages as text."""
     default_tasks: list[str] = field(default_factory=list)
-    """The tasks that an experiment takes on this model."""
-    default_limit: Optional[int] = at_least(1, None)  # noqa: UP045
-    """Samples per task; None takes all."""
+    """Default tasks of experiments on this model."""
+    default_limit: int | None = at_least(1, None)
+    """Default `limit` of experiments on this model; None means all units."""
 
 
 @dataclass
 class ArmConfig:
-    """One row of an experiment file's `arms`; it expands over the budgets and the seeds."""
+    """One entry of an experiment file's `arms`; it expands over budgets and seeds."""
 
     selector: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the selector; what is not given keeps the selector's default."""
-    label: Optional[str] = None  # noqa: UP045
-    """What tables call it; None names it after the selector and its options."""
-    budgets: Optional[list[Any]] = None  # noqa: UP045
-    """Budgets of this arm alone; None takes the experiment's."""
+    """Options of the selector; options that are not given keep their defaults."""
+    label: str | None = None
+    """Label in tables; None builds one from the selector and its options."""
+    budgets: list[Any] | None = None
+    """Budgets of this arm only; None means the experiment's."""
     seeds: int = at_least(1, 1)
-    """How often a stochastic selector is repeated, each time with its own draws."""
+    """Number of repetitions of a stochastic selector, each with its own random draws."""
 
 
 @dataclass
 class DataConfig:
-    """Where samples come from. Files: `configs/data/`."""
+    """The source of the samples. Files: `configs/data/`."""
 
-    root: Optional[str] = None  # noqa: UP045
-    """Folder with benchmark files; None takes the hub's cache (the embedded tasks need neither)."""
+    root: str | None = None
+    """Folder with benchmark files; None means the hub or its cache (embedded tasks need neither)."""
     workers: int = at_least(0, 0)
-    """DataLoader processes per rank; 0 loads in the process itself."""
+    """DataLoader workers per rank; 0 loads samples in the main process."""
 
 
 @dataclass
 class TrainerConfig:
-    """What Lightning's Trainer is told. Files: `configs/trainer/`."""
+    """Options of Lightning's Trainer. Files: `configs/trainer/`."""
 
-    accelerator: str = "auto"
+    accelerator: str = choice("auto", "cpu", "cuda", "gpu", "mps")
     devices: int = at_least(1, 1)
     """Processes per node."""
     num_nodes: int = at_least(1, 1)
-    strategy: str = "auto"
+    strategy: str = choice("auto", "ddp")
     progress_bar: bool = True
 
 
 @dataclass
 class CacheConfig:
-    """What is computed once and kept between runs."""
+    """The cache of vision features, which runs share."""
 
-    features: Optional[str] = None  # noqa: UP045
-    """Folder for the output of the vision tower, shared by runs and processes; None computes it every time."""
-    limit_gb: float = field(default=50.0, metadata={"minimum": 0.001})
-    """Gigabytes that the folder may grow to; what was not used longest goes first."""
+    features: str | None = None
+    """Folder for the output of the vision encoder, shared by runs and processes; None switches the cache off."""
+    limit_gb: float = field(default=50.0, metadata={"minimum": 0.001, "maximum": 1e6})
+    """Maximum size of the folder in gigabytes; the least recently used entries are evicted first."""
 
 
 @dataclass
 class LoggerConfig:
-    """Where results go besides the run folder. Files: `configs/logger/`."""
+    """Logging besides the run folder. Files: `configs/logger/`."""
 
     name: str = choice("wandb", "none")
     mode: str = choice("auto", "online", "offline")
-    """`auto` is online where a W&B key is found and offline elsewhere."""
+    """`auto` is online if a W&B key is found and offline otherwise."""
     project: str = "zoo_exp"
-    entity: Optional[str] = None  # noqa: UP045
+    entity: str | None = None
     tags: list[str] = field(default_factory=list)
 
 
 @dataclass
 class RunConfig:
-    """Everything that one run is made of: the shape of `configs/config.yaml` and of every experiment file."""
+    """The configuration of a run: the schema of `configs/config.yaml` and of every experiment file."""
 
     name: str = "custom"
-    """Name of the experiment, and of its folder under `out`."""
+    """Name of the experiment and of its folder under `out`: one path component."""
     question: str = ""
-    """What the experiment asks, in one sentence."""
+    """The question that the experiment answers, in one sentence."""
     model: ModelConfig = field(default_factory=ModelConfig)
     tasks: list[str] = field(default_factory=list)
     arms: list[ArmConfig] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=list)
-    """Budgets of every arm that names none of its own."""
+    """Budgets of every arm without budgets of its own."""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = at_least(0, 0)
-    limit: Optional[int] = at_least(1, None)  # noqa: UP045
-    """The first N samples of each task; None takes all."""
+    limit: int | None = at_least(1, None)
+    """First N units of each task (questions, MME pairs, MMBench groups); None means all."""
     out: str = "runs"
-    """Folder that run folders are made in."""
+    """Parent folder of the run folders."""
     sweep: dict[str, Any] = field(default_factory=dict)
-    """Axes that `-m` runs over when the command line names none: override key -> list of values."""
+    """Axes of `-m` unless the command line gives some: override key -> list of values."""
 
 
 def violations(config: Any, prefix: str = "") -> Iterator[str]:
-    """What the fields of `config` say that their choices and bounds forbid, as sentences."""
+    """Violations of the choices and bounds of the fields of `config`, one sentence each."""
+    if isinstance(config, RunConfig):
+        yield from _bad_places(config)
     for item in fields(config):
         value, key = getattr(config, item.name), f"{prefix}{item.name}"
         choices, minimum = item.metadata.get("choices"), item.metadata.get("minimum")
+        maximum = item.metadata.get("maximum", math.inf)
         if is_dataclass(value):
             yield from violations(value, f"{key}.")
         elif isinstance(value, list) and value and is_dataclass(value[0]):
@@ -152,5 +156,19 @@ def violations(config: Any, prefix: str = "") -> Iterator[str]:
                 yield from violations(entry, f"{key}[{number}].")
         elif choices and value not in choices:
             yield f"{key}={value}: allowed are {', '.join(choices)}"
-        elif minimum is not None and value is not None and value < minimum:
-            yield f"{key}={value}: it must be at least {minimum}"
+        elif minimum is not None and value is not None and not minimum <= value <= maximum:
+            bounds = f"at least {minimum}" if maximum == math.inf else f"between {minimum} and {maximum}"
+            yield f"{key}={value}: it must be {bounds}"
+
+
+def _bad_places(config: RunConfig) -> Iterator[str]:
+    """A `name` that is not one path component, or an empty `out`."""
+    name = config.name
+    printable = name.isprintable() and not set(name) & set("/\\")
+    if not printable or name.strip() in ("", ".", "..") or len(name.encode()) > MAX_NAME_BYTES:
+        yield (
+            f"name={name!r}: it must be a folder name, without slashes and control characters and of at most "
+            f"{MAX_NAME_BYTES} bytes; the parent folder is out=DIR"
+        )
+    if not config.out.strip() or "\0" in config.out:
+        yield f"out={config.out!r}: give a folder, such as out=runs"

@@ -1,22 +1,26 @@
-"""The points of a sweep: one list of overrides per run, every one of them composed before the first runs."""
+"""The points of a sweep: one list of overrides per run, all of them composed before the first one runs."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 
 from zoo_exp.config import folders, overrides
 from zoo_exp.config.compose import compose, run_config
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.errors import InvalidValueError, ZooExpError
 
+MAX_POINTS = 10_000
+
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: what to type for it, and what it is."""
+    """One run of a sweep: its overrides and its experiment."""
 
     overrides: tuple[str, ...]
     experiment: Experiment
@@ -25,11 +29,12 @@ class Point:
 def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: bool = False) -> list[Point]:
     """One point per combination of the swept values, the last axis fastest.
 
-    Axes are the comma values of the command line (`budget=64,32`) and the `sweep:` node of the experiment
-    file; a key on the command line takes the place of the same key there. Without `sweep` there is one point.
+    Axes are the comma-separated values of the command line (`budget=64,32`) and the `sweep:` node of the experiment
+    file; an axis on the command line replaces the one of the same key there. Without `sweep` there is one point.
 
     Raises:
-        InvalidValueError: comma values without `-m`, an empty axis, or a point that is not valid.
+        InvalidValueError: comma-separated values without `-m`, an empty axis, more than `MAX_POINTS` points, or an
+            invalid point.
         UnknownNameError, MissingFileError: see `compose`.
     """
     parsed = overrides.parse(texts, folders.search_path(config_dirs))
@@ -38,20 +43,38 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
         if swept:
             text = texts[parsed.index(swept[0])]
             key, _, value = text.partition("=")
-            table = f"'[{value}]'" if "<" in value else f"[{value}]"  # a shell reads from a file there
+            table = (
+                f"'[{value}]'" if "<" in value else f"[{value}]"
+            )  # unquoted, a shell would read from a file
             raise InvalidValueError(
-                f"{text} has several values: add -m for one run each, or write {key}={table} for one table"
+                f"{text} has several values: add -m for one run per value, or write {key}={table} for one table"
             )
         return [Point(tuple(texts), compose(texts, config_dirs))]
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    axes = {
-        override.get_key_element(): list(map(str, override.sweep_string_iterator())) for override in swept
-    }
+    axes = {override.get_key_element(): _swept(override) for override in swept}
     given = {override.get_key_element().lstrip("+") for override in parsed}
     for key, values in run_config(fixed, config_dirs).sweep.items():
         if key not in given:
             axes[key] = _texts(key, values)
+    if math.prod(map(len, axes.values())) > MAX_POINTS:
+        raise InvalidValueError(f"the sweep has more than {MAX_POINTS} points: give fewer values")
     return [_point([*fixed, *combination], config_dirs) for combination in _combinations(axes)]
+
+
+def _swept(override: Override) -> list[str]:
+    """The values of a swept override, in Hydra's grammar; one more than allowed where there are too many.
+
+    Raises:
+        InvalidValueError: a sweep without a list of values, such as `glob(*)`, or an endless one.
+    """
+    try:
+        values = override.sweep_string_iterator()
+        return [str(value) for value in itertools.islice(values, MAX_POINTS + 1)]
+    except (HydraException, ValueError, TypeError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidValueError(
+            f"override '{override.input_line}': {reason}; give values such as 64,32"
+        ) from None
 
 
 def _combinations(axes: dict[str, list[str]]) -> list[tuple[str, ...]]:
@@ -68,7 +91,7 @@ def _point(texts: Sequence[str], config_dirs: Sequence[str | Path]) -> Point:
 
 
 def _texts(key: str, values: Any) -> list[str]:
-    """The values of an axis in a `sweep:` node, as they are typed."""
+    """The values of an axis in a `sweep:` node, in Hydra's grammar."""
     if isinstance(values, str):
         values = [value.strip() for value in values.split(",")]
     if not isinstance(values, list) or not values:
