@@ -1,8 +1,8 @@
 """The command line: dispatch to a command and turn its errors into a message and an exit code.
 
-Exit codes: 0 done; 2 invalid input (one message, no traceback); 75 stopped by SIGUSR1 or SIGTERM (the same command
-resumes); 130 interrupted by Ctrl-C. Anything else is a bug and shows its traceback. Commands import slow modules
-themselves, so that `--help` is fast.
+Exit codes: 0 done; 1 a bug (one line; `--debug` shows the traceback); 2 invalid input (one message); 75 stopped by
+SIGUSR1 or SIGTERM (the same command resumes); 130 interrupted by Ctrl-C. Commands import slow modules themselves, so
+that `--help` is fast.
 """
 
 import argparse
@@ -13,17 +13,19 @@ from collections.abc import Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
-from zoo_exp.errors import UnknownNameError, ZooExpError
+from zoo_exp.errors import UnknownNameError, ZooExpError, message_of, summary_of
 
-DESCRIPTION = "Evaluate visual-token pruning for vision-language models: accuracy, token counts, FLOPs and latency."
+DESCRIPTION = (
+    "Evaluate visual-token pruning for vision-language models: accuracy, token counts, FLOPs and latency."
+)
 EXAMPLES = """Examples:
   python -m zoo_exp run +exp=ablation_fusion              a first table: minutes, CPU, no download
   python -m zoo_exp run selector=[full,zoo] budget=16     any selectors at any budget
   python -m zoo_exp list exps                             list the experiments
   python -m zoo_exp COMMAND --help                        help for one command
 
-Exit codes: 0 done; 2 invalid input, explained in one message; 75 stopped by SIGUSR1 or SIGTERM; 130 interrupted by
-Ctrl-C. After 75 and 130 the same command resumes the run.
+Exit codes: 0 done; 1 a bug; 2 invalid input, explained in one message; 75 stopped by SIGUSR1 or SIGTERM; 130
+interrupted by Ctrl-C. After 75 and 130 the same command resumes the run.
 """
 COMMANDS = {
     "run": run,
@@ -47,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"], debug)
     except ZooExpError as error:
-        return _fail(str(error), debug)
+        return _fail(message_of(error), debug)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.filename is None and error.errno is None:
-            raise
+            return _bug(error, debug)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{place}{error.strerror or error}", debug)
     except KeyboardInterrupt:
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's Trainer turns Ctrl-C into exit(1)
             return _interrupted()
         raise
+    except Exception as error:
+        return _bug(error, debug)
 
 
 def entry() -> None:
@@ -115,6 +119,14 @@ def _fail(message: str, debug: bool) -> int:
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def _bug(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    hint = "" if debug else " Rerun with --debug for the traceback"
+    print(f"error: unexpected {summary_of(error)}. This is a bug in zoo_exp.{hint}", file=sys.stderr)
+    return 1
 
 
 def _interrupted() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.attempt import Attempt
@@ -37,7 +38,7 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
         watch = _watch(experiment, console, tasks)
         trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, watch)
         main = trainer.is_global_zero
-        console = console or Console(quiet=not main)
+        console = console or plain_console(quiet=not main)
         attempt = Attempt(experiment, trainer, console, tasks)
         if not main:
             return attempt.follow()
@@ -134,7 +135,7 @@ def _watch(experiment: Experiment, console: Console | None, tasks: Collection[st
         return []
     from zoo_exp.tracking.cell_logger import CellLogger
 
-    return [CellLogger(experiment, _plain(console or Console()), tasks)]
+    return [CellLogger(experiment, _plain(console or plain_console()), tasks)]
 
 
 def _plain(console: Console) -> Callable[[str], None]:

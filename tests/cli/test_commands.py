@@ -13,7 +13,7 @@ import yaml
 
 from zoo_exp.cli import main
 from zoo_exp.config import compose
-from zoo_exp.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError, MissingFileError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -218,10 +218,28 @@ def test_a_failed_write_names_the_file(runner, capsys):
     assert capsys.readouterr().err == "error: /some/records.jsonl: Permission denied\n"
 
 
-def test_a_bug_keeps_its_traceback(runner):
+def test_a_bug_is_one_line_and_exit_code_1(runner, capsys):
+    runner.answer = TypeError("a bug\nwith a second line")
+    assert main(["run", "selector=full"]) == 1
+    assert capsys.readouterr().err == (
+        "error: unexpected TypeError: a bug. This is a bug in zoo_exp. Rerun with --debug for the traceback\n"
+    )
+
+
+def test_debug_shows_the_traceback_of_a_bug(runner, capsys):
     runner.answer = TypeError("a bug")
-    with pytest.raises(TypeError, match="a bug"):
-        main(["run", "selector=full"])
+    assert main(["run", "selector=full", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_of_a_dataloader_worker_is_one_line(runner, capsys):
+    traceback = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n'
+    runner.answer = MissingFileError(
+        f"Caught MissingFileError in DataLoader worker process 0.\nOriginal {traceback}"
+        "zoo_exp.errors.MissingFileError: pope, sample 3: the image cannot be decoded\n"
+    )
+    assert main(["run", "selector=full"]) == 2
+    assert capsys.readouterr().err == "error: pope, sample 3: the image cannot be decoded\n"
 
 
 def test_a_file_in_the_place_of_the_output_folder(runner, tmp_path, capsys):

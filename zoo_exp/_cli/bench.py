@@ -54,7 +54,9 @@ DEFAULT_ARMS = "selector=[full,divprune,zoo_closed_form,zoo]"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `bench`."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of `run`, and benchmark settings")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="overrides of `run`, and benchmark settings"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=bench)
@@ -62,9 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def bench(args: argparse.Namespace) -> int:
     """Measure, print the table, and write table and figures to the run folder."""
-    from rich.console import Console
-
     from zoo_exp.config.compose import compose
+    from zoo_exp.console import plain_console
 
     settings, overrides = take_settings(args.overrides)
     chosen = [text.lstrip("+").partition("=")[0] for text in overrides]
@@ -76,7 +77,7 @@ def bench(args: argparse.Namespace) -> int:
     check_writable(experiment.out)
     check_sources(experiment)
     device = device_for(experiment.trainer.accelerator)
-    console = Console()
+    console = plain_console()
     if "exp" in chosen:
         from zoo_exp import pipeline
 

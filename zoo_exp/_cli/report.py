@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Build it and say where it lies."""
-    from rich.console import Console
-
+    from zoo_exp.console import plain_console
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes
     from zoo_exp.report.runs import find_runs, passed_over
@@ -45,7 +44,7 @@ def report(args: argparse.Namespace) -> int:
     for line in passed_over(folders, args.runs):
         print(line)
     processes = spare_processes(len(folders))
-    page = build(folders, args.out, args.mixed, processes=processes, console=Console(stderr=True))
+    page = build(folders, args.out, args.mixed, processes=processes, console=plain_console(stderr=True))
     print(f"report: {page}")
     if args.wandb:
         from zoo_exp.tracking.wandb_report import make_report

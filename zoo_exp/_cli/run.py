@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `run`."""
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides of the defaults"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the defaults")
     parser.add_argument(
         "-m",
         "--multirun",
@@ -54,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run a sweep: one process for each combination of comma-separated values",
     )
     parser.add_argument(
-        "--cfg", choices=("job", "sweep"), help="print the configuration, or the points of the sweep, and exit"
+        "--cfg",
+        choices=("job", "sweep"),
+        help="print the configuration, or the points of the sweep, and exit",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)

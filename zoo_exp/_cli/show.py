@@ -29,7 +29,9 @@ def show(args: argparse.Namespace) -> int:
     from zoo_exp.config.compose import compose
 
     if not args.overrides:
-        raise InvalidValueError("show needs an experiment: exp=NAME (python -m zoo_exp list exps) or any overrides of `run`")
+        raise InvalidValueError(
+            "show needs an experiment: exp=NAME (python -m zoo_exp list exps) or overrides of `run`"
+        )
     experiment = compose(args.overrides, args.config_dir)
     print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
     print(experiment.to_yaml(), end="")

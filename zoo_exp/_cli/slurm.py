@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the command and the batch script and exit"
     )
     what.add_argument(
-        "--wait", action="store_true", help="wait until the jobs have ended; exit code 0 if all cells are complete"
+        "--wait",
+        action="store_true",
+        help="wait until the jobs have ended; exit code 0 if all cells are complete",
     )
     parser.add_argument("--cell", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
@@ -95,9 +97,8 @@ def slurm(args: argparse.Namespace) -> int:
     complete = all(row.state == cells.DONE for row in found)
     if complete and not (experiment.run_dir / "results.json").is_file():
         # The job that completed the last cell makes the tables; this one was cut short before it did.
-        from rich.console import Console
-
         from zoo_exp import pipeline
+        from zoo_exp.console import plain_console
 
-        pipeline.finish(experiment, Console())
+        pipeline.finish(experiment, plain_console())
     return 0 if complete or not args.wait else 1

@@ -27,9 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tokens(args: argparse.Namespace) -> int:
     """Compose the experiment, score the tokens of its images and select."""
-    from rich.console import Console
-
     from zoo_exp.config.compose import compose
+    from zoo_exp.console import plain_console
 
     if args.samples < 1:
         raise InvalidValueError(f"--samples {args.samples}: it must be at least 1")
@@ -38,5 +37,5 @@ def tokens(args: argparse.Namespace) -> int:
     check_sources(experiment)
     from zoo_exp.evaluation.token_analysis import inspect
 
-    inspect(experiment, Console(), args.samples)
+    inspect(experiment, plain_console(), args.samples)
     return 0

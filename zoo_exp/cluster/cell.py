@@ -10,6 +10,7 @@ from rich.console import Console
 from zoo_exp.cluster.submission import read_plan
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.console import plain_console
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import sources, stop
 from zoo_exp.runs import manifest
@@ -45,7 +46,7 @@ def run_cell(plan_path: Path, index: int, run: Run) -> int:
     )
     main = os.environ.get("SLURM_PROCID", "0") == "0"
     sources.check(experiment, print if main else lambda _: None)
-    code = run(experiment, Console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
+    code = run(experiment, plain_console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
     if code == stop.EXIT_CODE and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         # The other ranks may be gone: no farewell that waits for them.
         sys.stdout.flush()
