@@ -206,3 +206,19 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on():
         if path != Path(__file__) and private.search(path.read_text(encoding="utf-8", errors="ignore"))
     ]
     assert hits == []
+
+
+def test_the_architecture_page_names_every_room_on_its_floor():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    written = {
+        room: int(number)
+        for number, cell in re.findall(r"^\| (\d) \| (.+?) \|", page, re.MULTILINE)
+        for room in re.findall(r"`([\w/.]+)`", cell)
+    }
+    front_door = {"zoo_exp", "zoo_exp.__main__"}
+    rooms = {}
+    for name, number in FLOORS.items():
+        short = name.removeprefix("zoo_exp.")
+        if name not in front_door:
+            rooms[f"{short}.py" if (PACKAGE / f"{short}.py").is_file() else f"{short}/"] = number
+    assert rooms.items() <= written.items()
