@@ -157,6 +157,8 @@ def test_the_gold_answer_of_embedded_rows_is_worth_everything(name):
         assert task.images(doc)[0].mode == "RGB"
     assert json.loads(json.dumps(answers)) == answers
     best, worst = task.aggregate(answers)[task.main_metric], task.aggregate(wrong)[task.main_metric]
-    assert best == {"0-1": 1, "0-100": 100}.get(task.scale, best)
+    assert 0 < best <= task.scale.maximum
+    if task.scale.unit != "points":  # 12 MME images do not cover every category
+        assert best == task.scale.maximum
     assert worst < best / 2
     assert all(row["score"] == 1 for row in answers)

@@ -53,7 +53,7 @@ def score(args: argparse.Namespace) -> int:
         path = write_submission(task, scored.rows, args.submission, task.name)
         if not args.json:
             print(f"to hand in: {path}")
-    print(scored.to_json() if args.json else "\n".join(report(scored, task.scale)))
+    print(scored.to_json() if args.json else "\n".join(report(scored, str(task.scale))))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.tasks import get as get_task
 
 MODELS = {
     "llava15_7b": "LLaVA-1.5-7B",
@@ -116,7 +117,6 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
     if name is None or published.empty:
         return pd.DataFrame(lines, columns=list(COLUMNS))
     theirs = published[published["model"] == name]
-    largest = frame.groupby("task")["value"].max()
     for row in frame[frame["task"] != AVERAGE].to_dict("records"):
         method = _method(row)
         benchmark = BENCHMARKS.get(str(row["task"]))
@@ -132,7 +132,7 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
             # The table's counts refer to an image; a keep ratio or a count per tile is another budget.
             mine = mine[(mine["budget"] == str(row["budget"])) & (mine["budget_definition"] == COUNT)]
         for other in mine.drop_duplicates("value").to_dict("records"):
-            scale = 1.0 if other["unit"] == "points" or largest[row["task"]] > 1 else 100.0
+            scale = get_task(str(row["task"])).scale.factor
             ours, low, high = (scale * float(row[key]) for key in ("value", "low", "high"))
             value = float(other["value"])
             lines.append(

@@ -109,7 +109,7 @@ def operations(results: Results) -> tuple[str, dict[str, str]] | None:
 
 def display_scale(results: Results, task: str) -> float:
     """100 for metrics that run from 0 to 1, which tables show in percent; 1 for points (MME) and percents."""
-    return results.scales.get(task, 100.0)
+    return results.scales[task]
 
 
 def kept_count(line: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from zoo_exp.statistics.difficulty import split
 from zoo_exp.statistics.estimates import TaskEstimate, estimate, retained_values
 from zoo_exp.statistics.frame import AVERAGE, build_frame
 from zoo_exp.statistics.rows import ArmRow, group
+from zoo_exp.tasks import get as get_task
+from zoo_exp.tasks.base import FRACTION, Scale
 
 REFERENCE = "full"
 SUBMISSION = "submission"  # main metric of tasks whose right answers are not public
@@ -38,6 +40,7 @@ class Results:
         provenance: versions and machine.
         contribution: full against blind by task (see `contribution.contributions`).
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
+        units: task -> unit and range of its metric, where the task is not one of the registry.
         published: rows with a published counterpart, which stand in tables of their own (see `published.join`).
     """
 
@@ -52,6 +55,7 @@ class Results:
     contribution: pd.DataFrame = field(default_factory=pd.DataFrame)
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
+    units: Mapping[str, Scale] = field(default_factory=dict)
 
     @cached_property
     def lines(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -63,10 +67,9 @@ class Results:
 
     @cached_property
     def scales(self) -> dict[str, float]:
-        """Task -> 100 for metrics that run from 0 to 1, which tables show in percent; 1 for points and percents."""
-        largest = self.frame.groupby("task")["value"].max()
-        scales = {str(task): 1.0 if value > 1 else 100.0 for task, value in largest.items()}
-        return scales | {AVERAGE: 100.0}
+        """Task -> what its metric is multiplied by for display: 100 for fractions, 1 for percents and points."""
+        declared = {task: self.units.get(task) or get_task(task).scale for task in self.tasks}
+        return {task: scale.factor for task, scale in declared.items()} | {AVERAGE: FRACTION.factor}
 
 
 def compute(

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from math import fsum, inf
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from zoo_exp.errors import InvalidValueError, ZooExpError
 from zoo_exp.tasks.images import decode_image
@@ -55,6 +55,34 @@ class GenerationSettings:
     until: tuple[str, ...] = ("\n\n",)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Unit and range of a task's metrics; every number of that task is displayed by it.
+
+    Attributes:
+        unit: `fraction` (0 to 1, displayed in percent), `percent`, `points`, or `answers` (a count, no score).
+        maximum: the best possible value, infinite for a count.
+    """
+
+    unit: Literal["fraction", "percent", "points", "answers"]
+    maximum: float
+
+    @property
+    def factor(self) -> float:
+        """What a value is multiplied by for display: fractions are shown in percent."""
+        return 100.0 if self.unit == "fraction" else 1.0
+
+    def __str__(self) -> str:
+        """The range in words: `0-1`, `0-100`, `points of 2800`, `answers`."""
+        words = {"points": f"points of {self.maximum:g}", "answers": "answers"}
+        return words.get(self.unit, f"0-{self.maximum:g}")
+
+
+FRACTION = Scale("fraction", 1.0)
+PERCENT = Scale("percent", 100.0)
+ANSWERS = Scale("answers", inf)
+
+
 class Tally(NamedTuple):
     """What one independent unit (an image, a question with its rotations) adds to named sums."""
 
@@ -82,7 +110,8 @@ class Task(ABC):
     """Those of them that `score` reads."""
     generation: ClassVar[GenerationSettings]
     main_metric: ClassVar[str] = "exact_match"
-    scale: ClassVar[str] = "0-1"
+    scale: ClassVar[Scale] = FRACTION
+    """Unit and range of `main_metric` and of the other metrics of the task."""
     submission_only: ClassVar[bool] = False
     """True where the answers are hidden: `score` then gives the answer to hand in, and a score of None."""
     row_filter: ClassVar[tuple[str, str] | None] = None

@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
+    ANSWERS,
     LETTER_ANSWER,
+    PERCENT,
     DataSource,
     Doc,
     GenerationSettings,
     Parts,
+    Scale,
     Tally,
     Task,
     mean,
@@ -30,7 +33,7 @@ class MMBench(Task):
     scored_columns: ClassVar[tuple[str, ...]] = ("index", "answer", "A", "B")
     generation: ClassVar[GenerationSettings] = GenerationSettings(1024, ("ASSISTANT:",))
     main_metric: ClassVar[str] = "gpt_eval_score"
-    scale: ClassVar[str] = "0-100"
+    scale: ClassVar[Scale] = PERCENT
     unit_column: ClassVar[str | None] = "index"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
@@ -120,7 +123,7 @@ class MMBenchTest(MMBench):
     columns: ClassVar[tuple[str, ...]] = ("index", "question", "hint", *"ABCD", "category", "image")
     scored_columns: ClassVar[tuple[str, ...]] = ("index", "question", "A", "B")
     main_metric: ClassVar[str] = "submission"
-    scale: ClassVar[str] = "answers"
+    scale: ClassVar[Scale] = ANSWERS
     submission_only: ClassVar[bool] = True
 
     def reference(self, doc: Doc) -> str:

@@ -12,6 +12,7 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
+    Scale,
     Tally,
     Task,
     mean,
@@ -40,7 +41,7 @@ class MME(Task):
     scored_columns: ClassVar[tuple[str, ...]] = ("question_id", "answer", "category")
     generation: ClassVar[GenerationSettings] = GenerationSettings(16)
     main_metric: ClassVar[str] = "mme_total_score"
-    scale: ClassVar[str] = "points of 2800"
+    scale: ClassVar[Scale] = Scale("points", 2800.0)
     unit_column: ClassVar[str | None] = "question_id"
 
     def prompt(self, doc: Doc, model_family: str) -> str:

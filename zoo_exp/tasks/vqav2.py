@@ -5,7 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Tally, Task
+from zoo_exp.tasks.base import (
+    ANSWERS,
+    SHORT_ANSWER,
+    DataSource,
+    Doc,
+    GenerationSettings,
+    Parts,
+    Scale,
+    Tally,
+    Task,
+)
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
@@ -48,7 +58,7 @@ class VQAv2TestDev(VQAv2):
     columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "image")
     scored_columns: ClassVar[tuple[str, ...]] = ("question_id",)
     main_metric: ClassVar[str] = "submission"
-    scale: ClassVar[str] = "answers"
+    scale: ClassVar[Scale] = ANSWERS
     submission_only: ClassVar[bool] = True
 
     def reference(self, doc: Doc) -> str:
