@@ -1,4 +1,4 @@
-"""Mask galleries: which pixels stay bright, where outlines run, what the rule chooses."""
+"""Mask galleries: which pixels stay bright, where outlines run, which questions are chosen."""
 
 import json
 from dataclasses import replace
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.report.mask_items import choose, read_masks
-from zoo_exp.report.masks import MaskArm, MaskItem, gallery, kept_mask, outline, overlay
+from zoo_exp.report.gallery import darkened, draw_gallery, font, outline, overlay, resized, shorten, wrap
+from zoo_exp.report.masks import MaskArm, MaskItem, choose, kept_mask, read_masks
 
+NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 GREY = Image.new("RGB", (96, 96), (200, 200, 200))
 
 
@@ -27,51 +28,53 @@ def test_tokens_are_numbered_row_by_row():
 
 
 @pytest.mark.parametrize("indices", [[144], [-1], [3, 200]])
-def test_tokens_outside_the_raster_are_refused(indices):
-    with pytest.raises(InvalidValueError, match="lies outside the 12 x 12 raster: allowed are 0 to 143"):
+def test_tokens_outside_the_grid_are_refused(indices):
+    with pytest.raises(InvalidValueError, match="lies outside the 12 x 12 grid: allowed are 0 to 143"):
         kept_mask(indices, (12, 12))
 
 
 @pytest.mark.parametrize("size", [(96, 96), (50, 130), (640, 20)])
 def test_kept_tokens_keep_their_colour_and_others_darken(size):
     mask = kept_mask([0, 7], (2, 4))
-    picture = overlay(Image.new("RGB", size, (200, 100, 50)), mask)
-    rows, columns = picture.shape[:2]
+    plain = resized(Image.new("RGB", size, (200, 100, 50)), size)
+    shown = overlay(plain, darkened(plain), mask)
+    rows, columns = shown.shape[:2]
+    assert (columns, rows) == size
     centres = [(rows * (2 * r + 1) // 4, columns * (2 * c + 1) // 8) for r in range(2) for c in range(4)]
-    bright = [picture[y, x].max() > 0.7 for y, x in centres]
+    bright = [shown[y, x].max() > 180 for y, x in centres]
     assert bright == mask.ravel().tolist()
-    np.testing.assert_allclose(picture[centres[0]], np.array([200, 100, 50]) / 255, atol=0.01)
+    np.testing.assert_array_equal(shown[centres[0]], (200, 100, 50))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
 def test_outlines_run_exactly_between_kept_and_dropped(rows, columns, data):
-    kept = data.draw(st.sets(st.integers(0, rows * columns - 1)))
-    mask = kept_mask(sorted(kept), (rows, columns))
-    slow = set()
-    for row in range(-1, rows + 1):
-        for column in range(-1, columns + 1):
-            inside = 0 <= row < rows and 0 <= column < columns and bool(mask[row, column])
-            right = 0 <= row < rows and 0 <= column + 1 < columns and bool(mask[row, column + 1])
-            below = 0 <= row + 1 < rows and 0 <= column < columns and bool(mask[row + 1, column])
-            if inside != right:
-                slow.add(((column + 1, row), (column + 1, row + 1)))
-            if inside != below:
-                slow.add(((column, row + 1), (column + 1, row + 1)))
-    fast = {tuple(tuple(int(v) for v in point) for point in segment) for segment in outline(mask)}
-    assert fast == slow
+    chosen = data.draw(st.sets(st.integers(0, rows * columns - 1)))
+    mask = kept_mask(sorted(chosen), (rows, columns))
+
+    def kept(row, column):
+        return 0 <= row < rows and 0 <= column < columns and bool(mask[row, column])
+
+    slow = [
+        [
+            any(kept(row + down, column + across) != kept(row, column) for down, across in NEIGHBOURS)
+            for column in range(columns)
+        ]
+        for row in range(rows)
+    ]
+    assert outline(mask).tolist() == slow
 
 
 def test_gallery_draws_every_cell(tmp_path):
     path = tmp_path / "masks.png"
-    gallery([item(), item(sample="2", scores=(1.0,))], path, "how it was chosen")
+    draw_gallery([item(), item(sample="2", scores=(1.0,))], path, "how it was chosen")
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"), float)
     assert pixels.shape[1] > pixels.shape[0] * 0.5
     dark = (pixels.max(axis=2) < 80).mean()
     assert 0.2 < dark < 0.8
     again = tmp_path / "again.png"
-    gallery([item(), item(sample="2", scores=(1.0,))], again, "how it was chosen")
+    draw_gallery([item(), item(sample="2", scores=(1.0,))], again, "how it was chosen")
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -86,17 +89,27 @@ def test_any_text_can_be_drawn(tmp_path, text, recwarn):
         task=text,
         arms=tuple(replace(a, arm=text, response=text) for a in hostile.arms),
     )
-    gallery([hostile], tmp_path / "masks.png", text)
+    draw_gallery([hostile], tmp_path / "masks.png", text)
     assert (tmp_path / "masks.png").stat().st_size > 1000
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("text", ["short", "a long " * 40, "W" * 300, ""])
+def test_text_is_cut_to_its_width(text):
+    face = font(14)
+    assert face.getlength(shorten(text, face, 120)) <= 120
+    lines = wrap(text, face, 120, most=2)
+    assert len(lines) <= 2
+    assert all(face.getlength(line) <= 120 for line in lines)
+    assert (shorten(text, face, 120) == text) == (face.getlength(text) <= 120)
+
+
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(InvalidValueError, match="at least one question"):
-        gallery([], tmp_path / "masks.png")
+        draw_gallery([], tmp_path / "masks.png")
 
 
-def test_the_rule_prefers_disagreement():
+def test_questions_on_which_arms_disagree_come_first():
     items = [
         item("gqa", "1", (1.0, 1.0)),
         item("gqa", "2", (0.0, 1.0)),
@@ -123,7 +136,7 @@ def test_a_run_without_masks_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname"])
-def test_pictures_outside_the_run_folder_are_not_opened(make_run, name):
+def test_images_outside_the_run_folder_are_not_opened(make_run, name):
     run = make_run()
     GREY.save(run.parent / "secret.png")
     row = json.loads((run / "masks.jsonl").read_text().splitlines()[0])
@@ -132,13 +145,13 @@ def test_pictures_outside_the_run_folder_are_not_opened(make_run, name):
         read_masks(run)
 
 
-def test_damage_is_named(make_run):
+def test_a_damaged_row_or_image_is_reported(make_run):
     run = make_run()
     row = json.loads((run / "masks.jsonl").read_text().splitlines()[0])
     (run / "masks.jsonl").write_text(json.dumps({**row, "grid": [12]}) + "\n")
-    with pytest.raises(MissingFileError, match="line 1 is no mask row"):
+    with pytest.raises(MissingFileError, match="line 1 is not a mask row"):
         read_masks(run)
     (run / "masks.jsonl").write_text(json.dumps(row) + "\n")
     (run / row["image"]).write_bytes(b"no picture")
-    with pytest.raises(MissingFileError, match="cannot read picture"):
+    with pytest.raises(MissingFileError, match="cannot read image"):
         read_masks(run)

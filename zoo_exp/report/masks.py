@@ -1,32 +1,40 @@
-"""The gallery of kept visual tokens: one row per question, one column per arm."""
+"""Kept visual tokens of single questions: read from a run, and chosen for a gallery by a stated rule."""
 
-import textwrap
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo_exp.errors import InvalidValueError
-from zoo_exp.report.files import atomic_path
+from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.runs import journal
+from zoo_exp.runs.records import read_jsonl
+from zoo_exp.statistics.rows import ArmRow
 
-# Okabe and Ito's palette: told apart with any colour vision; the sign says the same without colour.
-RIGHT, WRONG, OUTLINE = "#00795a", "#c8480a", "#ffd75e"
-CELL, GAP, HEAD, TITLE, FOOT, MARGIN = 1.5, 0.1, 0.42, 0.42, 0.26, 0.15  # inches
-PIXELS = 360  # longest side of a picture before drawing
+MASKS_FILE = "masks.jsonl"
+CORRECT = 0.5
+"""Responses with at least this score count as correct."""
+RULE = (
+    "Examples: per task, the first question on which the arms shown disagree, otherwise the first question. "
+    "For layer selectors, the tokens that reach the last decoder layer are shown."
+)
+SUCCESS = (
+    "Per task, the first question that {arm} answers correctly and more than half of the other selectors at this "
+    "budget answer incorrectly; among several, the one that the fewest of them answer correctly. Arms with several "
+    "seeds count by their first seed, other ZOO arms do not count."
+)
+FAILURE = (
+    "Per task, the first question that `full` answers correctly and {arm} incorrectly; among several, the one that "
+    "the most other selectors at this budget answer correctly."
+)
 
 
 @dataclass(frozen=True)
 class MaskArm:
-    """What one arm kept of an image and answered."""
+    """What one arm kept of an image, and its response."""
 
     arm: str
     indices: tuple[int, ...]
@@ -40,11 +48,11 @@ class MaskItem:
 
     Attributes:
         task: name of the task.
-        sample_id: the question's id.
+        sample_id: id of the question.
         question: as asked.
-        reference: the right answer.
-        grid: rows and columns of the token raster.
-        image: the picture as the model saw it.
+        reference: the reference answer.
+        grid: rows and columns of the token grid.
+        image: the image as the model saw it.
         arms: in the order of the columns.
     """
 
@@ -58,135 +66,151 @@ class MaskItem:
 
 
 def kept_mask(indices: Sequence[int], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """True where a token stays [rows, columns]; tokens are numbered row by row.
+    """True where a token is kept [rows, columns]; tokens are numbered row by row.
 
     Raises:
-        InvalidValueError: an index outside the raster, or an empty raster.
+        InvalidValueError: an index outside the grid, or an empty grid.
     """
     rows, columns = grid
     if rows < 1 or columns < 1:
-        raise InvalidValueError(f"a token raster has at least one row and column, got {rows} x {columns}")
+        raise InvalidValueError(f"a token grid has at least one row and column, got {rows} x {columns}")
     mask = np.zeros(rows * columns, bool)
     outside = [index for index in indices if not 0 <= index < mask.size]
     if outside:
         raise InvalidValueError(
-            f"kept token {outside[0]} lies outside the {rows} x {columns} raster: "
+            f"kept token {outside[0]} lies outside the {rows} x {columns} grid: "
             f"allowed are 0 to {mask.size - 1}"
         )
     mask[list(indices)] = True
     return mask.reshape(rows, columns)
 
 
-def overlay(image: Image.Image, mask: NDArray[np.bool_], pixels: int = PIXELS) -> NDArray[np.float64]:
-    """The picture with dropped tokens darkened and greyed [height, width, 3], values 0 to 1."""
-    scale = pixels / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    sharp = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS
-    picture = np.asarray(image.convert("RGB").resize(size, sharp), float) / 255
-    rows = np.arange(size[1]) * mask.shape[0] // size[1]
-    columns = np.arange(size[0]) * mask.shape[1] // size[0]
-    kept = mask[rows][:, columns][:, :, None]
-    dark = 0.55 * picture + 0.45 * picture.mean(axis=2, keepdims=True)
-    return np.where(kept, picture, 0.28 * dark)
+def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[MaskItem]:
+    """Every question of the run that has masks, with its image; empty where the run recorded none.
 
-
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Line segments between kept and dropped tokens, in raster units [S, 2, 2] as ((x, y), (x, y))."""
-    framed = np.pad(mask, 1)
-    segments = []
-    for row, column in np.argwhere(framed[:, 1:] != framed[:, :-1]):
-        segments.append(((column, row - 1), (column, row)))
-    for row, column in np.argwhere(framed[1:] != framed[:-1]):
-        segments.append(((column - 1, row), (column, row)))
-    return np.asarray(segments, float).reshape(-1, 2, 2)
-
-
-def gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> None:
-    """Draw the gallery as a PNG.
+    A run in progress, or one that was interrupted, has rows in its journals: their arms join those of the merged
+    file.
 
     Args:
-        items: rows from top to bottom; their first one's arms name the columns, others may lack some.
-        path: the file, replaced as a whole.
-        caption: a line under the pictures.
+        run_dir: the run folder.
+        tasks: only these tasks; all, if None.
 
     Raises:
-        InvalidValueError: nothing to draw.
+        MissingFileError: a damaged line, or an image that is missing, unreadable or outside the run folder.
     """
-    if not items or not items[0].arms:
-        raise InvalidValueError("a mask gallery needs at least one question with one arm")
-    columns = [arm.arm for arm in items[0].arms]
-    heights = [CELL * min(1.6, max(0.4, item.image.height / item.image.width)) for item in items]
-    width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
-    foot = 0.3 if caption else 0.0
-    height = HEAD + sum(TITLE + h + FOOT for h in heights) + foot + MARGIN
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)  # without pyplot, a figure needs its canvas by hand
+    merged = Path(run_dir) / MASKS_FILE
+    paths = [*([merged] if merged.exists() else []), *journal.journals(Path(run_dir), "masks")]
+    items: dict[tuple[str, str], MaskItem] = {}
+    for path, number, row in ((file, *line) for file in paths for line in read_jsonl(file)):
+        if tasks is not None and row.get("task") not in tasks:
+            continue
+        try:
+            item = MaskItem(
+                task=str(row["task"]),
+                sample_id=str(row["sample_id"]),
+                question=str(row.get("question") or ""),
+                reference=_answer(row.get("reference")),
+                grid=(int(row["grid"][0]), int(row["grid"][1])),
+                image=_image(Path(run_dir), str(row["image"])),
+                arms=tuple(
+                    MaskArm(
+                        str(arm["arm"]),
+                        tuple(int(i) for i in arm["indices"]),
+                        str(arm.get("response") or ""),
+                        float(arm.get("score") or 0.0),
+                    )
+                    for arm in row["arms"]
+                ),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise MissingFileError(f"{path}, line {number} is not a mask row: {error!r}") from error
+        key = item.task, item.sample_id
+        known = {arm.arm for arm in items[key].arms} if key in items else set()
+        if key not in items:
+            items[key] = item
+        elif more := tuple(arm for arm in item.arms if arm.arm not in known):
+            items[key] = replace(items[key], arms=items[key].arms + more)
+    return list(items.values())
 
-    def write(x: float, y: float, text: str, size: float, **style: Any) -> None:
-        # Questions are data: a dollar sign in one must not start a formula.
-        figure.text(x / width, 1 - y / height, text, fontsize=size, parse_math=False, **style)
 
-    for number, arm in enumerate(columns):
-        centre = MARGIN + number * (CELL + GAP) + CELL / 2
-        head = "\n".join(textwrap.wrap(_plain(arm), 20)[:2])
-        write(centre, HEAD - 0.02, head, 8.5, ha="center", va="bottom", weight="bold")
-    top = HEAD
-    for item, row_height in zip(items, heights, strict=True):
-        room = max(30, int(width * 13))
-        line = f"{_plain(item.question)}  →  {_plain(item.reference)}"
-        write(MARGIN, top + 0.22, _short(item.task, 30), 6.5, va="bottom", color="#666666")
-        write(MARGIN, top + TITLE - 0.05, _short(line, room), 8.5, va="bottom", color="#111111")
-        by_arm = {arm.arm: arm for arm in item.arms}
-        for number, name in enumerate(columns):
-            if name not in by_arm:
+def choose(
+    items: Sequence[MaskItem], arms: Collection[str], tasks: Sequence[str], rows: int = 9, each: int = 1
+) -> list[MaskItem]:
+    """`each` questions per task by `RULE`, at most `rows`, each with the arms named in `arms` (in that order)."""
+    chosen = []
+    for task in tasks:
+        mine = []
+        for item in items:
+            by_name = {arm.arm: arm for arm in reversed(item.arms)}
+            shown = tuple(by_name[name] for name in arms if name in by_name)
+            if item.task == task and shown:
+                mine.append(replace(item, arms=shown))
+        apart = [item for item in mine if len({arm.score >= CORRECT for arm in item.arms}) > 1]
+        # Questions on which arms disagree first, and of these one with all arms: it names the columns.
+        rest = [item for item in mine if item not in apart]
+        ordered = [i for part in (apart, rest) for i in sorted(part, key=lambda item: -len(item.arms))]
+        chosen += ordered[:each]
+    return chosen[:rows]
+
+
+def focus_arm(rows: Sequence[ArmRow]) -> ArmRow | None:
+    """ZOO's row with multiplied fusion and no other option, at the smallest budget (the last in the table)."""
+    default = [
+        row for row in rows if row.selector == "zoo" and row.options in ("{}", '{"fusion": "multiply"}')
+    ]
+    return default[-1] if default else None
+
+
+def successes(items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow) -> list[MaskItem]:
+    """At most one question per task that `focus` answers correctly and most others incorrectly (`SUCCESS`)."""
+    return _examples(items, rows, focus, correct=True)
+
+
+def failures(items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow) -> list[MaskItem]:
+    """At most one question per task that `full` answers correctly and `focus` incorrectly (`FAILURE`)."""
+    return _examples(items, rows, focus, correct=False)
+
+
+def _examples(
+    items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow, correct: bool
+) -> list[MaskItem]:
+    others = [
+        row.names[0]
+        for row in rows
+        if row.budget == focus.budget and row.names[0] != focus.names[0] and row.selector != "zoo"
+    ]
+    full = next((row.names[0] for row in rows if row.selector == "full"), None)
+    chosen: list[MaskItem] = []
+    for task in dict.fromkeys(item.task for item in items):
+        fitting: list[tuple[float, int, MaskItem]] = []
+        for place, item in enumerate(item for item in items if item.task == task):
+            scored = {arm.arm: arm.score >= CORRECT for arm in item.arms}
+            known = [scored[name] for name in others if name in scored]
+            if scored.get(focus.names[0]) is not correct or not known:
                 continue
-            left = MARGIN + number * (CELL + GAP)
-            bottom = 1 - (top + TITLE + row_height) / height
-            axes = figure.add_axes((left / width, bottom, CELL / width, row_height / height))
-            _picture(axes, item, by_arm[name])
-            right = by_arm[name].score >= 0.5
-            answer = f"{'✓' if right else '✗'} {_short(_plain(by_arm[name].response) or '(empty)', 22)}"
-            below = top + TITLE + row_height + 0.04
-            colour = RIGHT if right else WRONG
-            write(left + CELL / 2, below, answer, 8, ha="center", va="top", weight="bold", color=colour)
-        top += TITLE + row_height + FOOT
-    if caption:
-        text = "\n".join(textwrap.wrap(caption, max(40, int(width * 17)))[:2])
-        write(MARGIN, top + foot, text, 6.5, va="bottom", color="#555555")
-    with warnings.catch_warnings(), atomic_path(path) as temporary:
-        # A script that the font lacks is drawn as boxes; that is no reason to fail or to shout.
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-        figure.savefig(str(temporary), format="png", metadata={"Software": None})
+            share = sum(known) / len(known)
+            if correct and share < 0.5:
+                fitting.append((share, place, item))
+            elif not correct and full is not None and scored.get(full):
+                fitting.append((-share, place, item))
+        chosen += [min(fitting, key=lambda entry: entry[:2])[2]] if fitting else []
+    return chosen
 
 
-def _picture(axes: Axes, item: MaskItem, arm: MaskArm) -> None:
-    rows, columns = item.grid
-    mask = kept_mask(arm.indices, item.grid)
-    axes.imshow(
-        overlay(item.image, mask), extent=(0, columns, rows, 0), aspect="auto", interpolation="nearest"
-    )
-    if not mask.all():
-        axes.add_collection(LineCollection(list(outline(mask)), colors=OUTLINE, linewidths=0.9))
-    axes.set_xlim(0, columns)
-    axes.set_ylim(rows, 0)
-    axes.set_axis_off()
-    axes.text(
-        0.97,
-        0.03,
-        str(len(arm.indices)),
-        transform=axes.transAxes,
-        fontsize=6.5,
-        color="white",
-        ha="right",
-        va="bottom",
-        bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.2, "linewidth": 0},
-    )
+def _answer(reference: Any) -> str:
+    """A reference as a reader expects it; of VQA's ten answers the three most frequent ones."""
+    if isinstance(reference, (list, tuple)):
+        answers = [str(answer) for answer in reference]
+        return " / ".join(sorted(dict.fromkeys(answers), key=lambda a: -answers.count(a))[:3])
+    return str(reference)
 
 
-def _plain(text: str) -> str:
-    """One line without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+def _image(run_dir: Path, name: str) -> Image.Image:
+    path = (run_dir / name).resolve()
+    if not path.is_relative_to(run_dir.resolve()):
+        raise MissingFileError(f"image '{name}' of {MASKS_FILE} lies outside the run folder: not opened")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise MissingFileError(f"cannot read image {path}: {error}") from error

@@ -8,10 +8,18 @@ import pandas as pd
 
 from zoo_exp.report import published
 from zoo_exp.report.drawing import Here, Picture, draw_all
-from zoo_exp.report.examples import FAILURE, SUCCESS, failures, focus_arm, successes
 from zoo_exp.report.figures import positions
-from zoo_exp.report.mask_items import RULE, choose, read_masks
-from zoo_exp.report.masks import MaskItem
+from zoo_exp.report.masks import (
+    FAILURE,
+    RULE,
+    SUCCESS,
+    MaskItem,
+    choose,
+    failures,
+    focus_arm,
+    read_masks,
+    successes,
+)
 from zoo_exp.report.runs import Run
 from zoo_exp.report.token_rows import averages, read_tokens
 from zoo_exp.statistics.contribution import Contribution, contribution

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from zoo_exp.report import markdown, tables, terminal
-from zoo_exp.report.mask_items import RULE, choose, read_masks
-from zoo_exp.report.masks import gallery
+from zoo_exp.report.gallery import draw_gallery
+from zoo_exp.report.masks import RULE, choose, read_masks
 from zoo_exp.report.published import beside
 from zoo_exp.runs.provenance import manifest
 from zoo_exp.runs.records import read_records, read_timings, recorded_arms
@@ -100,7 +100,7 @@ def write_galleries(run_dir: Path, rows: Sequence[ArmRow], tasks: Sequence[str])
         if not chosen:
             continue
         path = run_dir / (GALLERY if place == 0 else f"masks_{_file_name(str(budget))}.png")
-        gallery(chosen, path, f"Bright: kept visual tokens; their number is in the corner. {RULE}")
+        draw_gallery(chosen, path, f"Outlined: kept visual tokens (count in the corner). {RULE}")
         written.append(path)
     return written
 

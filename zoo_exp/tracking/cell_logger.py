@@ -14,7 +14,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from zoo_exp.config.experiment import Cell, Experiment
-from zoo_exp.report.mask_items import choose, read_masks
+from zoo_exp.report.masks import choose, read_masks
 from zoo_exp.runs import cells
 from zoo_exp.statistics.rows import group
 from zoo_exp.tracking.mode import Mode, resolve_mode
