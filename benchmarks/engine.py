@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 import zoo_exp
+from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, prune_prompt
 from zoo_exp.selectors import get
@@ -74,14 +75,7 @@ def embedded_inputs(loaded: LoadedModel, batch: int) -> dict[str, torch.Tensor]:
     from zoo_exp.embedded.benchmarks import rows
 
     samples = rows("gqa", limit=batch)
-    processor = loaded.processor
-    turns = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": s["question"]}]}]
-        for s in samples
-    ]
-    prompts = [processor.apply_chat_template(t, add_generation_prompt=True) for t in turns]
-    images = [s["image"] for s in samples]
-    return dict(processor(images=images, text=prompts, return_tensors="pt", padding=True))
+    return chat_inputs(loaded.processor, [user_turn([s["image"], s["question"]]) for s in samples])
 
 
 def prefill(options: argparse.Namespace) -> None:

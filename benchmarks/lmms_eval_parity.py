@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp import tasks
+from zoo_exp.core.budget import WITHOUT_BUDGET
 from zoo_exp.tasks import data
 
 # Ours -> the reference's task file, and its prompt settings.
@@ -100,7 +101,7 @@ def own_loop(place: Path, args: argparse.Namespace) -> tuple[Answers, Metrics]:
         f"selector={args.selector}", f"task=[{','.join(args.tasks)}]", f"limit={args.limit}",
         "logger=none", f"out={place / 'runs'}",
     ]  # fmt: skip
-    if args.selector not in ("full", "blind"):
+    if args.selector not in WITHOUT_BUDGET:
         overrides.append(f"budget={args.budget}")
     experiment = compose(overrides)
     pipeline.run(experiment, Console(quiet=True))
@@ -130,7 +131,7 @@ def reference_loop(place: Path, args: argparse.Namespace, kind: str) -> tuple[An
 
     logger.remove()
     logging.disable(logging.WARNING)
-    budget = None if args.selector in ("full", "blind") else args.budget
+    budget = None if args.selector in WITHOUT_BUDGET else args.budget
     model = (ZooExpChat if kind == "chat" else ZooExpSimple)(
         pretrained="embedded", selector=args.selector, budget=budget, batch_size=20
     )

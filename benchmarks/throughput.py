@@ -22,16 +22,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from zoo_exp import pipeline, selectors, tasks
+from zoo_exp import pipeline, tasks
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.core.seeding import generator_for
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.samples import Collate, Sample
+from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, EncodedBatch, generate
 from zoo_exp.models.loading import LoadedModel, load_model
-from zoo_exp.models.prompt import generate_pruned, prune_prompt
-from zoo_exp.models.pruning import generate_layer_pruned
-from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.tasks import data
 from zoo_exp.tasks.base import Task
 
@@ -68,7 +65,9 @@ def main() -> None:
         ]
         experiment = compose(overrides)
         loaded = load_model(experiment.model.path, dtype=experiment.model.dtype, device="cpu")
-        for task in experiment.tasks:  # the embedded questions are drawn once per process: for nobody to pay
+        for (
+            task
+        ) in experiment.tasks:  # the embedded questions are generated once per process, outside both timings
             data.load(tasks.get(task), None, args.limit)
         marks = mark_the_test_loop(now)
         started = now()
@@ -107,7 +106,7 @@ def one_by_one(experiment: Experiment, loaded: LoadedModel) -> Answers:
     for cell in experiment.cells():
         task = tasks.get(cell.task)
         rows = data.load(task, experiment.data.root, experiment.limit)
-        collate = Collate(task, loaded.processor, "embedded")
+        collate = Collate(task, loaded.processor, experiment.model.prompt_family)
         for arm in cell.arms:
             selector = arm.build()
             for number in range(len(rows)):
@@ -122,31 +121,20 @@ def one_by_one(experiment: Experiment, loaded: LoadedModel) -> Answers:
 def answer(
     loaded: LoadedModel, task: Task, arm: Arm, selector: Any, collate: Collate, sample: Sample, seed: int
 ) -> str:
-    """One question under one arm, from its picture to its answer."""
+    """One question under one arm, from the image to the response."""
     inputs = collate([sample]).inputs
-    tokens = loaded.adapter.encode(inputs, selector.needs)
-    inside = isinstance(selector, LayerSelector)
-    rule, budget = (selectors.get("full"), None) if inside else (selector, arm.budget)
-    chosen = [
-        [
-            rule.select(
-                image, budget, generator_for(seed, f"{task.name}/{sample.id}/{arm.seed_index}", number)
-            )
-            for number, image in enumerate(images)
-        ]
-        for images in tokens
-    ]
-    prompt = prune_prompt(loaded.adapter, inputs, tokens, chosen)
-    settings = task.generation
-    options = {"max_new_tokens": settings.max_new_tokens or 128, "do_sample": False}
-    if inside:
-        ids = generate_layer_pruned(loaded.adapter, prompt, selector, arm.budget, **options).new_tokens
-    else:
-        ids = generate_pruned(loaded.model, prompt, **options)
-    (response,) = loaded.processor.batch_decode(ids, skip_special_tokens=True)
-    for end in settings.until:
-        response = response.split(end)[0]
-    return str(response.strip())
+    batch = EncodedBatch(inputs, loaded.adapter.encode(inputs, selector.needs))
+    generated = generate(
+        loaded,
+        batch,
+        selector,
+        arm.budget,
+        [f"{task.name}/{sample.id}/{arm.seed_index}"],
+        seed=seed,
+        max_new_tokens=task.generation.max_new_tokens or DEFAULT_NEW_TOKENS,
+        do_sample=False,
+    )
+    return generated.read(loaded, task.generation.until)[0].text
 
 
 def read_answers(experiment: Experiment) -> Answers:

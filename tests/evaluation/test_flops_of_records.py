@@ -1,4 +1,4 @@
-"""`flops_tflop` of a record is what torch counts for that answer alone, the selector included."""
+"""`flops_tflop` of a record equals what torch counts for that answer alone, including the selector."""
 
 import json
 from types import SimpleNamespace
@@ -7,17 +7,17 @@ import pytest
 
 from zoo_exp import cli
 from zoo_exp.config import compose
-from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.samples import Collate, Sample
+from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import load_work
 from zoo_exp.measure.stages import FlopProbe, answer, exclusive
+from zoo_exp.models.answering import Answer
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
-from zoo_exp.selectors.layer.base import LayerSelector
 
 ARMS = "[full,blind,zoo,zoo_closed_form,divprune,vispruner,mmtok,text_attention,fastv,sparsevlm,dart]"
-# Of the embedded model's 144 tokens: SparseVLM's schedules reach from 64 to 192 of 576.
+# 28 of the embedded model's 144 tokens: SparseVLM's schedules cover 64 to 192 of 576.
 RUN = [f"selector={ARMS}", "budget=[28]", "task=embedded_pope", "limit=3", "logger=none", "trainer=cpu"]
 
 
@@ -29,7 +29,7 @@ def records(tmp_path_factory):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_arm_costs_what_torch_counts(records):
+def test_flops_of_every_arm_equal_those_counted_by_torch(records):
     experiment = compose(RUN)
     loaded = load_configured(experiment.model, "cpu")
     work = load_work(experiment.cells()[0], None, experiment.limit)
@@ -40,17 +40,17 @@ def test_every_arm_costs_what_torch_counts(records):
     costs = {}
     for arm in experiment.arms:
         selector, row = arm.build(), mine[arm.id]
-        for _ in range(2):  # what is computed once per model is not in the second
+        for _ in range(2):  # the second pass excludes what is computed once per model
             with FlopProbe() as probe:
-                answer(loaded, lambda: inputs, selector, arm.budget, row["new_tokens"], probe)
-        counted = exclusive(probe.flops, isinstance(selector, LayerSelector))
+                outcome = answer(loaded, lambda: inputs, selector, arm.budget, row["new_tokens"], probe)
+        counted = exclusive(probe.flops, outcome.inside)
         assert row["flops_tflop"] * 1e12 == pytest.approx(sum(counted.values()), rel=0.01), arm.label
         costs[arm.selector, arm.label] = counted["score"] + counted["select"]
     spent = {label: value for (_, label), value in costs.items()}
     assert sum(value > 0 for value in spent.values()) >= 8, spent  # all but full, blind and such
 
 
-def test_what_the_selector_costs_is_seen(records):
+def test_flops_include_the_selector(records):
     flops = {row["arm"]: row["flops_tflop"] for row in records if row["sample_id"] == records[0]["sample_id"]}
     same = {row["arm"]: row["kept_tokens"] for row in records}
     (estimated,) = [name for name in flops if name.startswith("zoo") and "closed" not in name]
@@ -59,8 +59,7 @@ def test_what_the_selector_costs_is_seen(records):
     assert flops[estimated] > flops[diversity]
 
 
-def test_tiles_count_as_they_are(tmp_path):
-    """Newline tokens are no work of the tower."""
+def test_newline_tokens_cost_the_vision_encoder_nothing(tmp_path):
     model = tiny_model("llava_next")
     adapter = adapter_for(model)
     module = PrunedVLM(SimpleNamespace(model=model, adapter=adapter), tmp_path)
@@ -71,7 +70,7 @@ def test_tiles_count_as_they_are(tmp_path):
     )
     module.task, module.cell = task, SimpleNamespace(id="c")
     arm = SimpleNamespace(as_dict=dict)
-    row = module._record(arm, Sample(0, "s", {}), "yes", 5, images, 20, 3, None, 1000)
+    row = module._record(arm, Sample(0, "s", {}), Answer("yes", 5, None, 20, 3, []), images, 1000)
     stages = module.costs.stages(images, 20, 3)
     assert row["flops_tflop"] == round((stages.total + 1000) / 1e12, 9)
     assert module.costs.vision.guess(row["n_visual"]) != module.costs.encode(images)

@@ -39,9 +39,7 @@ def experiment(*overrides):
 
 @pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/nowhere"])
 def test_a_folder_of_a_model_that_is_not_there(path):
-    with pytest.raises(
-        MissingFileError, match=rf"model.path={path}: there is no such folder.*model.path=DIR"
-    ):
+    with pytest.raises(MissingFileError, match=rf"model.path={path}: no such folder.*model.path=DIR"):
         sources.check(experiment("model=llava15_7b", f"model.path={path}", "task=gqa"))
 
 
@@ -59,7 +57,7 @@ def test_what_is_no_checkpoint_is_told_before_it_is_loaded(tmp_path):
 
 
 def test_a_root_of_data_that_is_not_there(tmp_path):
-    with pytest.raises(MissingFileError, match=r"data.root=/nowhere: there is no such folder.*data.root=DIR"):
+    with pytest.raises(MissingFileError, match=r"data.root=/nowhere: no such folder.*data.root=DIR"):
         sources.check(experiment("task=gqa", "data.root=/nowhere"))
     with pytest.raises(MissingFileError, match=rf"gqa: no folder {tmp_path}/gqa\. .*hf download"):
         sources.check(experiment("task=[embedded_pope,gqa]", f"data.root={tmp_path}"))

@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_rows(tmp_path):
 
 
 def test_without_an_opinion_on_tokens_there_is_nothing_to_compare(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"no arm of custom rates tokens.*selector="):
+    with pytest.raises(InvalidValueError, match=r"no arm of custom scores tokens.*selector="):
         rows(tmp_path, "selector=[random,divprune]")
 
 

@@ -18,8 +18,10 @@ from zoo_exp.embedded import benchmarks
 from zoo_exp.embedded.model import make_model, make_processor
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.lmms_eval_plugin import answers, manifests
-from zoo_exp.lmms_eval_plugin.answers import Settings, cut
+from zoo_exp.lmms_eval_plugin.answers import Settings
 from zoo_exp.lmms_eval_plugin.turns import from_context, from_messages
+from zoo_exp.models.answering import cut
+from zoo_exp.models.chat import chat_inputs
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.registry import adapter_for
 from zoo_exp.selectors.layer.fastv import FastV
@@ -145,7 +147,7 @@ def test_the_references_registry_resolves_both_kinds(models):
 def test_arguments_come_as_a_string(models):
     text = "pretrained=embedded,selector=zoo,budget=16,fusion=sum,dtype=float32"
     model = models.ZooExpChat.create_from_arg_string(text, {"batch_size": "4", "device": None})
-    assert (model.answerer.rule.fusion, model.answerer.budget.resolve(144)) == ("sum", 16)
+    assert (model.answerer.selector.fusion, model.answerer.budget.resolve(144)) == ("sum", 16)
     assert model.batch_size == 4
     ((path, settings),) = models.loads
     assert (path, settings["dtype"], settings["attention"]) == ("embedded", "float32", "sdpa")
@@ -189,30 +191,22 @@ def test_order_company_and_settings_do_not_change_an_answer(models):
     assert [r.token_counts.output_tokens <= 2 for r in mixed] == [place % 2 == 0 for place in order]
 
 
-def test_draws_are_those_of_our_own_runs(models, loaded):
-    """The runner seeds a draw with task, sample id and repetition (evaluation.module)."""
+def test_seeds_equal_those_of_a_run(models, loaded):
+    """A run seeds an image with (seed, task/sample/repetition, number of the image)."""
     model = make(models, "Chat", selector="random", budget=16, seed=5)
     answerer = model.answerer
-    asks = [model._ask(request) for request in requests("Chat", range(3))]
-    inputs = answerer._inputs(asks)
-    visual = loaded.adapter.encode(inputs, answerer.rule.needs)
-    chosen = answerer._select(asks, visual, answerer.rule)
-    for row, images, ours in zip(ROWS, visual, chosen, strict=False):
+    chats = [model._request(request) for request in requests("Chat", range(3))]
+    inputs = chat_inputs(loaded.processor, chats)
+    visual = loaded.adapter.encode(inputs, answerer.selector.needs)
+    found = answerer.answer(chats, answers.Settings.read(GREEDY))
+    for row, images, ours in zip(ROWS, visual, found, strict=False):
         sample = tasks.get(TASK).sample_id(row)
         generator = generator_for(5, f"{TASK}/{sample}/0", 0)
-        wanted = answerer.rule.select(images[0], 16, generator)
-        assert torch.equal(ours[0].indices, wanted.indices)
+        wanted = answerer.selector.select(images[0], 16, generator)
+        assert torch.equal(ours.selections[0].indices, wanted.indices)
     assert models.sample_name("somebodys_task", {}, 7) == "somebodys_task/7/0"
     assert models.sample_name("embedded_gqa", {}, 7) == "embedded_gqa/7/0"  # a row without our id
     assert models.sample_name("embedded_scienceqa", {}, 7) == "embedded_scienceqa/7/0"
-
-
-def test_defaults_are_those_of_our_own_runs():
-    from zoo_exp.config.arms import WITHOUT_BUDGET
-    from zoo_exp.evaluation.module import DEFAULT_NEW_TOKENS
-
-    assert answers.DEFAULT_NEW_TOKENS == DEFAULT_NEW_TOKENS
-    assert answers.WITHOUT_BUDGET == WITHOUT_BUDGET
 
 
 def test_the_cache_hears_of_every_answer(models):
@@ -249,7 +243,7 @@ def test_clean_gives_the_model_back_and_the_next_request_loads_it_again(models):
         ({"selector": "zoo", "bugdet": 16}, UnknownNameError, "Did you mean 'budget'"),
         ({"selector": "zoo", "budget": 16, "fusion": "plus"}, InvalidValueError, "fusion 'plus'"),
         ({"selector": "zoo"}, InvalidValueError, "needs a budget: add budget=64"),
-        ({"selector": "full", "budget": 16}, InvalidValueError, "takes no budget: leave budget=16 out"),
+        ({"selector": "full", "budget": 16}, InvalidValueError, "takes no budget: remove budget=16"),
         ({"selector": "zoo", "budget": "many"}, InvalidValueError, "many"),
         ({"batch_size": "auto"}, InvalidValueError, "batch_size auto: give a whole number"),
         ({"batch_size": 0}, InvalidValueError, "batch_size 0"),
@@ -268,7 +262,7 @@ def test_a_budget_above_the_models_tokens_is_refused(models):
 
 def test_what_it_cannot_answer_is_said(models):
     model = make(models, "Chat", selector="full")
-    with pytest.raises(InvalidValueError, match="this one asks loglikelihood"):
+    with pytest.raises(InvalidValueError, match="this task needs loglikelihood"):
         model.loglikelihood([])
     with pytest.raises(InvalidValueError, match="several rounds"):
         model.generate_until_multi_round([])

@@ -234,7 +234,7 @@ def _threads(threads: int | None) -> None:
 
 
 def _load(experiment: "Experiment", device: "torch.device") -> "LoadedModel":
-    from zoo_exp.evaluation.loading import load_configured
+    from zoo_exp.evaluation.sources import load_configured
 
     return load_configured(experiment.model, device)
 
@@ -254,11 +254,12 @@ def _prepare(
         return made_up
     from zoo_exp import tasks
     from zoo_exp.evaluation.samples import Collate, Sample
+    from zoo_exp.models.chat import to_device
     from zoo_exp.tasks import data
 
     task = tasks.get(experiment.tasks[0])
-    family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
-    collate, device = Collate(task, loaded.processor, family), next(loaded.model.parameters()).device
+    collate = Collate(task, loaded.processor, experiment.model.prompt_family)
+    device = next(loaded.model.parameters()).device
 
     def real(batch_size: int) -> Callable[[], Mapping[str, Any]]:
         rows = data.load(task, experiment.data.root, batch_size)
@@ -267,12 +268,7 @@ def _prepare(
             raise InvalidValueError(
                 f"batch={batch_size}: {task.name} has {len(samples)} questions; give fewer"
             )
-
-        def make() -> Mapping[str, Any]:
-            inputs = collate(samples).inputs
-            return {k: v.to(device) if hasattr(v, "to") else v for k, v in inputs.items()}
-
-        return make
+        return lambda: to_device(collate(samples).inputs, device)
 
     return real
 

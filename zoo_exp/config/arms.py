@@ -7,11 +7,8 @@ from typing import Any
 from zoo_exp.config.experiment import Arm
 from zoo_exp.config.identity import arm_id
 from zoo_exp.config.schema import ArmConfig
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, ZooExpError
-
-WITHOUT_BUDGET = ("full", "blind")
-"""Selectors whose count is fixed by what they are: every token, and none."""
 
 
 def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int | None) -> tuple[Arm, ...]:

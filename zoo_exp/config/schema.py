@@ -55,6 +55,11 @@ class ModelConfig:
     default_limit: int | None = at_least(1, None)
     """Default `limit` of experiments on this model; None means all units."""
 
+    @property
+    def prompt_family(self) -> str:
+        """Which variant of a task's prompt the model gets: the embedded model has its own."""
+        return "embedded" if self.path == "embedded" else self.family
+
 
 @dataclass
 class ArmConfig:

@@ -13,6 +13,8 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
     "bankers": lambda x: round(x),
 }
 SCOPES = ("image", "tile")
+WITHOUT_BUDGET = ("full", "blind")
+"""Selectors that take no budget: they keep every visual token, and none."""
 _HINT = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
 _SUFFIXES = "behind it may stand /tile (of every tile) and :down or :bankers (the rounding of a ratio)"
 _TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")

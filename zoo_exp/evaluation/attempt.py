@@ -13,10 +13,10 @@ from zoo_exp.errors import UnknownNameError, ZooExpError
 from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.datamodule import CellsData
 from zoo_exp.evaluation.feature_cache import open_cache
-from zoo_exp.evaluation.loading import load_configured
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.samples import Collate
+from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs import cells, manifest, resume
@@ -114,10 +114,9 @@ class Attempt:
             )
             progress.expect(self.missing)
         self.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
-        family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
 
         def collate(item: Work) -> Collate:
-            return Collate(item.task, loaded.processor, family)
+            return Collate(item.task, loaded.processor, experiment.model.prompt_family)
 
         data = CellsData(self.work, collate, experiment.model.batch_size, experiment.data.workers)
         try:

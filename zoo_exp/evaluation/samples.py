@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.tasks.base import Task
 
 
@@ -14,7 +15,7 @@ class Sample:
     """One question.
 
     Attributes:
-        number: its place in the task.
+        number: row number in the task.
         id: `task.sample_id`.
         doc: the row in the official columns.
     """
@@ -33,7 +34,7 @@ class Batch:
 
 
 class Pending(Dataset[Sample]):
-    """The samples of `task` at the places `numbers`."""
+    """The samples of `task` with the row numbers `numbers`."""
 
     def __init__(self, task: Task, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
         self.task, self.rows, self.numbers = task, rows, numbers
@@ -48,10 +49,10 @@ class Pending(Dataset[Sample]):
 
 
 def shard(todo: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The rank's part: exact, without padding.
+    """The rank's share of `todo`, without padding.
 
-    A rank that would get nothing repeats the last sample, since an empty loader makes Lightning stop; rows are
-    keyed by sample, so a repeated one does no harm.
+    A rank whose share is empty gets the last sample again, because Lightning stops at an empty loader. Records are
+    keyed by sample, so a repeated one is harmless.
     """
     return list(todo[rank::world_size] or todo[-1:])
 
@@ -70,12 +71,12 @@ def make_loader(
 
 
 class Collate:
-    """Builds the model's inputs: the chat template around the task's prompt, images through the image processor.
+    """Builds the model inputs of a batch: the chat template around the task's prompt, and the processor.
 
     Args:
-        task: gives prompt and images.
+        task: provides prompts and images.
         processor: the checkpoint's processor (left-padding tokenizer).
-        model_family: which variant of the prompt.
+        model_family: selects the variant of the prompt (`ModelConfig.prompt_family`).
     """
 
     def __init__(self, task: Task, processor: Any, model_family: str) -> None:
@@ -83,16 +84,5 @@ class Collate:
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """Inputs of a batch."""
-        texts, images = [], []
-        for sample in samples:
-            content = []
-            for part in self.task.content(sample.doc, self.model_family):
-                if isinstance(part, str):
-                    content.append({"type": "text", "text": part})
-                else:
-                    content.append({"type": "image"})
-                    images.append(part)
-            messages = [{"role": "user", "content": content}]
-            texts.append(self.processor.apply_chat_template(messages, add_generation_prompt=True))
-        inputs = self.processor(text=texts, images=images or None, padding=True, return_tensors="pt")
-        return Batch(samples, dict(inputs))
+        chats = [user_turn(self.task.content(sample.doc, self.model_family)) for sample in samples]
+        return Batch(samples, chat_inputs(self.processor, chats))

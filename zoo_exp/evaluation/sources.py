@@ -1,8 +1,9 @@
-"""What an experiment reads, looked at before anything slow: its folders, and whether the hub answers."""
+"""The sources of an experiment: check model and data before anything slow starts, and load the configured model."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
@@ -12,19 +13,24 @@ from zoo_exp.models.architectures import ARCHITECTURES
 from zoo_exp.models.weight_files import check_weight_files
 from zoo_exp.tasks import data, hub
 
+if TYPE_CHECKING:
+    import torch
+
+    from zoo_exp.models.loading import LoadedModel
+
 
 def check(experiment: Experiment, tell: Callable[[str], object] = print) -> None:
-    """Refuse folders that are missing or hold no checkpoint; without a network, tell the hub's client to use its cache.
+    """Refuse missing folders and folders without a checkpoint; without a network, switch the hub client to its cache.
 
-    Call it before `transformers` or `datasets` is imported (see `hub.go_offline_if_unreachable`).
+    Call this before `transformers` or `datasets` is imported (see `hub.go_offline_if_unreachable`).
 
     Args:
         experiment: from `zoo_exp.config.compose`.
-        tell: gets one sentence if the hub is needed and cannot be reached.
+        tell: receives one sentence if the hub is needed but cannot be reached.
 
     Raises:
-        MissingFileError: a folder that is not there, or lacks what it should have; says what to type.
-        InvalidValueError: a file in the place of a folder, or pickled weights.
+        MissingFileError: a missing folder, or a folder that lacks required files.
+        InvalidValueError: a file where a folder is expected, or pickled weights.
     """
     asks_hub = _check_model(experiment.model)
     asks_hub |= _check_data(experiment)
@@ -33,41 +39,64 @@ def check(experiment: Experiment, tell: Callable[[str], object] = print) -> None
         tell(problem)
 
 
+def load_configured(model: ModelConfig, device: "str | torch.device | None" = None) -> "LoadedModel":
+    """Load a model according to its configuration.
+
+    Args:
+        model: from `configs/model/`.
+        device: target device; ignored where the configuration has a `device_map`.
+    """
+    from zoo_exp.models.loading import load_model
+
+    folder = Path(model.path).expanduser()
+    return load_model(
+        folder if folder.is_dir() else model.path,
+        revision=model.revision,
+        dtype=model.dtype,
+        attention=model.attention,
+        device=None if model.device_map else device,
+        device_map=model.device_map,
+        weights=model.weights,
+        layers=model.layers,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
 def _check_model(model: ModelConfig) -> bool:
-    """Look at a model's folder; whether the hub has the model instead."""
+    """Check a model folder; returns whether the model comes from the hub instead."""
     if model.path == "embedded":
         return False
     folder = Path(model.path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise MissingFileError(
-                f"model.path={model.path}: {folder} has no config.json; give the folder of a checkpoint: model.path=DIR"
+                f"model.path={model.path}: {folder} has no config.json. Give the folder of a checkpoint: model.path=DIR"
             )
         if model.weights != "random":
             check_weight_files(str(folder), model.path)
         return False
     if folder.exists():
         raise InvalidValueError(
-            f"model.path={model.path} is a file; give the folder that it lies in: model.path=DIR"
+            f"model.path={model.path} is a file. Give the folder that contains it: model.path=DIR"
         )
     # A hub id is `name` or `owner/name`.
     if model.path.startswith((".", "~", os.sep)) or model.path.count("/") > 1:
         raise MissingFileError(
-            f"model.path={model.path}: there is no such folder; give one with a checkpoint, model.path=DIR, or leave "
-            f"it out for what model={model.name} takes from the hub"
+            f"model.path={model.path}: no such folder. Give a folder with a checkpoint, model.path=DIR, or leave it "
+            f"out to load the checkpoint of model={model.name} from the hub"
         )
     return model.weights != "random" or model.path not in ARCHITECTURES
 
 
 def _check_data(experiment: Experiment) -> bool:
-    """Look at the folders of all tasks; whether the hub has data of theirs instead."""
+    """Check the data folders of all tasks; returns whether some data come from the hub instead."""
     wanted = [task for task in map(tasks.get, experiment.tasks) if task.source.kind != "embedded"]
     if not wanted or experiment.data.root is None:
         return bool(wanted)
     root = Path(experiment.data.root).expanduser()
     if not root.is_dir():
         raise MissingFileError(
-            f"data.root={experiment.data.root}: there is no such folder; give one with a folder per benchmark: "
+            f"data.root={experiment.data.root}: no such folder. Give a folder with one subfolder per benchmark: "
             "data.root=DIR"
         )
     for task in wanted:

@@ -1,4 +1,4 @@
-"""What every arm of an experiment thinks of the tokens: ranks, kept sets and their span, without any answer."""
+"""Token scores and kept sets across the arms of an experiment, without generating responses."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from rich.console import Console
 from torch import Tensor
 
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.kept_set import above, effective_rank, overlap, spearman
-from zoo_exp.evaluation.loading import load_configured
-from zoo_exp.evaluation.rating import Ratings
 from zoo_exp.evaluation.samples import Batch, Collate, Pending, make_loader
+from zoo_exp.evaluation.sources import load_configured
+from zoo_exp.models.answering import Ratings, select
+from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.zoo import Zoo
@@ -29,12 +29,12 @@ from zoo_exp.tasks import get as get_task
 FILE = "tokens.jsonl"
 THRESHOLD = 0.5
 SAMPLES = 50
-BATCH = 4  # small, as the inputs of every encoder layer are held
+BATCH = 4  # small, because the inputs of every encoder layer stay in memory
 
 
 @dataclass(frozen=True)
 class Rated:
-    """One arm on one image: its scores [N] (None for rules without), its kept tokens [K], its milliseconds."""
+    """One arm on one image: scores [N] (None for selectors without), kept tokens [K], milliseconds."""
 
     arm: Arm
     scores: Tensor | None
@@ -43,28 +43,28 @@ class Rated:
 
 
 def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) -> Path:
-    """Rate and select on the first questions of every task, and write one row per question and arm.
+    """Score and select on the first questions of every task, and write one row per image and arm.
 
-    Ranks are compared with those of the first arm that rates tokens, once over all tokens and once over those
-    that it rates above the threshold (see `kept_set.above`).
+    Rank correlations are with the first arm that scores tokens: over all tokens, and over the tokens that this arm
+    scores above the threshold (see `kept_set.above`).
 
     Args:
-        experiment: from `zoo_exp.config.compose`; its arms and tasks count, its limit does not.
-        console: where progress goes.
+        experiment: from `zoo_exp.config.compose`; its limit is ignored.
+        console: receives progress.
         samples: questions per task.
 
     Returns:
-        The file, `tokens.jsonl` in the run folder; it is replaced as a whole.
+        The file `tokens.jsonl` in the run folder; an earlier one is replaced.
 
     Raises:
-        InvalidValueError: no arm rates tokens.
-        ZooExpError: whatever the user can mend.
+        InvalidValueError: no arm scores tokens.
+        ZooExpError: any error the user can correct.
     """
     arms = [(arm, chosen) for arm in experiment.arms if isinstance(chosen := arm.build(), Selector)]
     reference = next((arm.id for arm, chosen in arms if _rates(arm, chosen)), None)
     if reference is None:
         raise InvalidValueError(
-            f"no arm of {experiment.name} rates tokens: add one, such as selector=[zoo,feature_norm]"
+            f"no arm of {experiment.name} scores tokens: add one, such as selector=[zoo,feature_norm]"
         )
     folder = experiment.run_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,11 +74,13 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
     with temporary.open("w", encoding="utf-8") as file, torch.inference_mode():
         for task in experiment.tasks:
             console.print(f"{experiment.name}: tokens of {task}", style="dim")
-            for sample, image, number in _images(experiment, loaded, task, arms, samples):
-                rated = _rate_all(experiment.seed, f"{task}/{sample}", image, number, arms)
-                for row in _rows(rated, reference, image):
-                    file.write(json.dumps({"task": task, "sample_id": sample, "image": number, **row}) + "\n")
-                    written += 1
+            for sample, images in _images(experiment, loaded, task, arms, samples):
+                rated = _rate_all(experiment.seed, f"{task}/{sample}", images, arms)
+                for number, (image, arms_of_image) in enumerate(zip(images, rated, strict=True)):
+                    for row in _rows(arms_of_image, reference, image):
+                        line = {"task": task, "sample_id": sample, "image": number, **row}
+                        file.write(json.dumps(line) + "\n")
+                        written += 1
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / FILE)
@@ -87,7 +89,7 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
 
 
 def _rates(arm: Arm, selector: Selector) -> bool:
-    """Whether the rule has an opinion of each token: known from its class, except for ZOO, whose fusion decides."""
+    """Whether the selector scores each token: known from its class, except for ZOO, where it depends on the fusion."""
     if isinstance(selector, Zoo):
         return selector.fusion != "diversity"
     return type(selector).score is not Selector.score and arm.selector != "random"
@@ -108,44 +110,42 @@ def _images(
     name: str,
     arms: Sequence[tuple[Arm, Selector]],
     samples: int,
-) -> Iterator[tuple[str, VisualTokens, int]]:
-    """Sample id, visual tokens and number of every image of the task's first questions."""
+) -> Iterator[tuple[str, list[VisualTokens]]]:
+    """Sample id and visual tokens of each image of the task's first questions."""
     task = get_task(name)
     rows = data.load(task, experiment.data.root, samples)
-    family = "embedded" if experiment.model.path == "embedded" else experiment.model.family
     pending = Pending(task, rows, range(min(samples, len(rows))))
-    loader = make_loader(pending, Collate(task, loaded.processor, family), BATCH, experiment.data.workers)
+    collate = Collate(task, loaded.processor, experiment.model.prompt_family)
+    loader = make_loader(pending, collate, BATCH, experiment.data.workers)
     needs = frozenset().union(*(selector.needs for _, selector in arms))
     device = next(loaded.model.parameters()).device
     for batch in loader:
         assert isinstance(batch, Batch)
-        inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
-        for sample, images in zip(batch.samples, loaded.adapter.encode(inputs, needs), strict=True):
-            for number, image in enumerate(images):
-                yield sample.id, image, number
+        tokens = loaded.adapter.encode(to_device(batch.inputs, device), needs)
+        for sample, images in zip(batch.samples, tokens, strict=True):
+            yield sample.id, images
 
 
 def _rate_all(
-    seed: int, sample: str, image: VisualTokens, number: int, arms: Sequence[tuple[Arm, Selector]]
-) -> list[Rated]:
-    """What every arm does with the image. Draws are those of a run: of seed, sample, repetition and image.
+    seed: int, sample: str, images: Sequence[VisualTokens], arms: Sequence[tuple[Arm, Selector]]
+) -> list[list[Rated]]:
+    """Scores and kept sets of every arm, by image. Seeds are those of a run.
 
-    Arms that differ in budget or fusion only rate once, and each is told the whole of the rating's time.
+    Arms that differ in budget or fusion only share their scores; each is charged the full scoring time.
     """
 
     def synchronise() -> None:
-        if image.device.type == "cuda":
+        if images and images[0].device.type == "cuda":
             torch.cuda.synchronize()
 
-    ratings, rated = Ratings(synchronise), []
+    ratings = Ratings(synchronise)
+    rated: list[list[Rated]] = [[] for _ in images]
     for arm, selector in arms:
-        generator = generator_for(seed, f"{sample}/{arm.seed_index}", number)
-        rating = ratings.rate(selector, [image], [generator], arm.seed_index)
-        started = time.perf_counter()
-        kept = selector.select(image, arm.budget, rating.generators()[0], rating.scores[0]).indices
-        synchronise()
-        spent = rating.milliseconds + (time.perf_counter() - started) * 1e3
-        rated.append(Rated(arm, rating.scores[0], kept, spent))
+        name = f"{sample}/{arm.seed_index}"
+        selected = select(selector, [images], arm.budget, [name], seed=seed, ratings=ratings)
+        spent = selected.milliseconds / max(1, len(images))
+        for mine, scores, selection in zip(rated, selected.scores[0], selected.selections[0], strict=True):
+            mine.append(Rated(arm, scores, selection.indices, spent))
     return rated
 
 

@@ -1,10 +1,11 @@
-"""From what lmms-eval asks to chat turns and pictures."""
+"""Convert requests of lmms-eval into chat turns and images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.chat import Chat, user_turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,22 +14,18 @@ IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One question.
+class ChatRequest(Chat):
+    """One prompt of lmms-eval.
 
     Attributes:
-        messages: chat turns for a processor's template; the place of a picture is `{"type": "image"}`.
-        images: the pictures in the order of their places.
-        name: of the sample: what seeds the draws of selectors that draw.
+        name: of the sample; it seeds stochastic selectors.
     """
 
-    messages: list[dict[str, Any]]
-    images: "list[Image]"
     name: str
 
 
-def from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> Ask:
-    """An `Ask` from a task's `doc_to_messages`.
+def from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> ChatRequest:
+    """A request from a task's `doc_to_messages`.
 
     Raises:
         InvalidValueError: a part that is neither text nor an image.
@@ -37,47 +34,49 @@ def from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> Ask:
     images: list[Image] = []
     for message in messages:
         content = message["content"]
-        parts: list[dict[str, Any]] = []
+        parts: list[str | Image] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "text":
-                parts.append({"type": "text", "text": part["text"]})
+                parts.append(part["text"])
             elif part["type"] == "image":
-                parts.append({"type": "image"})
-                images.append(_picture(part["url"], name))
+                parts.append(_image(part["url"], name))
             else:
                 raise InvalidValueError(
                     f"sample {name}: visual tokens of a {part['type']} cannot be pruned, only those of images"
                 )
-        turns.append({"role": message["role"], "content": parts})
-    return Ask(turns, images, name)
+        turn = user_turn(parts)
+        turns.append({"role": message["role"], "content": turn.messages[0]["content"]})
+        images += turn.images
+    return ChatRequest(turns, images, name)
 
 
-def from_context(context: str, visuals: Sequence[Any] | None, name: str) -> Ask:
-    """An `Ask` from a text and its pictures.
+def from_context(context: str, visuals: Sequence[Any] | None, name: str) -> ChatRequest:
+    """A request from a text and its images.
 
-    The pictures take the places that `<image>` marks in the text, in order; those without a mark come first.
-    A mark without a picture is dropped, as it would become visual tokens that there are not.
+    Images replace the marks `<image>` in the text, in order; images without a mark come first. A mark without an image
+    is dropped, because the processor would write placeholders for an image that does not exist.
 
     Raises:
-        InvalidValueError: a visual that is no image.
+        InvalidValueError: a visual that is not an image.
     """
-    images = [_picture(value, name) for value in visuals or ()]
+    images = [_image(value, name) for value in visuals or ()]
     texts = [text.strip() for text in context.split(IMAGE_MARK)] if IMAGE_MARK in context else [context]
-    marked = min(len(texts) - 1, len(images))
-    parts: list[dict[str, Any]] = [{"type": "image"}] * (len(images) - marked)
-    for number, text in enumerate(texts):
-        if text:
-            parts.append({"type": "text", "text": text})
-        if number < marked:
-            parts.append({"type": "image"})
-    return Ask([{"role": "user", "content": parts}], images, name)
+    unmarked = len(images) - min(len(texts) - 1, len(images))
+    content: list[str | Image] = [*images[:unmarked]]
+    marked = iter(images[unmarked:])
+    for text in texts:
+        content += [text] if text else []
+        image = next(marked, None)
+        content += [] if image is None else [image]
+    turn = user_turn(content)
+    return ChatRequest(turn.messages, turn.images, name)
 
 
-def _picture(value: Any, name: str) -> "Image":
+def _image(value: Any, name: str) -> "Image":
     from PIL import Image
 
     if not isinstance(value, Image.Image):
         raise InvalidValueError(
-            f"sample {name}: expected an image, got {type(value).__name__}; videos and sounds are not supported"
+            f"sample {name}: expected an image, got {type(value).__name__}; videos and audio are not supported"
         )
     return value.convert("RGB")

@@ -16,7 +16,6 @@ from zoo_exp.measure.rows import Conditions, Row
 from zoo_exp.measure.stages import SELECTOR, FlopProbe, Outcome, answer, exclusive
 from zoo_exp.measure.timing import StageClock, marks_for
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.selectors.layer.base import LayerSelector
 
 OUT_OF_MEMORY = "out of memory"
 Prepare = Callable[[int], Callable[[], Mapping[str, Any]]]
@@ -141,7 +140,6 @@ class _Runs:
         self.loaded, self.arm, self.make, self.plan, self.batch_size = loaded, arm, make, plan, batch_size
         self.inspect = inspect
         self.selector = arm.build()
-        self.inside = isinstance(self.selector, LayerSelector)
         self.device = next(loaded.model.parameters()).device
         self.passes: list[dict[str, float]] = []
         self.first, self.status = True, ""
@@ -184,7 +182,7 @@ class _Runs:
     def _time(self) -> dict[str, float]:
         clock = StageClock(marks_for(self.device, self.plan.clock))
         outcome = self._answer(clock)
-        times = exclusive(clock.read(), self.inside)
+        times = exclusive(clock.read(), outcome.inside)
         if not self.facts:
             n_visual = _mean(_visual(outcome))
             layer_tokens = _mean([_mean(row) for row in outcome.layer_tokens])
@@ -209,7 +207,7 @@ class _Runs:
         self.memory = memory.peaks
         with FlopProbe() as counter:
             outcome = self._answer(counter)
-        flops = exclusive(counter.flops, self.inside)
+        flops = exclusive(counter.flops, outcome.inside)
         counted_selector = int(flops["score"] + flops["select"]) // self.batch_size
         self.facts["flops"] = replace(self._flops(outcome), select=counted_selector)
         self.facts["counted_flops"] = int(sum(flops.values())) // self.batch_size
@@ -226,7 +224,7 @@ class _Runs:
     def _flops(self, outcome: Outcome) -> StageFlops:
         """Of one answer, on average, from shapes alone; the selector's None where it cannot say."""
         costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
-        rule = None if self.inside else self.selector
+        rule = None if outcome.inside else self.selector
         options = (self.plan.new_tokens, rule, self.arm.budget, self.selector.needs)
         stages = [
             costs.stages(images, _lengths(outcome, row), *options)
@@ -236,14 +234,14 @@ class _Runs:
         return StageFlops(
             sum(s.tower for s in stages) // rows,
             sum(s.projector for s in stages) // rows,
-            sum(known) // rows if len(known) == rows and not self.inside else None,
+            sum(known) // rows if len(known) == rows and not outcome.inside else None,
             sum(s.prefill for s in stages) // rows,
             sum(s.decode for s in stages) // rows,
         )
 
     def _paper_flops(self, outcome: Outcome) -> int | None:
         """Of one answer; the paper has no formula for rules inside the language model."""
-        if self.inside:
+        if outcome.inside:
             return None
         costs, n_visual = PaperCosts(self.loaded.model.config), _visual(outcome)
         return sum(costs.answer(n, outcome.length, self.selector) for n in n_visual) // len(n_visual)

@@ -1,7 +1,7 @@
-"""One batch of answers, stage by stage: what the bench times, and what it looks at for memory and FLOPs."""
+"""One batch of answers in stages: what `bench` times, and where it measures memory and counts FLOPs."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,43 +9,43 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zoo_exp.core.checks import deferred_checks
-from zoo_exp.core.seeding import generator_for
-from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.counter import counting
+from zoo_exp.models import answering
+from zoo_exp.models.answering import EncodedBatch, generate
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.models.prompt import generate_pruned, prune_prompt
-from zoo_exp.models.pruning import generate_layer_pruned
 from zoo_exp.selectors.layer.base import LayerSelector
 
 STAGES = ("preprocess", "vision", "projector", "score", "select", "prompt", "prefill", "decode")
-"""In the order in which they run.
+"""In order of execution.
 
-preprocess: the processor, and the way to the device. vision: the tower, with what the selector captures from it.
-projector. score and select: the selector (a layer selector's work is `select`, taken out of `prefill`). prompt:
-the pruned prompt's tensors. prefill: up to the logits of the first new token. decode: every later token.
+preprocess: the processor and the transfer to the device. vision: the vision encoder, including what the selector
+captures from it. projector. score and select: the selector (the work of a layer selector is `select`, subtracted from
+`prefill`). prompt: the tensors of the pruned prompt. prefill: up to the logits of the first new token. decode: all
+later tokens.
 """
 SELECTOR = ("score", "select")
 FIRST_TOKEN = STAGES[1:-1]
 
 
 class Probe(Protocol):
-    """Looks at a stage: a clock, a memory or a FLOP counter."""
+    """Measures a stage: a clock, a memory counter or a FLOP counter."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Look at the block."""
+        """Measure the block."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch of answers was made of.
+    """The sizes of a batch of answers.
 
     Attributes:
         tokens: visual tokens by row and image, before pruning.
         kept_tokens: visual tokens that entered the language model, by row.
         layer_tokens: visual tokens at the input of every decoder layer, by row.
-        length: columns of the prompt that entered the language model, padding included.
+        length: columns of the prompt that entered the language model, including padding.
         new_tokens: ids [B, T].
+        inside: whether a layer selector pruned inside the language model.
     """
 
     tokens: list[list[VisualTokens]]
@@ -53,6 +53,7 @@ class Outcome:
     layer_tokens: list[list[int]]
     length: int
     new_tokens: Tensor
+    inside: bool
 
 
 @torch.inference_mode()
@@ -69,87 +70,89 @@ def answer(
 
     Args:
         loaded: the model.
-        prepare: makes the model's inputs, on its device.
+        prepare: builds the model inputs, on the model's device.
         selector: an input or layer selector.
-        budget: what it keeps.
-        new_tokens: T, the same for every arm, so that decoding times compare.
-        probe: looks at the stages.
-        seed: of selectors that draw.
+        budget: how many visual tokens an image keeps.
+        new_tokens: T, equal for all arms so that decoding times are comparable.
+        probe: measures the stages.
+        seed: of stochastic selectors.
     """
     adapter = loaded.adapter
     with probe.stage("preprocess"):
         inputs = prepare()
     with probe.stage("vision"), _projector(adapter, probe):
         tokens = adapter.encode(inputs, selector.needs)
-    inside = isinstance(selector, LayerSelector)
-    # No stage waits for the device on behalf of the selector: the host queues the prefill while the tower runs.
-    with deferred_checks(), ExitStack() as scope:
-        chosen = _everything(tokens) if inside else _select(tokens, selector, budget, probe, seed)
-        with probe.stage("prompt"):
-            prompt = prune_prompt(adapter, inputs, tokens, chosen)
-        steps = _Steps(probe, scope)
-        options = _options(new_tokens, steps)
-        if inside:
-            watched = _watched(selector, probe)
-            answered = generate_layer_pruned(adapter, prompt, watched, budget, **options)
-            ids, layers = answered.new_tokens, answered.counts
-        else:
-            ids = generate_pruned(loaded.model, prompt, **options)
-            layers = [[kept] * len(adapter.layers) for kept in prompt.kept_tokens]
-    return Outcome(tokens, prompt.kept_tokens, layers, prompt.inputs_embeds.shape[1], ids)
+    generated = generate(
+        loaded,
+        EncodedBatch(inputs, tokens),
+        selector,
+        budget,
+        [f"bench/{number}" for number in range(len(tokens))],
+        seed=seed,
+        probe=_Stages(probe),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+    )
+    prompt, layers = generated.prompt, generated.layers
+    counts = (
+        [[kept] * len(adapter.layers) for kept in prompt.kept_tokens] if layers is None else layers.counts
+    )
+    return Outcome(
+        tokens,
+        prompt.kept_tokens,
+        counts,
+        prompt.inputs_embeds.shape[1],
+        generated.new_tokens,
+        layers is not None,
+    )
 
 
-def _select(
-    tokens: Sequence[Sequence[VisualTokens]], selector: Any, budget: Any, probe: Probe, seed: int
-) -> list[list[Selection]]:
-    """Score, then select, all images of the batch at once as the evaluation does."""
-    images = [image for row in tokens for image in row]
-    generators = [
-        generator_for(seed, f"bench/{number}", place)
-        for number, row in enumerate(tokens)
-        for place in range(len(row))
-    ]
-    with probe.stage("score"):
-        scores = [selector.score(image, g) for image, g in zip(images, generators, strict=True)]
-    with probe.stage("select"):
-        chosen = iter(selector.select_many(images, budget, generators, scores))
-        return [[next(chosen) for _ in row] for row in tokens]
+class _Stages(answering.Probe):
+    """Measures the stages of `generate`, splits generation into prefill and decode, and times layer selectors."""
 
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
 
-def _everything(tokens: Sequence[Sequence[VisualTokens]]) -> list[list[Selection]]:
-    return [[Selection(torch.arange(image.count, device=image.device)) for image in row] for row in tokens]
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        return self.probe.stage(name)
 
+    def layer_selector(self, selector: LayerSelector) -> LayerSelector:
+        """A copy whose `start` and `pick` are measured."""
+        watched = copy.copy(selector)
+        for name in ("start", "pick"):
+            method = getattr(selector, name)
 
-class _Steps:
-    """Marks the end of the prefill and of decoding: `generate` calls it with the logits of every new token."""
+            def measured(*args: Any, method: Any = method, **kwargs: Any) -> Any:
+                with self.probe.stage("select"):
+                    return method(*args, **kwargs)
 
-    def __init__(self, probe: Probe, scope: ExitStack) -> None:
-        self.probe, self.stage, self.started = probe, ExitStack(), False
-        scope.push(self.stage)
-        self.stage.enter_context(probe.stage("prefill"))
+            object.__setattr__(watched, name, measured)  # its dataclass is frozen
+        return watched
 
-    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
-        if not self.started:
-            self.started = True
-            self.stage.close()
-            self.stage.enter_context(self.probe.stage("decode"))
-        return logits
+    @contextmanager
+    def generation(self) -> Iterator[dict[str, Any]]:
+        """`generate` calls the logits processor with the logits of every new token; the first call ends the prefill."""
+        from transformers import LogitsProcessorList
 
+        with ExitStack() as running:
+            running.enter_context(self.probe.stage("prefill"))
+            prefilled = False
 
-def _options(new_tokens: int, steps: _Steps) -> dict[str, Any]:
-    from transformers import LogitsProcessorList
+            def mark(input_ids: Tensor, logits: Tensor) -> Tensor:
+                nonlocal prefilled
+                if not prefilled:
+                    prefilled = True
+                    running.close()
+                    running.enter_context(self.probe.stage("decode"))
+                return logits
 
-    return {
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
-        "do_sample": False,
-        "logits_processor": LogitsProcessorList([steps]),
-    }
+            yield {"logits_processor": LogitsProcessorList([mark])}
 
 
 @contextmanager
 def _projector(adapter: Any, probe: Probe) -> Iterator[None]:
-    """Look at the projector where it runs, inside the vision stage."""
+    """Measure the projector where it runs, inside the vision stage."""
     (module,) = adapter.taps(frozenset()).values()
     running = ExitStack()
     handles = [
@@ -164,28 +167,14 @@ def _projector(adapter: Any, probe: Probe) -> Iterator[None]:
             handle.remove()
 
 
-def _watched(selector: LayerSelector, probe: Probe) -> LayerSelector:
-    """The layer selector with its `start` and `pick` looked at."""
-    watched = copy.copy(selector)
-    for name in ("start", "pick"):
-        method = getattr(selector, name)
-
-        def looked_at(*args: Any, method: Any = method, **kwargs: Any) -> Any:
-            with probe.stage("select"):
-                return method(*args, **kwargs)
-
-        object.__setattr__(watched, name, looked_at)  # its dataclass is frozen
-    return watched
-
-
 @dataclass
 class FlopProbe:
-    """FLOPs of every stage as torch counts them; use it inside `with probe:`."""
+    """FLOPs of every stage as counted by torch; use it inside `with probe:`."""
 
     flops: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take a counter."""
+        """Create the counter."""
         self._counter = counting()
 
     def __enter__(self) -> "FlopProbe":
@@ -204,10 +193,10 @@ class FlopProbe:
 
 
 def exclusive(values: Mapping[str, float], inside: bool) -> dict[str, float]:
-    """Stages without the stages inside them: the projector lies in vision, a layer selector in the prefill.
+    """Values of the stages without the stages nested in them: projector in vision, layer selector in prefill.
 
     Args:
-        values: of each stage that ran.
+        values: value of each stage that ran.
         inside: whether the selector is a layer selector.
     """
     out = dict.fromkeys(STAGES, 0.0) | dict(values)

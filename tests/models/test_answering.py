@@ -1,0 +1,158 @@
+"""The answer of a batch: one code path for input and layer selectors, shared scores, probes, and what it counts."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import zoo_exp
+from zoo_exp import selectors
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.seeding import generator_for
+from zoo_exp.models.answering import EncodedBatch, Probe, Ratings, count_new, cut, generate, keep_all, select
+from zoo_exp.models.chat import chat_inputs, user_turn
+from zoo_exp.models.prompt import generate_pruned, prune_prompt
+from zoo_exp.models.pruning import generate_layer_pruned
+from zoo_exp.tasks import data, get
+
+OPTIONS = {"max_new_tokens": 6, "do_sample": False}
+NAMES = ["a/0", "b/0", "c/0"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return zoo_exp.load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def batch(loaded):
+    task = get("embedded_gqa")
+    chats = [user_turn(task.content(row, "embedded")) for row in data.load(task, None, 3)]
+    inputs = chat_inputs(loaded.processor, chats)
+    with torch.inference_mode():
+        return EncodedBatch(inputs, loaded.adapter.encode(inputs, frozenset({"features", "projector"})))
+
+
+def run(loaded, batch, name, names=NAMES, **more):
+    selector = selectors.get(name)
+    budget = None if name == "full" else Budget(count=28)
+    with torch.inference_mode():
+        return generate(loaded, batch, selector, budget, names, **OPTIONS, **more)
+
+
+@pytest.mark.parametrize("name", ["full", "random", "zoo", "divprune"])
+def test_an_input_selector_runs_before_the_language_model(loaded, batch, name):
+    generated = run(loaded, batch, name, seed=3)
+    selector, budget = selectors.get(name), None if name == "full" else Budget(count=28)
+    with torch.inference_mode():
+        chosen = [
+            [selector.select(images[0], budget, generator_for(3, row, 0))]
+            for row, images in zip(NAMES, batch.tokens, strict=True)
+        ]
+        prompt = prune_prompt(loaded.adapter, batch.inputs, batch.tokens, chosen)
+        expected = generate_pruned(loaded.model, prompt, **OPTIONS)
+    assert torch.equal(generated.new_tokens, expected)
+    answers = generated.read(loaded, ("\n\n",))
+    kept = 144 if name == "full" else 28
+    assert [answer.kept_tokens for answer in answers] == [kept] * 3
+    assert [answer.layer_tokens for answer in answers] == [None] * 3
+    assert [len(answer.selections[0].indices) for answer in answers] == [kept] * 3
+    assert [answer.prompt_tokens for answer in answers] == prompt.attention_mask.sum(1).tolist()
+
+
+def test_a_layer_selector_receives_every_token_and_prunes_inside(loaded, batch):
+    generated = run(loaded, batch, "fastv")
+    with torch.inference_mode():
+        prompt = prune_prompt(loaded.adapter, batch.inputs, batch.tokens, keep_all(batch.tokens).selections)
+        expected = generate_layer_pruned(
+            loaded.adapter, prompt, selectors.get("fastv"), Budget(count=28), **OPTIONS
+        )
+    assert torch.equal(generated.new_tokens, expected.new_tokens)
+    answers = generated.read(loaded, ())
+    assert [answer.layer_tokens for answer in answers] == expected.counts
+    assert {answer.kept_tokens for answer in answers} == {144}
+    assert min(answers[0].layer_tokens) < 144
+    assert generated.selected.milliseconds == 0.0
+
+
+def test_rows_of_a_batch_get_the_answers_of_the_whole_batch(loaded, batch):
+    whole = run(loaded, batch, "random").read(loaded, ())
+    part = batch.rows([2, 0])
+    assert set(part.inputs) == {"input_ids", "attention_mask"}
+    some = run(loaded, part, "random", ["c/0", "a/0"]).read(loaded, ())
+    assert [(answer.text, answer.new_tokens) for answer in some] == [
+        (whole[place].text, whole[place].new_tokens) for place in (2, 0)
+    ]
+    assert batch.rows([0, 1, 2]) is batch
+
+
+def test_arms_that_differ_in_fusion_or_budget_share_their_scores(batch, monkeypatch):
+    zoo = type(selectors.get("zoo"))
+    calls = []
+    score = zoo.score
+    monkeypatch.setattr(zoo, "score", lambda self, *a: calls.append(self) or score(self, *a))
+    ratings = Ratings()
+    arms = [
+        (selectors.get("zoo", fusion=fusion), Budget(count=k)) for fusion in ("sum", "none") for k in (8, 20)
+    ]
+    with torch.inference_mode():
+        shared = [select(s, batch.tokens, b, NAMES, ratings=ratings) for s, b in arms]
+        assert len(calls) == len(NAMES)
+        alone = [select(s, batch.tokens, b, NAMES) for s, b in arms]
+        other_seeds = select(*[arms[0][0], batch.tokens, arms[0][1], ["d/0", "e/0", "f/0"]], ratings=ratings)
+    assert len(calls) == len(NAMES) * (1 + len(arms) + 1)
+    for one, other in zip(shared, alone, strict=True):
+        for mine, theirs in zip(one.selections, other.selections, strict=True):
+            assert torch.equal(mine[0].indices, theirs[0].indices)
+    assert shared[0].milliseconds >= next(iter(ratings.known.values())).milliseconds
+    assert not torch.equal(other_seeds.scores[0][0], shared[0].scores[0][0])
+
+
+class Recorder(Probe):
+    """Notes the stages, and the layer selector that it replaces."""
+
+    def __init__(self):
+        self.seen = []
+
+    @contextmanager
+    def stage(self, name):  # noqa: D102
+        self.seen.append(name)
+        yield
+
+    def layer_selector(self, selector):  # noqa: D102
+        self.seen.append(selector.name)
+        return selectors.get("fastv", k=1)
+
+    @contextmanager
+    def generation(self):  # noqa: D102
+        self.seen.append("generation")
+        yield {"min_new_tokens": 6}
+
+
+def test_a_probe_sees_every_stage_and_may_add_to_generation(loaded, batch):
+    probe = Recorder()
+    generated = run(loaded, batch, "zoo", probe=probe)
+    assert probe.seen == ["score", "select", "prompt", "generation"]
+    assert generated.new_tokens.shape[1] == 6
+
+
+def test_a_probe_may_replace_the_layer_selector(loaded, batch):
+    probe = Recorder()
+    generated = run(loaded, batch, "fastv", probe=probe)
+    assert probe.seen == ["fastv", "prompt", "generation"]
+    assert generated.layers.counts[0][1] < 144  # pruned behind the first layer instead of the second
+
+
+@pytest.mark.parametrize("ends", [2, [2, 5]])
+def test_new_tokens_count_up_to_and_including_the_end(ends):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    new = torch.tensor([[7, 2, 0, 0], [7, 7, 7, 2], [7, 7, 7, 7], [2, 2, 2, 2]])
+    assert count_new(model, new) == [2, 4, 4, 1]
+    five = torch.tensor([[7, 5, 7, 2]])
+    assert count_new(model, five) == [4 if ends == 2 else 2]
+
+
+def test_a_response_ends_at_the_first_stop_text():
+    assert cut(" a\n\nb ### c", ("###", "\n\n")) == "a"
+    assert cut(" a b ", ()) == "a b"

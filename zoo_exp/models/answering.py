@@ -1,0 +1,322 @@
+"""The answer: a batch of prompts under one selector, from inputs to responses. The only place that does it.
+
+    chat.chat_inputs -> adapter.encode -> select -> prune_prompt -> generate -> decode, cut
+
+The evaluation, the lmms-eval plug-in, `bench`, the token analysis and the benchmarks call these functions. A `Probe`
+lets a caller time or count the stages without a second copy of them.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.checks import deferred_checks
+from zoo_exp.core.seeding import generator_for
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.prompt import PrunedPrompt, generate_pruned, prune_prompt
+from zoo_exp.models.pruning import LayerPruned, generate_layer_pruned
+from zoo_exp.selectors.base import Selector
+from zoo_exp.selectors.layer.base import LayerSelector
+
+DEFAULT_NEW_TOKENS = 128
+"""Maximum response length where a task sets none."""
+
+
+class Probe:
+    """Observes the stages of `generate`; this base class does nothing.
+
+    Stages in order: `score` and `select` (input selectors), `prompt`, and whatever `generation` adds.
+    """
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Enclose one stage."""
+        return nullcontext()
+
+    def layer_selector(self, selector: LayerSelector) -> LayerSelector:
+        """The layer selector to run in place of `selector`, of the same type."""
+        return selector
+
+    @contextmanager
+    def generation(self) -> Iterator[dict[str, Any]]:
+        """Enclose `model.generate`; yields further arguments for it."""
+        yield {}
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Token scores of some images.
+
+    Attributes:
+        scores: one [N] per image, or None for selectors without scores.
+        states: generator states after scoring; every arm continues from them.
+        milliseconds: time that scoring took, which each arm would have needed alone.
+    """
+
+    scores: list[Tensor | None]
+    states: list[Tensor]
+    milliseconds: float
+
+    def generators(self) -> list[torch.Generator]:
+        """New generators in the states after scoring."""
+        fresh = [torch.Generator() for _ in self.states]
+        for generator, state in zip(fresh, self.states, strict=True):
+            generator.set_state(state)
+        return fresh
+
+
+@dataclass
+class Ratings:
+    """Scores of one batch, shared by arms whose selectors score alike (they differ in fusion or budget only).
+
+    Attributes:
+        synchronise: waits for the device, so that measured times include its work.
+    """
+
+    synchronise: Callable[[], None] = lambda: None
+    known: dict[Hashable, Rating] = field(default_factory=dict)
+
+    def rate(
+        self,
+        selector: Selector,
+        images: Sequence[VisualTokens],
+        generators: Sequence[torch.Generator],
+        key: Hashable,
+    ) -> Rating:
+        """The selector's scores of the images; `key` identifies images and seeds."""
+        place = (selector.score_key, key)
+        if place not in self.known:
+            started = time.perf_counter()
+            for image in images:
+                selector.check(image)
+            scores = [selector.score(t, g) for t, g in zip(images, generators, strict=True)]
+            self.synchronise()
+            milliseconds = (time.perf_counter() - started) * 1e3
+            self.known[place] = Rating(scores, [g.get_state() for g in generators], milliseconds)
+        return self.known[place]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Selections of one batch.
+
+    Attributes:
+        selections: by row and image.
+        scores: by row and image [N]; None for selectors without scores.
+        milliseconds: scoring and selection; includes scoring in full where another arm had done it already.
+    """
+
+    selections: list[list[Selection]]
+    scores: list[list[Tensor | None]]
+    milliseconds: float = 0.0
+
+
+def select(
+    selector: Selector,
+    tokens: Sequence[Sequence[VisualTokens]],
+    budget: Budget | None,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    ratings: Ratings | None = None,
+    probe: Probe | None = None,
+) -> Selected:
+    """Run an input selector over all images of a batch in one call.
+
+    Args:
+        selector: the input selector.
+        tokens: visual tokens by row and image.
+        budget: how many visual tokens an image keeps.
+        names: one name per row; the generator of an image is seeded from (seed, name, number of the image in its row).
+        seed: of stochastic selectors.
+        ratings: scores that other arms of the batch have computed.
+        probe: observes the stages `score` and `select`.
+    """
+    ratings, probe = ratings or Ratings(), probe or Probe()
+    places = tuple(
+        (name, number) for name, row in zip(names, tokens, strict=True) for number in range(len(row))
+    )
+    images = [image for row in tokens for image in row]
+    generators = [generator_for(seed, name, number) for name, number in places]
+    with probe.stage("score"):
+        rating = ratings.rate(selector, images, generators, places)
+    started = time.perf_counter()
+    with probe.stage("select"):
+        chosen = selector.select_many(images, budget, rating.generators(), rating.scores)
+    ratings.synchronise()
+    milliseconds = rating.milliseconds + (time.perf_counter() - started) * 1e3
+    found, scores = iter(chosen), iter(rating.scores)
+    return Selected(
+        [[next(found) for _ in row] for row in tokens],
+        [[next(scores) for _ in row] for row in tokens],
+        milliseconds,
+    )
+
+
+def keep_all(tokens: Sequence[Sequence[VisualTokens]]) -> Selected:
+    """Every visual token of every image: what a layer selector starts from."""
+    return Selected(
+        [[Selection(torch.arange(image.count, device=image.device)) for image in row] for row in tokens],
+        [[None for _ in row] for row in tokens],
+    )
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch after its vision pass.
+
+    Attributes:
+        inputs: the processor's tensors on the model's device.
+        tokens: visual tokens by row and image.
+    """
+
+    inputs: Mapping[str, Any]
+    tokens: Sequence[Sequence[VisualTokens]]
+
+    def rows(self, places: Sequence[int]) -> "EncodedBatch":
+        """Some rows of the batch, without pixels: the images are encoded already."""
+        if len(places) == len(self.tokens):
+            return self
+        inputs = {name: self.inputs[name][list(places)] for name in ("input_ids", "attention_mask")}
+        return EncodedBatch(inputs, [self.tokens[place] for place in places])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The response to one prompt.
+
+    Attributes:
+        text: up to the first stop text, stripped.
+        kept_tokens: visual tokens that entered the language model.
+        layer_tokens: visual tokens at the input of every decoder layer; None for input selectors.
+        prompt_tokens: all tokens that entered the language model.
+        new_tokens: generated tokens, including the end-of-sequence token.
+        selections: of each image before the language model; a layer selector starts with every token.
+    """
+
+    text: str
+    kept_tokens: int
+    layer_tokens: list[int] | None
+    prompt_tokens: int
+    new_tokens: int
+    selections: list[Selection]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the model generated for a batch under one selector.
+
+    Attributes:
+        selected: selections before the language model.
+        prompt: the pruned prompts.
+        new_tokens: ids [B, T], padded on the right.
+        layers: what a layer selector did; None for input selectors.
+        generate_ms: pruning the prompts, prefill and decoding.
+        spent_ms: what this call took; scores from `ratings` are not in it.
+    """
+
+    selected: Selected
+    prompt: PrunedPrompt
+    new_tokens: Tensor
+    layers: LayerPruned | None
+    generate_ms: float
+    spent_ms: float
+
+    def read(self, loaded: LoadedModel, until: Sequence[str]) -> list[Answer]:
+        """Decode the responses and cut them at the stop texts `until`."""
+        texts = loaded.processor.batch_decode(self.new_tokens, skip_special_tokens=True)
+        rows = len(self.prompt.kept_tokens)
+        return [
+            Answer(cut(text, until), kept, layer_tokens, length, new, selections)
+            for text, kept, layer_tokens, length, new, selections in zip(
+                texts,
+                self.prompt.kept_tokens,
+                [None] * rows if self.layers is None else self.layers.counts,
+                self.prompt.attention_mask.sum(dim=1).tolist(),
+                count_new(loaded.model, self.new_tokens),
+                self.selected.selections,
+                strict=True,
+            )
+        ]
+
+
+def generate(
+    loaded: LoadedModel,
+    batch: EncodedBatch,
+    selector: Selector | LayerSelector,
+    budget: Budget | None,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    positions: str | None = None,
+    ratings: Ratings | None = None,
+    probe: Probe | None = None,
+    **options: Any,
+) -> Generated:
+    """Select, prune and generate for one batch.
+
+    Args:
+        loaded: the model.
+        batch: encoded prompts.
+        selector: an input or layer selector.
+        budget: how many visual tokens an image keeps.
+        names: one name per row, see `select`.
+        seed: of stochastic selectors.
+        positions: `contiguous` or `original`; None takes the default of the model family.
+        ratings: scores shared with other arms; its `synchronise` makes the times those of the device.
+        probe: observes the stages.
+        **options: arguments of `model.generate`.
+
+    Raises:
+        InvalidValueError: a budget that does not fit, or features that are not finite.
+    """
+    adapter, ratings, probe = loaded.adapter, ratings or Ratings(), probe or Probe()
+    inside: LayerSelector | None = None
+    layers: LayerPruned | None = None
+    started = time.perf_counter()
+    # No check of the features waits for the device: the host queues the prefill while the vision encoder runs.
+    with deferred_checks():
+        if isinstance(selector, LayerSelector):
+            inside, selected = probe.layer_selector(selector), keep_all(batch.tokens)
+        else:
+            selected = select(selector, batch.tokens, budget, names, seed=seed, ratings=ratings, probe=probe)
+        chosen = time.perf_counter()
+        with probe.stage("prompt"):
+            prompt = prune_prompt(adapter, batch.inputs, batch.tokens, selected.selections, positions)
+        with probe.generation() as more:
+            if inside is None:
+                new_tokens = generate_pruned(loaded.model, prompt, **options, **more)
+            else:
+                layers = generate_layer_pruned(adapter, prompt, inside, budget, **options, **more)
+                new_tokens = layers.new_tokens
+    ratings.synchronise()
+    finished = time.perf_counter()
+    return Generated(
+        selected, prompt, new_tokens, layers, (finished - chosen) * 1e3, (finished - started) * 1e3
+    )
+
+
+def count_new(model: Any, new_tokens: Tensor) -> list[int]:
+    """Generated tokens of every row of [B, T], up to and including the end-of-sequence token."""
+    ends = model.generation_config.eos_token_id
+    marks = torch.as_tensor(ends if isinstance(ends, list) else [ends], device=new_tokens.device)
+    ended = torch.isin(new_tokens, marks).cumsum(dim=1).clamp(max=1)
+    counts: list[int] = (new_tokens.shape[1] - ended.sum(dim=1) + ended.amax(dim=1)).tolist()
+    return counts
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    r"""The text before the first of the stop texts, stripped.
+
+    >>> cut(" yes\n\nQ: ", ["\n\n"])
+    'yes'
+    """
+    for end in until:
+        text = text.split(end)[0]
+    return text.strip()
