@@ -21,7 +21,8 @@ BUDGETS = (1, 7, 47, 0.25, "33.3%")
 _FIELDS_OF = {
     "projector": {"project", "mlp"},
     "cls": {"cls", "cls_key", "tiles"},
-    "text": {"text", "text_words"},
+    "text": {"text", "text_words", "question_words", "family"},
+    "cls_attention": {"cls_attention", "attention_heads"},
     "clip": {"clip_image", "clip_text"},
     "resize": {"pixels_encoder"},
 }
