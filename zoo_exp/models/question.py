@@ -122,6 +122,29 @@ class Question:
         words = None if self.tokenizer is None else torch.tensor(self._numbers(text), dtype=torch.int64)
         return torch.tensor(text, dtype=torch.int64, device=row.device), words
 
+    def message(self, text: Tensor) -> str:
+        """What the user typed, from the ids that `select` gave [n]; empty without a tokenizer."""
+        return "" if self.tokenizer is None else str(self.tokenizer.decode(text.tolist())).strip()
+
+    def words(self, text: Tensor) -> dict[str, Tensor]:
+        """Ids of the question's words, each tokenised by itself: `keywords`, and `all` as MMTok's Qwen route.
+
+        Args:
+            text: the ids that `select` gave [n].
+
+        Returns:
+            Ids [m] by form; nothing without a tokenizer.
+        """
+        if self.tokenizer is None:
+            return {}
+        message = self.message(text)
+        forms = {"keywords": keywords(message), "all": f"Question: {message}".split()}
+        return {name: self._tokenised(words) for name, words in forms.items()}
+
+    def _tokenised(self, words: Sequence[str]) -> Tensor:
+        ids = [i for word in words for i in self.tokenizer(word, add_special_tokens=False)["input_ids"]]
+        return torch.tensor(ids, dtype=torch.int64)
+
     def _words(self, ids: list[int]) -> list[int]:
         n = len(self.suffix)
         if n and tuple(ids[-n:]) == self.suffix:
