@@ -26,4 +26,5 @@ def load_configured(model: ModelConfig, device: str | torch.device | None = None
         weights=model.weights,
         layers=model.layers,
         trust_remote_code=model.trust_remote_code,
+        clip=model.clip,
     )

@@ -32,6 +32,7 @@ class CDPruner(Selector):
     paper: ClassVar[str] = (
         "CDPruner (NeurIPS 2025, arXiv 2506.10967), relevance=clip as released (Theia-4869/CDPruner 9541616)"
     )
+    always_named: ClassVar[tuple[str, ...]] = ("relevance",)
 
     relevance: str = "llm_embeddings"
 
