@@ -21,7 +21,8 @@ BUDGETS = (1, 7, 47, 0.25, "33.3%")
 _FIELDS_OF = {
     "projector": {"project", "mlp"},
     "cls": {"cls", "cls_key", "tiles"},
-    "text": {"text", "text_words"},
+    "text": {"text", "text_words", "question_words", "family"},
+    "cls_attention": {"cls_attention", "attention_heads"},
     "clip": {"clip_image", "clip_text"},
     "resize": {"pixels_encoder"},
 }
@@ -52,7 +53,7 @@ def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.
     mlp = MLP(draw(32, 16) / 4, draw(32) / 10, draw(24, 32) / 6, draw(24) / 10)
     mix = draw(n_visual, n_visual).softmax(dim=-1)
     features = draw(n_visual, 16)
-    return VisualTokens(
+    fields = dict(
         projected=mlp(features),
         features=features,
         project=mlp,
@@ -70,6 +71,15 @@ def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.
         clip_image=draw(n_visual, 12),
         clip_text=draw(2, 12),
         pixels_encoder=lambda grid: mlp(features[: grid[0] * grid[1]]),
+    )
+    objects = [draw(n_visual).softmax(dim=0) for _ in range(2)]
+    return VisualTokens(
+        **fields,  # type: ignore[arg-type]
+        attention_heads=4,
+        object_attention=objects[0],
+        layer_attention=lambda layer: objects[layer - 1],
+        question_words={"keywords": fields["text"], "all": fields["text"]},  # type: ignore[dict-item]
+        places=torch.arange(n_visual),
     )
 
 
@@ -217,17 +227,54 @@ def check_needs(selector: Selector) -> None:
 
 
 def check_bad_features(selector: Selector) -> None:
-    """NaN and infinity are refused, not ranked."""
+    """NaN and infinity are refused, not ranked, also where scores are given that do not show them."""
     if selector.name == "blind":
         return
+    budget, good = _budgets(selector)[-1], torch.ones(48)
     for bad in (float("nan"), float("inf")):
         tokens = sample_tokens()
         tokens.projected[3, 2] = bad
-        _refuses(selector, tokens, _budgets(selector)[-1])
+        _refuses(selector, tokens, budget)
+        _refuses(selector, tokens, budget, good)
         if "features" in selector.needs:
             tokens = sample_tokens()
             _rows(tokens.features)[3, 2] = bad
-            _refuses(selector, tokens, _budgets(selector)[-1])
+            _refuses(selector, tokens, budget)
+            _refuses(selector, tokens, budget, good)
+
+
+def check_scores(selector: Selector) -> None:
+    """It scores every visual token once, and scores of another length are refused."""
+    tokens, budget = sample_tokens(), _budgets(selector)[-1]
+    scores = selector.score(tokens, torch.Generator().manual_seed(0))
+    fits = scores is None or scores.shape == (tokens.count,)
+    _expect(selector, fits, f"score gave shape {None if scores is None else tuple(scores.shape)}, not (48,)")
+    for length in (tokens.count - 1, tokens.count + 1):
+        try:
+            selector.select(tokens, budget, torch.Generator().manual_seed(0), torch.ones(length))
+        except InvalidValueError:
+            continue
+        raise ContractError(
+            f"selector {selector.name} ({selector}): {length} scores for {tokens.count} visual tokens must be refused "
+            "with an InvalidValueError"
+        )
+
+
+def check_newlines(selector: Selector) -> None:
+    """A newline that is dropped changes nothing: the same patches stay as without newlines."""
+    if "resize" in selector.needs or not _takes_budget(selector) or selector.newline != "drop":
+        return
+    whole, tokens = _tiled()
+    places = (tokens.tile != -1).nonzero().flatten()  # type: ignore[union-attr]
+    without = dataclasses.replace(tokens.subset(places), replay=whole.replay)
+    if whole.layer_attention is not None:
+        middle = whole.layer_attention
+        without = dataclasses.replace(without, layer_attention=middle)
+        tokens = dataclasses.replace(tokens, layer_attention=lambda layer: _with_newlines(middle(layer)))
+    for budget in (Budget(count=3, per="tile"), 9, Budget(count=20)):
+        kept = _select(selector, tokens, budget).indices
+        plain = places[_select(selector, without, budget).indices]
+        _expect(selector, torch.equal(kept, plain), f"budget {budget}: dropped newlines changed the answer")
 
 
 def check_tiles(selector: Selector) -> None:
@@ -257,13 +304,57 @@ CHECKS: dict[str, Callable[[Selector], None]] = {
         check_inputs_untouched,
         check_needs,
         check_bad_features,
+        check_scores,
         check_tiles,
+        check_newlines,
     )
 }
 
 
+_ROW = 7
+"""Tokens between two newlines of the tiled sample image."""
+
+
+def _tiled() -> tuple[VisualTokens, VisualTokens]:
+    """A sample image, and the same as a base tile and two others in which a newline follows every row of 7 tokens.
+
+    Newlines have a feature of their own where the language model reads it, and zeros in every captured field.
+    """
+    whole = sample_tokens(n_visual=42)
+    tile = torch.arange(42) // 14
+    newline = 3 * torch.randn(24, generator=torch.Generator().manual_seed(9))
+    filled: dict[str, object] = {}
+    for name, value in vars(whole).items():
+        rows = isinstance(value, Tensor) and len(value) == 42 and name not in ("tile", "places")
+        if rows:
+            filled[name] = _with_newlines(value)
+    projected = _with_newlines(whole.projected)
+    tile = _with_newlines(tile + 1) - 1
+    projected[tile == -1] = newline
+    replay, places = whole.replay, (tile != -1).nonzero().flatten()
+
+    def rest(layer: int, hidden: Tensor) -> Tensor:
+        answer = torch.zeros_like(hidden)
+        if replay is not None:
+            answer[..., places, :] = replay(layer, hidden[..., places, :])
+        return answer
+
+    hidden = {layer: _with_newlines(value) for layer, value in whole.hidden.items()}
+    given = {**vars(whole), **filled, "projected": projected, "tile": tile, "grid": None, "places": None}
+    return whole, VisualTokens(**{**given, "hidden": hidden, "replay": rest})
+
+
+def _with_newlines(rows: Tensor) -> Tensor:
+    """Rows [42, ...] with a row of zeros behind every 7."""
+    parts = rows.unflatten(0, (-1, _ROW))
+    return torch.cat([parts, torch.zeros_like(parts[:, :1])], dim=1).flatten(0, 1)
+
+
 def _select(selector: Selector, tokens: VisualTokens, budget: BudgetLike, seed: int = 0) -> Selection:
-    return selector.select(tokens, budget, torch.Generator().manual_seed(seed))
+    try:
+        return selector.select(tokens, budget, torch.Generator().manual_seed(seed))
+    except InvalidValueError as error:
+        raise ContractError(f"selector {selector.name} ({selector}): budget {budget}: {error}") from error
 
 
 def _takes_budget(selector: Selector) -> bool:
@@ -271,9 +362,11 @@ def _takes_budget(selector: Selector) -> bool:
     return _answer_or_error(selector, sample_tokens(), None) is None
 
 
-def _answer_or_error(selector: Selector, tokens: VisualTokens, budget: BudgetLike) -> Selection | None:
+def _answer_or_error(
+    selector: Selector, tokens: VisualTokens, budget: BudgetLike, scores: Tensor | None = None
+) -> Selection | None:
     try:
-        return _select(selector, tokens, budget)
+        return selector.select(tokens, budget, torch.Generator().manual_seed(0), scores)
     except InvalidValueError:
         return None
 
@@ -291,8 +384,13 @@ def _rows(field: Tensor | None) -> Tensor:
 def _part(tokens: VisualTokens, index: Tensor) -> VisualTokens:
     """Some tokens (also repeated ones), with the functions of the whole image."""
     grid = tokens.grid if len(index) == tokens.count else None
+    whole = tokens.layer_attention
     return dataclasses.replace(
-        tokens.subset(index), grid=grid, replay=tokens.replay, pixels_encoder=tokens.pixels_encoder
+        tokens.subset(index),
+        grid=grid,
+        replay=tokens.replay,
+        layer_attention=None if whole is None else lambda layer: whole(layer)[index],
+        pixels_encoder=tokens.pixels_encoder,
     )
 
 
@@ -317,8 +415,10 @@ def _right_count(
     )
 
 
-def _refuses(selector: Selector, tokens: VisualTokens, budget: BudgetLike) -> None:
-    refused = _answer_or_error(selector, tokens, budget) is None
+def _refuses(
+    selector: Selector, tokens: VisualTokens, budget: BudgetLike, scores: Tensor | None = None
+) -> None:
+    refused = _answer_or_error(selector, tokens, budget, scores) is None
     filled = sorted(f for f, v in vars(tokens).items() if v is not None)
     _expect(selector, refused, f"budget {budget} with {filled} must be refused with an InvalidValueError")
 

@@ -230,3 +230,9 @@ def test_two_arms_with_one_label_are_refused(own):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere"):
         compose(["selector=full"], [tmp_path / "nowhere"])
+
+
+def test_the_substitute_for_clip_is_in_the_name():
+    """Relevance from the language model's embeddings is another method than the released CDPruner."""
+    assert labels("selector=cdpruner", "budget=5") == ["cdpruner llm_embeddings @5"]
+    assert labels("selector=cdpruner", "selector.options.relevance=clip", "budget=5") == ["cdpruner clip @5"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from zoo_exp.core.tokens import Selection
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import ScoreSelector, Selector
 from zoo_exp.testing import CHECKS, ContractError, check_selector, sample_tokens
 
@@ -92,6 +93,27 @@ class WithBatch(Good):
         return [Selection(a.indices, None if a.scores is None else a.scores * len(answers)) for a in answers]
 
 
+class Whole(Good):
+    """Scales its scores over newlines too, which an addition to the scores then lets through."""
+
+    equivariant = False
+
+    def score(self, tokens, generator):
+        return (super().score(tokens, generator) - tokens.projected.float().mean(dim=0).norm()).abs()
+
+
+class Longer(Good):
+    def score(self, tokens, generator):
+        return torch.cat([super().score(tokens, generator), torch.ones(1)])
+
+
+class Trusting(Good):
+    """Takes any scores that it is given."""
+
+    def select(self, tokens, budget, generator, scores=None):
+        return super().select(tokens, budget, generator, None if scores is None else scores[: tokens.count])
+
+
 class Greedy(Good):
     """Keeps a newline."""
 
@@ -112,6 +134,8 @@ BROKEN = {
     Careless: "bad_features",
     WithBatch: "batches",
     Greedy: "tiles",
+    Whole: "newlines",
+    Longer: "scores",
 }
 
 
@@ -125,6 +149,15 @@ def test_a_broken_rule_is_caught(rule):
         CHECKS[BROKEN[rule]](rule())
     with pytest.raises(ContractError):
         check_selector(rule())
+
+
+def test_scores_of_a_wrong_length_are_refused():
+    with pytest.raises(
+        InvalidValueError, match=r"selector good must score .* expected shape \(48,\), got \(49,\)"
+    ):
+        Longer().select(sample_tokens(), 5, torch.Generator())
+    with pytest.raises(ContractError, match="49 scores for 48 visual tokens must be refused"):
+        CHECKS["scores"](Trusting())
 
 
 def test_every_check_about_the_answer_catches_something():

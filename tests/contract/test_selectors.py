@@ -11,7 +11,9 @@ VARIANTS = {
     "cls_attention": [{"attention": "received"}],
     "divprune": [{"newline": "keep"}, {"newline": "as_released"}],
     "feature_norm": [{"of": "features"}],
-    "mmtok": [{"image_weight": 2.0}],
+    "hiprune": [{"alpha": 1}, {"object_layer": 2}],
+    "mmtok": [{"image_weight": 2.0}, {"words": "all"}],
+    "scope": [{"combine": "add"}, {"alpha": 0}],
     "vispruner": [{"attention": "received"}, {"important_share": 0}, {"important_share": 1}],
     "visionzip": [{"variant": "official_code"}, {"attention": "received"}, {"contextual_share": 0.5}],
     "zoo": [

@@ -12,7 +12,6 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.diversity import greedy
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.mmtok import pool_words
 from zoo_exp.selectors.resize import smaller_grid
 from zoo_exp.selectors.vispruner import thin_out
 from zoo_exp.testing import sample_tokens
@@ -145,14 +144,13 @@ def test_visionzip_per_tile_gives_every_tile_its_own_split():
 
 
 def test_mmtok_is_its_spec():
-    """Every number written out: words pooled, softmax over visual tokens, greedy sum of row maxima."""
-    words = torch.stack([TOKENS.text[0], TOKENS.text[1:3].mean(dim=0), TOKENS.text[3], TOKENS.text[4]])
-    torch.testing.assert_close(pool_words(TOKENS.text, TOKENS.text_words), words)
+    """Every number written out: a row per sub-token, softmax over visual tokens, greedy sum of row maxima."""
+    words = TOKENS.question_words["keywords"]
 
     def cos(a, b):
         return torch.nn.functional.cosine_similarity(a[:, None].double(), b[None].double(), dim=-1)
 
-    p = torch.softmax(cos(words, TOKENS.projected) / 0.02, dim=1) / 4
+    p = torch.softmax(cos(words, TOKENS.projected) / 0.02, dim=1) / 5
     q = torch.softmax(cos(TOKENS.features, TOKENS.features) / 0.2, dim=1) / 48
     c, picked = torch.cat([p, 0.5 * q]), []
     for _ in range(9):
@@ -190,7 +188,7 @@ def test_cdpruner_is_its_spec(relevance):
 
 
 def slow_vispruner(attention, features, k, share):
-    """Spec: algorithms_beyond, with Python lists."""
+    """The release's rounds, with Python lists."""
     order = sorted(range(len(attention)), key=lambda i: (-float(attention[i]), i))
     important = int(k * share)
     residual, wanted = order[important:], k - important
@@ -203,7 +201,7 @@ def slow_vispruner(attention, features, k, share):
             )
             for i in a
         }
-        survivors = sorted(a, key=score.get)[: len(a) - s]
+        survivors = sorted(a, key=score.get, reverse=True)[s:]
         residual = survivors + b
     return sorted(order[:important] + (residual if wanted else []))
 

@@ -54,7 +54,8 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
     seeds = range(config.seeds)
-    return [_arm(config, settings, budget, seed_index) for budget in resolved for seed_index in seeds]
+    name = _name(config, selector)
+    return [_arm(config, name, settings, budget, seed_index) for budget in resolved for seed_index in seeds]
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
@@ -81,8 +82,20 @@ def parse_budget(value: Any, n_visual: int | None) -> Budget:
     return budget
 
 
-def _arm(config: ArmConfig, settings: Mapping[str, Any], budget: Budget | None, seed_index: int) -> Arm:
-    row = config.label or " ".join([config.selector, *map(_option_text, sorted(config.options.items()))])
+def _name(config: ArmConfig, selector: Any) -> str:
+    """What a table calls an entry: its label, or the selector with the options that were given.
+
+    Options in `selector.always_named` stand there also by default, as they make it another method.
+    """
+    named = {name: getattr(selector, name) for name in getattr(selector, "always_named", ())}
+    options = {**named, **config.options}
+    return config.label or " ".join([config.selector, *map(_option_text, sorted(options.items()))])
+
+
+def _arm(
+    config: ArmConfig, name: str, settings: Mapping[str, Any], budget: Budget | None, seed_index: int
+) -> Arm:
+    row = name
     if budget is not None:
         row += f" @{budget}"
     label = f"{row} seed {seed_index}" if config.seeds > 1 else row

@@ -37,13 +37,19 @@ def digest(content: Any) -> str:
 def cell_id(model: ModelConfig, task: str, seed: int) -> str:
     """The identity of a cell: model, weights, dtype, task, data source and seed."""
     weights = weights_fingerprint(model)
-    fields = {name: getattr(model, name) for name in _MODEL_FIELDS}
+    fields = _fields(model)
     return digest({"model": fields, "files": weights, "task": task, "data": data_source(task), "seed": seed})
+
+
+def _fields(model: ModelConfig) -> dict[str, Any]:
+    """What of a model's configuration decides its answers; a CLIP beside it only where there is one."""
+    beside = {} if model.clip is None else {"clip": model.clip}
+    return {name: getattr(model, name) for name in _MODEL_FIELDS} | beside
 
 
 def weights_id(model: ModelConfig) -> str:
     """The identity of what a loaded model computes: its fields and files, also where a large file was overwritten."""
-    fields = {name: getattr(model, name) for name in _MODEL_FIELDS}
+    fields = _fields(model)
     folder = _weights_folder(model)
     files = [
         # A large file that is known by its size alone counts as another one when it was written anew.

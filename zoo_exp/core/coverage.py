@@ -1,37 +1,67 @@
 """Greedy maximum coverage: the columns of a matrix whose row-wise maxima add up to the most."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
 
 _BATCH = 16
-_GRID = 2.0**40
+_STEPS = 2.0**44
+"""Gains are rounded to this many steps of the largest first gain: what differs by rounding only is a tie."""
+COMBINATIONS = ("multiply", "add")
 
 
-def greedy_coverage(cover: Tensor, k: int) -> Tensor:
+def greedy_coverage(
+    cover: Tensor,
+    k: int,
+    weights: Tensor | None = None,
+    *,
+    combine: str = "multiply",
+    excluded: Tensor | None = None,
+) -> Tensor:
     """Pick k columns; each adds the most to the sum over rows of the largest picked entry (0 at the start).
 
-    Lazy: the gain of a column only falls as others are picked, so an old gain is an upper bound, and only
-        columns whose bound is
-    on top are computed again. Same picks as computing all of them each time; ties go to the lowest index.
+    The evaluation is lazy: the gain of a column only falls as others are picked, so an old gain is an upper bound,
+    and only the columns with the highest bounds are computed again. The picks are those of computing all gains each
+    time; ties go to the lowest index.
 
     Args:
         cover: how well each column covers each row [R, N], not negative.
-        k: how many to pick, 0 to N.
+        k: how many to pick, 0 to the number of columns that are not excluded.
+        weights: importance of each column [N], not negative, or None for gains alone.
+        combine: `multiply` rates a column by gain * weight, `add` by gain + weight.
+        excluded: columns that are never picked [N] (bool), or None.
 
     Returns:
         Picked columns in pick order [k] (int64).
 
     Raises:
-        InvalidValueError: k out of range.
+        InvalidValueError: k out of range, an unknown `combine`.
     """
     n = cover.shape[1]
-    if not 0 <= k <= n:
-        raise InvalidValueError(f"k {k}: allowed are 0 to {n}, the number of visual tokens")
-    columns = cover.T.contiguous().float()
-    best = torch.zeros(len(cover), device=cover.device)
-    bound = torch.cat([gains(part, best) for part in columns.split(256)])
+    allowed = n if excluded is None else n - int(excluded.sum())
+    if not 0 <= k <= allowed:
+        raise InvalidValueError(f"k {k}: allowed are 0 to {allowed}, the number of visual tokens")
+    if combine not in COMBINATIONS:
+        raise InvalidValueError(f"combine '{combine}': allowed are {', '.join(COMBINATIONS)}")
+    columns = cover.T.contiguous().double()
+    factors = None if weights is None else weights.double()
+
+    def rate(index: Tensor) -> Tensor:
+        gain = gains(columns[index], best, grid)
+        if factors is None:
+            return gain
+        return gain * factors[index] if combine == "multiply" else gain + factors[index]
+
+    best = torch.zeros(len(cover), dtype=torch.float64, device=cover.device)
+    largest = float(columns.sum(dim=1).max()) if columns.numel() else 0.0
+    grid = _STEPS / 2.0 ** math.frexp(largest)[1]
+    everything = torch.arange(n, device=cover.device)
+    bound = torch.cat([rate(part) for part in everything.split(256)]) if n else best.new_zeros(0)
+    if excluded is not None:
+        bound[excluded] = float("-inf")
     fresh = torch.ones(n, dtype=torch.bool, device=cover.device)
     picks: list[int] = []
     for _ in range(k):
@@ -40,8 +70,8 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
             if fresh[pick]:
                 break
             again = torch.cat([bound.topk(min(_BATCH, n)).indices, torch.tensor([pick], device=bound.device)])
-            again = again[~fresh[again]]
-            bound[again] = gains(columns[again], best)
+            again = again[~fresh[again] & (bound[again] > float("-inf"))]
+            bound[again] = rate(again)
             fresh[again] = True
         picks.append(pick)
         torch.maximum(best, columns[pick], out=best)
@@ -51,7 +81,7 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
     return torch.tensor(picks, dtype=torch.int64, device=cover.device)
 
 
-def gains(columns: Tensor, best: Tensor) -> Tensor:
-    """What each of the columns [C, R] would add to the coverage `best` [R]: [C] in float64, ties exact."""
-    added = (columns - best).clamp_min_(0).sum(dim=1, dtype=torch.float64)
-    return added.mul_(_GRID).round_().div_(_GRID)
+def gains(columns: Tensor, best: Tensor, grid: float) -> Tensor:
+    """What each of the columns [C, R] would add to the coverage `best` [R]: [C] in float64, multiples of 1 / grid."""
+    added = (columns - best).clamp_min_(0).sum(dim=1)
+    return added.mul_(grid).round_().div_(grid)

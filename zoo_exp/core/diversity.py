@@ -112,6 +112,14 @@ def cosine(left: Tensor, right: Tensor) -> Tensor:
     return (_unit(left) @ _unit(right).T).mul_(_GRID).round_().div_(_GRID).float()
 
 
+def exact_cosine(left: Tensor, right: Tensor) -> Tensor:
+    """Cosine of every row of `left` [A, D] with every row of `right` [B, D]: [A, B] in float64, not rounded.
+
+    For methods whose picks hang on differences below what float32 resolves.
+    """
+    return _unit(left) @ _unit(right).T
+
+
 def nearest_distances(distances: Tensor) -> Tensor:
     """Distance of each row to its nearest other row [N], from all distances [N, N]; 0 for a single row."""
     if len(distances) < 2:

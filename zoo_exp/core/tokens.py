@@ -8,7 +8,18 @@ from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
 
-_ROWS = ("features", "tile", "cls_attention", "received_attention", "keys", "clip_image")
+_ROWS = (
+    *(
+        "features",
+        "tile",
+        "cls_attention",
+        "received_attention",
+        "object_attention",
+        "keys",
+        "clip_image",
+        "places",
+    ),
+)
 """Fields with one row per visual token, besides `projected`."""
 
 
@@ -30,6 +41,11 @@ class VisualTokens:
         cls_attention: CLS-to-patch attention of the feature layer, mean over heads [N] (`needs:
             "cls_attention"`).
         received_attention: mean attention that each patch receives there [N] (`needs: "received_attention"`).
+        object_attention: mean attention that each patch receives at the layer in the middle of the encoder that HiPrune
+            names [N] (`needs: "object_attention"`).
+        layer_attention: function (l) -> mean attention that each patch receives at encoder layer l, from 1 [N]
+            (`needs: "layer_attention"`).
+        attention_heads: heads that `cls_attention` is the mean of.
         keys: keys of the feature layer, mean over heads [N, Dk] (`needs: "keys"`).
         cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk]; of the base tile, if there are tiles.
         cls_key: key of the CLS token [Dk] (`needs: "cls"`).
@@ -40,6 +56,11 @@ class VisualTokens:
         text: input embeddings of the question's tokens [L, D] (`needs: "text"`).
         text_words: word number of each row of `text` [L] (sub-tokens of a word share one), or None (`needs:
             "text"`).
+        question_words: input embeddings of the question's words, each tokenised by itself, one row per sub-token
+            [m, D]: `keywords` without filler words and `all` of them; empty where the adapter has no tokenizer
+            (`needs: "text"`).
+        family: the model's family, for methods whose release treats the question differently (`needs: "text"`).
+        places: place of each token in the image's sequence [N]; None for all tokens in order.
         clip_image: CLIP embedding of each patch, after its visual projection [N, c] (`needs: "clip"`).
         clip_text: CLIP embeddings of the question's segments [S, c] (`needs: "clip"`).
         pixels_encoder: function (scale: tuple[int, int]) -> Z of the image resized to that token grid
@@ -54,6 +75,9 @@ class VisualTokens:
     tile: Tensor | None = None
     cls_attention: Tensor | None = None
     received_attention: Tensor | None = None
+    object_attention: Tensor | None = None
+    layer_attention: Callable[[int], Tensor] | None = None
+    attention_heads: int = 1
     keys: Tensor | None = None
     cls: Tensor | None = None
     cls_key: Tensor | None = None
@@ -62,6 +86,9 @@ class VisualTokens:
     replay: Callable[[int, Tensor], Tensor] | None = None
     text: Tensor | None = None
     text_words: Tensor | None = None
+    question_words: Mapping[str, Tensor] = field(default_factory=dict)
+    family: str = ""
+    places: Tensor | None = None
     clip_image: Tensor | None = None
     clip_text: Tensor | None = None
     pixels_encoder: Callable[[tuple[int, int]], Tensor] | None = None
@@ -100,6 +127,7 @@ class VisualTokens:
             name: None if value is None else value[index]
             for name, value in ((n, getattr(self, n)) for n in _ROWS)
         }
+        rows["places"] = index if self.places is None else rows["places"]
         return replace(
             self,
             projected=self.projected[index],
@@ -107,6 +135,7 @@ class VisualTokens:
             grid=None,
             tiles=None,
             replay=None,
+            layer_attention=None,
             pixels_encoder=None,
             **rows,
         )

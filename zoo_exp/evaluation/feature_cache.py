@@ -20,9 +20,19 @@ from zoo_exp.runs.journal import log
 from zoo_exp.runs.manifest import device
 
 _TENSORS = (
-    *("projected", "features", "tile", "cls_attention", "received_attention", "keys", "cls", "cls_key"),
+    *(
+        "projected",
+        "features",
+        "tile",
+        "cls_attention",
+        "received_attention",
+        "object_attention",
+        "keys",
+        "cls",
+        "cls_key",
+    ),
 )
-_NOT_STORED = frozenset({"hidden", "replay", "clip"})
+_NOT_STORED = frozenset({"hidden", "replay", "layer_attention", "clip"})
 """Needs that hold what the tower was doing, or depend on the question: with one of them the tower runs."""
 _ANEW = {"projector": "projector_fields", "resize": "with_resizing", "text": "with_questions"}
 """Needs that are filled anew, from the model and the prompt at hand, and the adapter's method that does it."""
@@ -106,7 +116,7 @@ class FeatureCache:
             return
         tensors = {name: value for name in _TENSORS if (value := getattr(image, name)) is not None}
         try:
-            self.store.put(key, tensors, {"grid": image.grid})
+            self.store.put(key, tensors, {"grid": image.grid, "heads": image.attention_heads})
         except OSError as error:
             self._writes = False
             log.warning(
@@ -166,4 +176,5 @@ def _restore(
 ) -> VisualTokens:
     grid = facts["grid"]
     fields = {name: value.to(device) for name, value in tensors.items()}
-    return VisualTokens(**fields, grid=None if grid is None else (grid[0], grid[1]), **extra)  # type: ignore[arg-type]
+    known = {"grid": None if grid is None else (grid[0], grid[1]), "attention_heads": facts.get("heads", 1)}
+    return VisualTokens(**fields, **known, **extra)  # type: ignore[arg-type]

@@ -59,6 +59,7 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         weights=model.weights,
         layers=model.layers,
         trust_remote_code=model.trust_remote_code,
+        clip=model.clip,
     )
 
 

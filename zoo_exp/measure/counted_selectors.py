@@ -60,7 +60,7 @@ def _shape(tokens: VisualTokens) -> Hashable:
         if isinstance(value := getattr(tokens, item.name), Tensor)
     ]
     tiles = None if tokens.tile is None else tuple((tokens.tile + 1).bincount().tolist())
-    words = None if tokens.text_words is None else len(tokens.text_words.unique())
+    words = tuple((form, len(rows)) for form, rows in sorted(tokens.question_words.items()))
     whole = None if tokens.tiles is None else (len(tokens.tiles.images), tokens.tiles.grid)
     return (*shapes, tokens.grid, tiles, words, whole)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
@@ -27,6 +28,7 @@ class VLMAdapter:
         layers: the decoder's layers.
         image_token_id: the placeholder that the processor writes for every visual token.
         n_visual: visual tokens of an image, or None where it depends on the image.
+        clip: the full CLIP that the vision encoder comes from, if one was given (`load_model(clip=PATH)`).
         processor: the processor, if known; word numbers and the question's end come from its tokenizer.
     """
 
@@ -42,6 +44,7 @@ class VLMAdapter:
         self.layers: nn.ModuleList = self.llm.layers
         self.image_token_id: int = self.model.config.image_token_id
         self.n_visual: int | None = None
+        self.clip: ClipHeads | None = None
         self._question: tuple[Any, Question] | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
@@ -81,12 +84,16 @@ class VLMAdapter:
                 raise InvalidValueError("the prompt has image placeholders, but there are no pixel_values")
             return [[] for _ in rows]
         call = {name: inputs[name] for name in IMAGE_INPUTS if inputs.get(name) is not None}
+        if "clip" in needs and self.clip is not None:
+            needs |= {"features"}
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
         images = self.collect(capture, list(output.pooler_output), call, needs)
         grouped = self.group_by_row(rows, images)
         if "text" in needs:
             grouped = self.with_questions(grouped, rows, _mask(inputs))
+        if "clip" in needs and self.clip is not None:
+            grouped = self._with_clip(self.clip, grouped, rows, _mask(inputs))
         return grouped
 
     def image_features(self, **call: Any) -> Any:
@@ -122,22 +129,49 @@ class VLMAdapter:
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor
     ) -> list[list[VisualTokens]]:
         """Add the input embeddings of each row's question to its images."""
-        if self._question is None or self._question[0] is not self.processor:
-            self._question = (self.processor, question_of(self.processor))
+        question = self._known_question()
         embed = self.model.get_input_embeddings()
         answer = []
         for tokens, row, real in zip(grouped, ids, mask, strict=True):
             if not tokens:
                 answer.append(tokens)
                 continue
-            text, words = self._question[1].select(row, real, self.image_token_id)
+            text, words = question.select(row, real, self.image_token_id)
             device = tokens[0].device
-            found = {
+            found: dict[str, Any] = {
                 "text": embed(text).to(device),
                 "text_words": None if words is None else words.to(device),
+                "question_words": {
+                    name: embed(ids.to(text.device)).to(device) for name, ids in question.words(text).items()
+                },
+                "family": self.family,
             }
             answer.append([replace(t, **found) for t in tokens])
         return answer
+
+    def _with_clip(
+        self, clip: ClipHeads, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor
+    ) -> list[list[VisualTokens]]:
+        """Add CLIP's own embeddings of patches and of each row's question to its images."""
+        question = self._known_question()
+        answer: list[list[VisualTokens]] = []
+        for tokens, row, real in zip(grouped, ids, mask, strict=True):
+            message = question.message(question.select(row, real, self.image_token_id)[0])
+            images = [clip.image(t.features) for t in tokens if t.features is not None]
+            embedded = clip.text(message) if images else None
+            answer.append(
+                [
+                    replace(t, clip_image=image, clip_text=embedded)
+                    for t, image in zip(tokens, images, strict=True)
+                ]
+            )
+        return answer
+
+    def _known_question(self) -> Question:
+        """What the processor at hand tells about questions; read once."""
+        if self._question is None or self._question[0] is not self.processor:
+            self._question = (self.processor, question_of(self.processor))
+        return self._question[1]
 
     def check_call(self, given: Mapping[str, Any]) -> None:
         """Refuse a call of the inner model, by argument name, that the installed transformers answers wrongly."""

@@ -59,6 +59,10 @@ class LlavaAdapter(VLMAdapter):
                 fields["hidden"] = self.tower.hidden(capture, slice(i, i + 1))
             if "replay" in needs:
                 fields["replay"] = self.tower.replay(capture, slice(i, i + 1))
+            if "cls_attention" in needs:
+                fields["attention_heads"] = self.tower.heads
+            if "layer_attention" in needs:
+                fields["layer_attention"] = self.tower.layer_attention(capture, slice(i, i + 1))
             images.append(VisualTokens(projected=projected, grid=grid, **shared, **fields))
         return self.with_resizing(images, call) if "resize" in needs else images
 

@@ -54,6 +54,10 @@ class LlavaNextAdapter(LlavaAdapter):
                 fields["hidden"] = {layer: _rows(value, source) for layer, value in hidden.items()}
             if "replay" in needs:
                 fields["replay"] = self.tower.replay(capture, tiles, source)
+            if "cls_attention" in needs:
+                fields["attention_heads"] = self.tower.heads
+            if "layer_attention" in needs:
+                fields["layer_attention"] = self.tower.layer_attention(capture, tiles, source)
             if "cls" in needs:
                 whole = {name: value[tiles] for name, value in rows.items()}
                 whole["projected"] = capture["projector"].tensor[tiles]

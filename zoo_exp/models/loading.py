@@ -14,6 +14,7 @@ import torch
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.architectures import ARCHITECTURES, architecture
 from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.qwen_processor import qwen_processor_class
 from zoo_exp.models.registry import adapter_for, check_family
 from zoo_exp.models.weight_files import check_weight_files
@@ -63,6 +64,7 @@ def load_model(
     layers: int | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
+    clip: str | Path | None = None,
 ) -> LoadedModel:
     """Load a vision-language model that can be pruned.
 
@@ -77,6 +79,8 @@ def load_model(
         layers: keep only the first decoder layers.
         trust_remote_code: let a checkpoint bring its own code; refused otherwise.
         seed: of random weights.
+        clip: a folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
+            `relevance=clip`.
 
     Raises:
         UnknownNameError: a model type without an adapter, an unknown dtype.
@@ -113,6 +117,9 @@ def load_model(
         processor = _processor(path, name, config, hub, needed=weights == "pretrained")
     model.eval()
     adapter = adapter_for(model, processor)
+    if clip is not None:
+        adapter.clip = ClipHeads.load(str(clip))
+        adapter.clip.check(config.vision_config, str(clip))
     return LoadedModel(model, processor, adapter, name, adapter.n_visual)
 
 

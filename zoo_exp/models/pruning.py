@@ -107,8 +107,10 @@ def attach(
     **options: Any,
 ) -> Pruning:
     """Switch pruning on until `detach`; arguments as in `pruned`."""
+    clip = model.adapter.clip if isinstance(model, LoadedModel) else None
     model, processor = _stock(model)
     adapter = adapter_for(model, processor)
+    adapter.clip = clip
     _check_free(model)
     rule: Any = registry.get(selector, **options) if isinstance(selector, str) else selector
     if options and not isinstance(selector, str):

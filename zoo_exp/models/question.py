@@ -1,5 +1,6 @@
-"""Which tokens of a prompt are the question, and which of them belong to one word."""
+"""Which tokens of a prompt are the question, which of them belong to one word, and which words say what it asks for."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,80 @@ from torch import Tensor
 
 _WORD_STARTS = ("\u2581", "\u0120")
 """How SentencePiece and byte-level tokenizers mark a piece that begins a word."""
+
+_PROMPT_SENTENCES = (
+    "Answer the question using a single word or phrase.",
+    "Answer with the option's letter from the given choices directly.",
+)
+_FILLERS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "have",
+        "has",
+        "had",
+        "do",
+        "does",
+        "did",
+        "it",
+        "they",
+        "he",
+        "she",
+        "we",
+        "you",
+        "i",
+        "what",
+        "where",
+        "when",
+        "why",
+        "how",
+        "who",
+        "which",
+        "and",
+        "or",
+        "but",
+        "so",
+        "if",
+        "then",
+        "question",
+        "answer",
+        "to",
+        "for",
+        "with",
+        "by",
+        "from",
+        "at",
+        "into",
+        "onto",
+        "upon",
+    ]
+)
+
+
+def keywords(question: str) -> list[str]:
+    """The words of a question that MMTok's LLaVA route looks at (`mmtok/core/text_processor.py`, d1522cd).
+
+    Prompt sentences of the benchmarks go, then punctuation, then 47 filler words whatever their case. Where nothing is
+    left, the text without the prompt sentences is split at white space, punctuation included.
+
+    >>> keywords("What color is the dog's collar?")
+    ['color', 'dog', 's', 'collar']
+
+    Args:
+        question: the user's message, without the image placeholder.
+    """
+    for sentence in _PROMPT_SENTENCES:
+        question = question.replace(sentence, "")
+    kept = [word for word in re.findall(r"\b\w+\b", question) if word.lower() not in _FILLERS]
+    return kept or question.split()
 
 
 @dataclass(frozen=True)
@@ -46,6 +121,29 @@ class Question:
             text = self._words([t for t in ids if t != image_token_id])
         words = None if self.tokenizer is None else torch.tensor(self._numbers(text), dtype=torch.int64)
         return torch.tensor(text, dtype=torch.int64, device=row.device), words
+
+    def message(self, text: Tensor) -> str:
+        """What the user typed, from the ids that `select` gave [n]; empty without a tokenizer."""
+        return "" if self.tokenizer is None else str(self.tokenizer.decode(text.tolist())).strip()
+
+    def words(self, text: Tensor) -> dict[str, Tensor]:
+        """Ids of the question's words, each tokenised by itself: `keywords`, and `all` as MMTok's Qwen route.
+
+        Args:
+            text: the ids that `select` gave [n].
+
+        Returns:
+            Ids [m] by form; nothing without a tokenizer.
+        """
+        if self.tokenizer is None:
+            return {}
+        message = self.message(text)
+        forms = {"keywords": keywords(message), "all": f"Question: {message}".split()}
+        return {name: self._tokenised(words) for name, words in forms.items()}
+
+    def _tokenised(self, words: Sequence[str]) -> Tensor:
+        ids = [i for word in words for i in self.tokenizer(word, add_special_tokens=False)["input_ids"]]
+        return torch.tensor(ids, dtype=torch.int64)
 
     def _words(self, ids: list[int]) -> list[int]:
         n = len(self.suffix)

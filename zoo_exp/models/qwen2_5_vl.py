@@ -49,6 +49,7 @@ class QwenAdapter(VLMAdapter):
             rows["features"] = tokens_of(capture["merger"].args[0], order).split(sizes)
         hidden = self.tower.hidden(capture, order, sizes) if "hidden" in needs else {}
         replays = self.tower.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)
+        by_layer = self.tower.layer_attentions(capture, order, sizes) if "layer_attention" in needs else []
         shared = self.projector_fields(needs)
         merge = self.visual.spatial_merge_size
         images = []
@@ -56,6 +57,8 @@ class QwenAdapter(VLMAdapter):
             fields: dict[str, Any] = {name: value[i] for name, value in rows.items()}
             if t == 1:
                 fields["grid"] = (h // merge, w // merge)
+            if "layer_attention" in needs:
+                fields["layer_attention"] = by_layer[i]
             per_layer = {layer: value[i] for layer, value in hidden.items()}
             images.append(
                 VisualTokens(projected=projected, hidden=per_layer, replay=replays[i], **shared, **fields)

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture, attention_rows
 from zoo_exp.models.qwen_replay import qwen_replay
 
 _ATTENTION = frozenset({"received_attention", "keys"})
 _QUERIES_AT_ONCE = 512
+_OBJECT_LAYER = 16 / 32
+"""HiPrune's object layer on this encoder, as a part of its depth."""
 
 
 class QwenTower:
@@ -23,12 +26,29 @@ class QwenTower:
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """The last block that attends to the whole image; every block."""
         wanted: dict[str, nn.Module] = {}
+        watched: set[int] = set()
         if needs & _ATTENTION:
-            block = self.visual.blocks[self.visual.fullatt_block_indexes[-1]]
-            wanted |= {"attention": block.attn, "qkv": block.attn.qkv}
+            watched.add(self.deep_layer)
+        if "object_attention" in needs:
+            watched.add(self.object_layer)
+        if "layer_attention" in needs:
+            watched |= set(range(1, len(self.visual.blocks) + 1))
+        for number in watched:
+            attention = self.visual.blocks[number - 1].attn
+            wanted |= {f"attention{number}": attention, f"qkv{number}": attention.qkv}
         if needs & {"hidden", "replay"}:
             wanted |= {f"block{i}": block for i, block in enumerate(self.visual.blocks)}
         return wanted
+
+    @property
+    def deep_layer(self) -> int:
+        """Number of the last block, from 1, that attends to the whole image."""
+        return int(self.visual.fullatt_block_indexes[-1]) + 1
+
+    @property
+    def object_layer(self) -> int:
+        """Number of the block, from 1, in which HiPrune looks for objects: 16 of 32."""
+        return max(1, round(_OBJECT_LAYER * len(self.visual.blocks)))
 
     def language_order(self, grids: Tensor) -> Tensor:
         """Place in window order of every token of the language model's order."""
@@ -48,10 +68,31 @@ class QwenTower:
         self, capture: Capture, order: Tensor, sizes: list[int], needs: frozenset[str]
     ) -> dict[str, Sequence[Tensor]]:
         """Attention fields of `VisualTokens` by image, [N, ...] each."""
-        if not needs & _ATTENTION:
-            return {}
-        received, keys = self.attention(capture, order, sizes)
-        return {k: v for k, v in (("received_attention", received), ("keys", keys)) if k in needs}
+        found: dict[str, Sequence[Tensor]] = {}
+        if "object_attention" in needs:
+            found["object_attention"] = self.attention(capture, order, sizes, self.object_layer)[0]
+        if needs & _ATTENTION:
+            received, keys = self.attention(capture, order, sizes, self.deep_layer)
+            found |= {k: v for k, v in (("received_attention", received), ("keys", keys)) if k in needs}
+        return found
+
+    def layer_attentions(
+        self, capture: Capture, order: Tensor, sizes: list[int]
+    ) -> list[Callable[[int], Tensor]]:
+        """Attention that the tokens receive at a block, as a function of its number from 1, by image."""
+        count = len(self.visual.blocks)
+
+        def of(image: int) -> Callable[[int], Tensor]:
+            def received(number: int) -> Tensor:
+                if not 1 <= number <= count:
+                    raise InvalidValueError(
+                        f"encoder layer {number}: the vision encoder has {count}, give 1 to {count}"
+                    )
+                return self.attention(capture, order, sizes, number)[0][image]
+
+            return received
+
+        return [of(image) for image in range(len(sizes))]
 
     def hidden(self, capture: Capture, order: Tensor, sizes: list[int]) -> dict[int, Sequence[Tensor]]:
         """Outputs of the blocks, numbered from 1, by image: [N, 4 Dv] each."""
@@ -72,13 +113,16 @@ class QwenTower:
         ]
 
     def attention(
-        self, capture: Capture, order: Tensor, sizes: list[int]
+        self, capture: Capture, order: Tensor, sizes: list[int], number: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Attention that each token's patches receive, and their rotated keys, image by image."""
+        """Attention that each token's patches receive at a block, and their rotated keys, image by image.
+
+        Attention is over the whole image, also where the block itself looks at windows.
+        """
         module, unit = self.visual.blocks[0].attn, self.visual.spatial_merge_unit
         heads = module.num_heads
-        query, key, _ = capture["qkv"].tensor.unflatten(-1, (3, heads, -1)).unbind(1)
-        cos, sin = (t[:, None] for t in capture["attention"].kwargs["position_embeddings"])
+        query, key, _ = capture[f"qkv{number}"].tensor.unflatten(-1, (3, heads, -1)).unbind(1)
+        cos, sin = (t[:, None] for t in capture[f"attention{number}"].kwargs["position_embeddings"])
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
         q, k = (tokens_of(t.flatten(1), order).unflatten(-1, (unit, -1)) for t in (query, key))
         received, keys, scale = [], [], (key.shape[-1]) ** -0.5

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture, attention_rows
 
 _ATTENTION = frozenset({"cls_attention", "received_attention", "keys", "cls"})
+_OBJECT_LAYER = 9 / 24
+"""HiPrune's object layer, as a part of the encoder's depth."""
 
 
 class ClipTower:
@@ -39,11 +42,24 @@ class ClipTower:
             wanted |= {"query": layer.self_attn.q_proj, "key": layer.self_attn.k_proj, "feature": layer}
         if needs & {"hidden", "replay"}:
             wanted |= {f"layer{i}": layer for i, layer in enumerate(self.layers)}
+        watched = range(1, len(self.layers) + 1) if "layer_attention" in needs else ()
+        if "object_attention" in needs:
+            watched = {*watched, self.object_layer}
+        for number in watched:
+            attention = self.layers[number - 1].self_attn
+            wanted |= {f"query{number}": attention.q_proj, f"key{number}": attention.k_proj}
         return wanted
+
+    @property
+    def object_layer(self) -> int:
+        """Number of the layer, from 1, in which HiPrune looks for objects: 9 of 24."""
+        return max(1, round(_OBJECT_LAYER * len(self.layers)))
 
     def rows(self, capture: Capture, needs: frozenset[str]) -> dict[str, Tensor]:
         """Fields of `VisualTokens` over a batch of images, [B, N, ...] (`cls` and `cls_key` [B, ...])."""
         fields: dict[str, Tensor] = {}
+        if "object_attention" in needs:
+            fields["object_attention"] = self._received(capture, self.object_layer, slice(None))
         if not needs & _ATTENTION:
             return fields
         query, key = capture["query"].tensor, capture["key"].tensor
@@ -52,18 +68,51 @@ class ClipTower:
             rows = attention_rows(query[:, :1], key, self.heads, scale)
             fields["cls_attention"] = rows[:, :, 0].mean(dim=1)[:, self.skip :]
         if "received_attention" in needs:
-            # Image by image: [H, N, N] at a time.
-            received = [
-                attention_rows(q, k, self.heads, scale).mean(dim=(0, 1))
-                for q, k in zip(query, key, strict=True)
-            ]
-            fields["received_attention"] = torch.stack(received)[:, self.skip :]
+            fields["received_attention"] = self._mean_received(query, key)
         mean_key = key.unflatten(-1, (self.heads, -1)).mean(dim=2)
         if "keys" in needs:
             fields["keys"] = mean_key[:, self.skip :]
         if "cls" in needs and self.has_cls:
             fields["cls"], fields["cls_key"] = capture["feature"].tensor[:, 0], mean_key[:, 0]
         return fields
+
+    def layer_attention(
+        self, capture: Capture, images: slice, source: Tensor | None = None
+    ) -> Callable[[int], Tensor]:
+        """Attention that each token receives at an encoder layer, as a function of the layer's number from 1.
+
+        Args:
+            capture: with the queries and keys of every layer.
+            images: the tiles of one image.
+            source: flat patch number of each visual token [N], -1 for newlines; None for all in order.
+        """
+        count = len(self.layers)
+
+        def received(number: int) -> Tensor:
+            if not 1 <= number <= count:
+                raise InvalidValueError(
+                    f"encoder layer {number}: the vision encoder has {count}, give 1 to {count}"
+                )
+            flat = self._received(capture, number, images).flatten()
+            if source is None:
+                return flat
+            return torch.where(source >= 0, flat[source.clamp(min=0)], torch.zeros_like(flat[:1]))
+
+        return received
+
+    def _received(self, capture: Capture, number: int, images: slice) -> Tensor:
+        """Mean attention that the patches of some images receive at a layer, from 1: [B, N]."""
+        query, key = capture[f"query{number}"].tensor[images], capture[f"key{number}"].tensor[images]
+        return self._mean_received(query, key)
+
+    def _mean_received(self, query: Tensor, key: Tensor) -> Tensor:
+        """Attention that each patch receives from queries and keys [B, 1 + N, H d]: mean over heads and all queries."""
+        scale = (key.shape[-1] // self.heads) ** -0.5
+        # Image by image: [H, N, N] at a time.
+        received = [
+            attention_rows(q, k, self.heads, scale).mean(dim=(0, 1)) for q, k in zip(query, key, strict=True)
+        ]
+        return torch.stack(received)[:, self.skip :]
 
     def hidden(self, capture: Capture, images: slice) -> dict[int, Tensor]:
         """Outputs of the encoder layers, numbered from 1, for some images: [n * N, Dv] each."""

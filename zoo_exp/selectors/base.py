@@ -101,6 +101,7 @@ class Selector:
         self.check(tokens)
         if scores is None and layout.total:
             scores = self.score(tokens, generator)
+        check_scores(self.name, scores, tokens)
         picked: list[Tensor | Selection] = []
         for group in layout.groups:
             index, part, rated = group.index, tokens, scores
@@ -200,6 +201,7 @@ class GreedySelector(Selector):
             self.check(t)
             if score is None and layout.total:
                 score = self.score(t, generator)
+            check_scores(self.name, score, t)
             layouts.append(layout)
             all_scores.append(score)
             for group in layout.groups:
@@ -220,6 +222,22 @@ class GreedySelector(Selector):
             picked: list[Tensor | Selection] = [next(picks) for group in layout.groups if group.k]
             answers.append(layout.assemble(t, picked, score))
         return answers
+
+
+def check_scores(name: str, scores: Tensor | None, tokens: VisualTokens) -> None:
+    """Refuse scores of a selector that are not one finite number for each visual token [N].
+
+    Raises:
+        InvalidValueError: another shape, NaN or infinity.
+    """
+    if scores is None:
+        return
+    if scores.shape != (tokens.count,):
+        raise InvalidValueError(
+            f"selector {name} must score every visual token once: expected shape ({tokens.count},), "
+            f"got {tuple(scores.shape)}"
+        )
+    check_features(scores[:, None], name=f"scores of selector {name}")
 
 
 def one_of(selector: Selector, option: str, allowed: Iterable[object]) -> None:

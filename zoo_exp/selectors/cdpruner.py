@@ -6,25 +6,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.diversity import cosine
+from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.dpp import conditional_dpp
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector, one_of
+from zoo_exp.selectors.plan import NEWLINE
 
 
 @dataclass(frozen=True)
 class CDPruner(Selector):
     """Relevant tokens that span the largest volume together (greedy MAP of a conditional DPP).
 
+    Where K is above the rank of the kernel the release repeats picks and keeps fewer tokens; here the rest is filled
+    by relevance.
+
     Attributes:
-        relevance: `llm_embeddings`, a substitute where CLIP's text tower is not at hand: mean cosine of the
-            question's input embeddings and the projected features; `clip`, as released: *minus* the cosine of
-            CLIP's patch and text embeddings, mean over segments.
+        relevance: `llm_embeddings`, a substitute where the full CLIP is not at hand, which is another method than the
+            released one: mean cosine of the question's input embeddings and the projected features; `clip`, as
+            released: *minus* the cosine of CLIP's patch and text embeddings, mean over segments of the question
+            (load the model with `clip=PATH`).
     """
 
     name: ClassVar[str] = "cdpruner"
-    paper: ClassVar[str] = "CDPruner (NeurIPS 2025, arXiv 2506.10967)"
+    paper: ClassVar[str] = (
+        "CDPruner (NeurIPS 2025, arXiv 2506.10967), relevance=clip as released (Theia-4869/CDPruner 9541616)"
+    )
+    always_named: ClassVar[tuple[str, ...]] = ("relevance",)
 
     relevance: str = "llm_embeddings"
 
@@ -39,15 +47,21 @@ class CDPruner(Selector):
         return frozenset({"clip" if self.relevance == "clip" else "text"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """Relevance q [N], scaled over the image: (q - min + 1e-6) / (max - min), or ones if equal."""
+        """Relevance q [N], scaled over the patches of the image: (q - min + 1e-6) / (max - min), or ones if equal.
+
+        Newlines have none, and do not take part in the scaling: the release inserts them after the selection.
+        """
         if self.relevance == "clip" and tokens.clip_image is not None and tokens.clip_text is not None:
-            q = -cosine(tokens.clip_text, tokens.clip_image).mean(dim=0)
+            q = -exact_cosine(tokens.clip_text, tokens.clip_image).mean(dim=0)
         elif tokens.text is not None and len(tokens.text):
-            q = cosine(tokens.text, tokens.projected).mean(dim=0)
+            q = exact_cosine(tokens.text, tokens.projected).mean(dim=0)
         else:
             raise InvalidValueError("selector cdpruner needs a question: its text has no tokens")
-        low, high = torch.aminmax(q)
-        return torch.where(high > low, (q - low + 1e-6) / (high - low), torch.ones_like(q))
+        patches = torch.ones_like(q, dtype=torch.bool) if tokens.tile is None else tokens.tile != NEWLINE
+        infinite = torch.full_like(q, float("inf"))
+        low, high = torch.where(patches, q, infinite).min(), torch.where(patches, q, -infinite).max()
+        scaled = torch.where(high > low, (q - low + 1e-6) / (high - low), torch.ones_like(q))
+        return torch.where(patches, scaled, torch.zeros_like(q)).float()
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """Greedy picks on the projected features."""

@@ -15,4 +15,4 @@ class DivPrune(GreedySelector):
     """
 
     name: ClassVar[str] = "divprune"
-    paper: ClassVar[str] = "DivPrune (CVPR 2025, arXiv 2503.02175)"
+    paper: ClassVar[str] = "DivPrune (CVPR 2025, arXiv 2503.02175), as released (vbdi/divprune 799e2d9)"

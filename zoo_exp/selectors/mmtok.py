@@ -7,56 +7,90 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.coverage import greedy_coverage
-from zoo_exp.core.diversity import cosine
+from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import Selector, positive
+from zoo_exp.selectors.base import Selector, one_of, positive
+
+RELEASED = {"qwen2_5_vl": ("all", 0.01)}
+"""Words and text temperature of the release by family; other families take its LLaVA route."""
+RELEASED_LLAVA = ("keywords", 0.02)
 
 
 @dataclass(frozen=True)
 class MMTok(Selector):
     """Greedy maximum coverage of the question's words and of the image's own patches.
 
-    Unverified (spec: algorithms_beyond): the pooling of a word's sub-tokens is taken to be their mean. Stop
-        words are
-    removed only as far as the adapter leaves them out of `text`.
+    Every sub-token of a word is a row of its own. Without a tokenizer there are no words: then all tokens of the
+    question in the prompt are rows.
 
     Attributes:
-        text_temperature: t_tv, of the softmax of words over visual tokens.
+        text_temperature: t_tv, of the softmax of words over visual tokens; None for the release's 0.02, on
+            Qwen2.5-VL 0.01.
         image_temperature: t_vv, of the softmax of patches over visual tokens.
         image_weight: alpha, how much covering the image counts against covering the question.
+        words: `keywords` drops filler words and prompt sentences, `all` takes "Question: " and every word; None for
+            what the release does: keywords, on Qwen2.5-VL all.
     """
 
     name: ClassVar[str] = "mmtok"
-    paper: ClassVar[str] = "MMTok (ICLR 2026, arXiv 2508.18264)"
+    paper: ClassVar[str] = "MMTok (ICLR 2026, arXiv 2508.18264), as released (Ironieser/MMTok d1522cd)"
     NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "text"})
 
-    text_temperature: float = 0.02
+    text_temperature: float | None = None
     image_temperature: float = 0.2
     image_weight: float = 0.5
+    words: str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        for option in ("text_temperature", "image_temperature", "image_weight"):
+        one_of(self, "words", (None, "keywords", "all"))
+        if self.text_temperature is not None:
+            positive(self, "text_temperature")
+        for option in ("image_temperature", "image_weight"):
             positive(self, option)
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """Greedy picks on the stacked coverage matrices [m + N, N]."""
         if tokens.features is None or tokens.text is None:
             raise InvalidValueError("selector mmtok needs 'features' and 'text'")
-        words = pool_words(tokens.text.float(), tokens.text_words)
-        text = (cosine(words, tokens.projected) / self.text_temperature).softmax(dim=1)
-        image = (cosine(tokens.features, tokens.features) / self.image_temperature).softmax(dim=1)
-        scale = self.image_weight / tokens.count
-        return greedy_coverage(torch.cat([text / max(1, len(words)), scale * image]), k)
+        words, temperature = RELEASED.get(tokens.family, RELEASED_LLAVA)
+        text = tokens.question_words.get(self.words or words, tokens.text)
+        temperature = temperature if self.text_temperature is None else self.text_temperature
+        return greedy_coverage(self.cover(tokens.projected, tokens.features, text, temperature), k)
+
+    def cover(self, projected: Tensor, features: Tensor, text: Tensor, temperature: float) -> Tensor:
+        """How well each token covers each text row and each patch [m + N, N], in float64.
+
+        Args:
+            projected: Z [N, D].
+            features: X [N, Dv].
+            text: input embeddings of the words [m, D].
+            temperature: of the text's softmax.
+        """
+        by_text = (exact_cosine(text, projected) / temperature).softmax(dim=1) / max(1, len(text))
+        by_image = (exact_cosine(features, features) / self.image_temperature).softmax(dim=1) / len(features)
+        return torch.cat([by_text, self.image_weight * by_image])
 
 
-def pool_words(text: Tensor, words: Tensor | None) -> Tensor:
-    """Mean embedding of each word [m, D] from sub-tokens [L, D] and word numbers [L] (None: one each)."""
-    if words is None or not len(text):
-        return text
-    _, word = words.unique(return_inverse=True)
-    member = (word[None] == torch.arange(int(word.max()) + 1, device=word.device)[:, None]).float()
-    pooled: Tensor = member @ text / member.sum(dim=1, keepdim=True)
-    return pooled
+def padding_patches(width: int, height: int, side: int) -> list[int]:
+    """Patches of a side x side raster that lie wholly in the padding of an image that was padded to a square.
+
+    The release never picks them (pass them to `greedy_coverage` as `excluded`). The processors of the supported
+    checkpoints crop and do not pad, so there are none on their images.
+
+    Args:
+        width: of the original image in pixels.
+        height: of the original image in pixels.
+        side: patches on a side of the raster.
+    """
+    longest = max(width, height)
+    rows, columns = _padded(height, longest, side), _padded(width, longest, side)
+    return [r * side + c for r in range(side) for c in range(side) if r in rows or c in columns]
+
+
+def _padded(length: int, longest: int, side: int) -> set[int]:
+    """Lines of patches, of `side`, that end before the centred image begins or begin where it ends."""
+    first, last = longest - length, longest + length  # in half pixels
+    return {i for i in range(side) if 2 * (i + 1) * longest <= first * side or 2 * i * longest >= last * side}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.base import ScoreSelector
+from zoo_exp.selectors.plan import NEWLINE
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,13 @@ class Random(ScoreSelector):
         return True
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """One draw from U(0, 1) per token [N]; a larger budget keeps a superset."""
-        return torch.rand(tokens.count, generator=generator, device=generator.device).to(tokens.device)
+        """One draw from U(0, 1) per token [N]; a larger budget keeps a superset.
+
+        Newlines draw last, so that the other tokens' draws do not depend on how many there are.
+        """
+        draws = torch.rand(tokens.count, generator=generator, device=generator.device).to(tokens.device)
+        if tokens.tile is None:
+            return draws
+        scores = torch.empty_like(draws)
+        scores[(tokens.tile == NEWLINE).sort(stable=True).indices] = draws
+        return scores

@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import ScoreSelector
+from zoo_exp.selectors.plan import NEWLINE
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class TextAttention(ScoreSelector):
     NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """Mean attention per token [N]."""
+        """Mean attention per token [N]; newlines take no part in the softmax and get none."""
         if tokens.text is None or not len(tokens.text):
             raise InvalidValueError("selector text_attention needs a question: its text has no tokens")
         logits = tokens.text.float() @ tokens.projected.float().T / math.sqrt(tokens.projected.shape[1])
+        if tokens.tile is not None:
+            logits = logits.masked_fill(tokens.tile == NEWLINE, float("-inf"))
         return logits.softmax(dim=1).mean(dim=0)

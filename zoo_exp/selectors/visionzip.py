@@ -33,7 +33,9 @@ class VisionZip(Selector):
     """
 
     name: ClassVar[str] = "visionzip"
-    paper: ClassVar[str] = "VisionZip (CVPR 2025, arXiv 2412.04467)"
+    paper: ClassVar[str] = (
+        "VisionZip (CVPR 2025, arXiv 2412.04467), variant=official_code as released (dvlab-research/VisionZip 3151f6d)"
+    )
     equivariant: ClassVar[bool] = False
 
     attention: str = "cls"

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.diversity import cosine
+from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector, one_of
@@ -17,15 +17,21 @@ DROPPED_PER_ROUND = 8
 
 @dataclass(frozen=True)
 class VisPruner(Selector):
-    """Half of the budget by attention, half by removing near-duplicates among the rest.
+    """Part of the budget by attention, the rest by removing near-duplicates among the other tokens.
+
+    Similarities are computed in float64. A swap of two nearly equal ratings changes which tokens are compared in
+    all later rounds, so the release's own half precision keeps another set in the diverse part. Unlike the
+    release, which fails or keeps fewer tokens for some counts, every count from 1 to N is reached.
 
     Attributes:
-        attention: `cls` for the CLS token's, `received` for the mean over all patches (towers without CLS).
-        important_share: r, the part of the budget that attention decides.
+        attention: `cls` for the CLS token's, `received` for the mean over all patches (encoders without CLS).
+        important_share: r, the part of the budget that attention decides: int(K r) tokens.
     """
 
     name: ClassVar[str] = "vispruner"
-    paper: ClassVar[str] = "VisPruner (ICCV 2025, arXiv 2412.01818)"
+    paper: ClassVar[str] = (
+        "VisPruner (ICCV 2025, arXiv 2412.01818), as released (Theia-4869/VisPruner aefa01a) in float64"
+    )
 
     attention: str = "cls"
     important_share: float = 0.5
@@ -42,7 +48,7 @@ class VisPruner(Selector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Attention ranks, the tower's features compare."""
+        """Attention ranks, the vision encoder's features compare."""
         return frozenset({"features", f"{self.attention}_attention"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
@@ -61,17 +67,18 @@ class VisPruner(Selector):
 def thin_out(features: Tensor, residual: Tensor, k: int) -> Tensor:
     """Drop tokens that another one resembles most, until k of the residual [R] are left.
 
-    Per round, the tokens at even places are rated by their largest cosine to one at an odd place, and the
-    highest go (8 at most). The survivors come back in ascending order of that rating, so the order of a round
-    decides who meets whom in the next.
+    In each round, the tokens at even places are rated by their largest cosine to one at an odd place, and the
+    highest are cut (8 at most). The other even ones stay in descending order of that rating, followed by the odd
+    ones in their order: the order of a round decides which tokens are compared in the next
+    (`llava/model/llava_arch.py` of the release).
     """
     if not k:
         return residual[:0]
-    similarity = cosine(features, features)
+    similarity = exact_cosine(features, features)
     while len(residual) > k:
         even, odd = residual[::2], residual[1::2]
         rating = similarity[even][:, odd].amax(dim=1)
         dropped = min(DROPPED_PER_ROUND, len(residual) - k, len(even))
-        ascending = rating.sort(stable=True).indices
-        residual = torch.cat([even[ascending[: len(even) - dropped]], odd])
+        descending = rating.sort(descending=True, stable=True).indices
+        residual = torch.cat([even[descending[dropped:]], odd])
     return residual

@@ -53,7 +53,9 @@ class Zoo(GreedySelector):
     """
 
     name: ClassVar[str] = "zoo"
-    paper: ClassVar[str] = "ZOO-Prune (CVPR 2026 poster)"
+    paper: ClassVar[str] = (
+        "ZOO-Prune (CVPR 2026 poster), variant=official_code as released (AIM-SKKU/ZOO-Prune 159f7f9, NeXT 2d1194b)"
+    )
 
     estimator: str = "zeroth_order"
     fusion: str = "multiply"

@@ -1,5 +1,6 @@
 """Layer selectors against what the released functions of FastV and SparseVLM gave for the same numbers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from zoo_exp.selectors.layer.base import LayerView, Prompt
+from zoo_exp.selectors.layer.dart import Dart
 from zoo_exp.selectors.layer.density_peaks import merge_by_density
 from zoo_exp.selectors.layer.fastv import FastV
 from zoo_exp.selectors.layer.sparsevlm import (
@@ -169,3 +171,35 @@ def test_three_stages_end_to_end(name, monkeypatch):
         visual[len(before) : len(before) + len(keep) + len(merged)] = True
         stage += 1
     torch.testing.assert_close(hidden, data["final_hidden"], atol=1e-5, rtol=1e-4)
+
+
+RIVALS = Path(__file__).parents[2] / "golden" / "rivals"
+DART = {
+    name: case
+    for name, case in json.loads((RIVALS / "manifest.json").read_text(encoding="utf-8"))["cases"].items()
+    if case["method"] == "DART"
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        pytest.param(name, run, id=f"{name}-{run['name']}")
+        for name, case in DART.items()
+        for run in case["runs"]
+    ],
+)
+def test_dart_keeps_what_the_released_function_keeps(name, run):
+    """In the order of norms, and in the order of CPython's set of positions, which the release walks."""
+    with np.load(RIVALS / f"{name}.npz") as file:
+        data = {key: torch.from_numpy(file[key]) for key in file.files}
+    states, keys, start, n = data["states"], data["keys"], int(data["start"]), int(data["visual_tokens"])
+    visual = torch.zeros(len(states), dtype=torch.bool)
+    visual[start : start + n] = True
+    seen = dataclasses.replace(
+        view(visual, hidden=states), keys=lambda: keys.flatten(1), norm=lambda hidden: hidden
+    )
+    kept = Dart(**run["options"]).pick(seen, run["budget"], None).indices
+    expected, classes = data[f"{run['name']}_kept"], data.get("tie_class", torch.arange(n))
+    assert len(kept) == run["kept"] == len(expected)
+    assert classes[kept].sort().values.tolist() == classes[expected].sort().values.tolist()

@@ -23,21 +23,26 @@ class Dart(LayerSelector):
     """Behind `k` layers, every pivot keeps the tokens that are least like it.
 
     Pivots are the visual tokens, and the text tokens behind the image, whose keys have the largest L1 norm.
-    They choose one after another, image pivots first, each by descending norm. With budget T the rule keeps
+    They choose one after another, image pivots first, each by descending norm. With budget T the selector keeps
     image_pivots + pivots * floor(T / pivots) tokens, which is near T and not T.
 
     Attributes:
+        variant: `paper`, pivots in the order of their norms; `official_code`: in the order in which CPython walks a
+            set of their positions in the prompt, which decides who chooses first.
         k: layers that see every token, 1 or more.
         image_pivots: pivots among the visual tokens.
         text_pivots: pivots among the text tokens.
     """
 
     name: ClassVar[str] = "dart"
-    paper: ClassVar[str] = "DART (EMNLP 2025, arXiv 2502.11494)"
+    paper: ClassVar[str] = (
+        "DART (EMNLP 2025, arXiv 2502.11494), variant=official_code as released (ZichenWen1/DART, a vendored copy)"
+    )
 
     k: int = 2
     image_pivots: int = 4
     text_pivots: int = 4
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -45,6 +50,7 @@ class Dart(LayerSelector):
         self.check_count("k", 1)
         self.check_count("image_pivots", 1)
         self.check_count("text_pivots", 0)
+        self.check_choice("variant", ("paper", "official_code"))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The last layer that sees everything."""
@@ -67,6 +73,8 @@ class Dart(LayerSelector):
         first = top_k(norms[visual], min(self.image_pivots, count))
         second = text[top_k(norms[text], min(self.text_pivots, len(text)))]
         pivots = torch.cat([visual[first], second])
+        if self.variant == "official_code":
+            pivots = torch.tensor(list(set(pivots.tolist())), device=pivots.device)
         each = count // (self.image_pivots + self.text_pivots)
         states = F.normalize(view.norm(view.hidden).float(), dim=-1)
         likeness = states[pivots] @ states[visual].T

@@ -35,7 +35,7 @@ class FastV(LayerSelector):
     """
 
     name: ClassVar[str] = "fastv"
-    paper: ClassVar[str] = "FastV (ECCV 2024, arXiv 2403.06764)"
+    paper: ClassVar[str] = "FastV (ECCV 2024, arXiv 2403.06764), as released (pkunlp-icler/FastV d165972)"
 
     k: int = 2
     rule: str = "last_token"

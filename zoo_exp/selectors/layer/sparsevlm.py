@@ -56,7 +56,9 @@ class SparseVLM(LayerSelector):
     """
 
     name: ClassVar[str] = "sparsevlm"
-    paper: ClassVar[str] = "SparseVLM (ICML 2025, arXiv 2410.04417)"
+    paper: ClassVar[str] = (
+        "SparseVLM (ICML 2025, arXiv 2410.04417), as released (Gumpest/SparseVLMs 26a5f48, v1.0 91fb6d9)"
+    )
 
     positions: str | None = None
     version: str = "1.5"

@@ -1,0 +1,118 @@
+"""HiPrune: tokens that the encoder attends to half-way, their neighbours, and those that it attends to in the end."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.fusion import top_k
+from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.cls_attention import tower_attention
+
+
+@dataclass(frozen=True)
+class HiPrune(Selector):
+    """Anchors of an encoder layer in the middle, their four neighbours, and registers of a deep layer.
+
+    All attention is what a patch receives, mean over heads and over all queries. n = round(K alpha / 5) anchors have
+    the most of it at the object layer; left, right, upper and lower neighbours in the raster stay with them
+    (clamped to the first and last token, and running over the ends of rows, as released); the rest of the budget
+    are the tokens with the most attention at the deep layer. Unlike the release, the count is exact: on
+    Qwen2.5-VL it counts some tokens twice, and where anchors and neighbours are more than K it fails.
+
+    Attributes:
+        alpha: part of the budget for anchors and neighbours, 0 to 1.
+        object_layer: encoder layer of the anchors, from 1; None for the release's: 9 of 24, on Qwen2.5-VL 16 of
+            32, scaled to the depth of the encoder.
+    """
+
+    name: ClassVar[str] = "hiprune"
+    paper: ClassVar[str] = "HiPrune (arXiv 2508.00553), as released (Danielement321/HiPrune 6e83a12)"
+    equivariant: ClassVar[bool] = False
+
+    alpha: float = 0.1
+    object_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        alpha, layer = self.alpha, self.object_layer
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+            raise InvalidValueError(f"alpha {alpha!r} of selector hiprune: must lie between 0 and 1")
+        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 1):
+            raise InvalidValueError(
+                f"object_layer {layer!r} of selector hiprune: must be the number of an encoder layer, from 1"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Attention of two layers."""
+        middle = "object_attention" if self.object_layer is None else "layer_attention"
+        return frozenset({"received_attention", middle})
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """Attention that each token receives at the deep layer [N]."""
+        return tower_attention(tokens, "received")
+
+    def select(
+        self,
+        tokens: VisualTokens,
+        budget: BudgetLike,
+        generator: torch.Generator,
+        scores: Tensor | None = None,
+    ) -> Selection:
+        """As for every selector; the attention of a layer of its own is worked out first."""
+        if self.object_layer is not None and tokens.layer_attention is not None:
+            tokens = replace(tokens, object_attention=tokens.layer_attention(self.object_layer))
+        return super().select(tokens, budget, generator, scores)
+
+    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
+        """Anchors and neighbours, then registers."""
+        if scores is None or tokens.object_attention is None:
+            raise InvalidValueError("selector hiprune needs 'received_attention' and 'object_attention'")
+        anchors = top_k(tokens.object_attention.float(), round(k * self.alpha / 5))
+        first = with_neighbours(anchors, tokens)[:k]
+        deep = scores.float().clone()
+        deep[first] = float("-inf")
+        return torch.cat([first, top_k(deep, k - len(first))])
+
+    def flops(self, tokens: VisualTokens, budget: Budget | int | float | str | None) -> int:
+        """None: attention is captured from the vision encoder."""
+        return 0
+
+
+def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
+    """Anchors [n], then their left, right, upper and lower neighbours, each once.
+
+    The numbers run through the tokens of the anchor's own tile; below the first or above the last they are clamped.
+    """
+    tile = torch.zeros(tokens.count, dtype=torch.int64) if tokens.tile is None else tokens.tile.cpu()
+    found = anchors.tolist()
+    by_shift: list[list[int]] = [[], [], [], []]
+    for anchor in found:
+        members = (tile == tile[anchor]).nonzero().flatten()
+        place = int((members == anchor).nonzero())
+        width = raster_width(tokens, members)
+        for shift, neighbours in zip((-1, 1, -width, width), by_shift, strict=True):
+            neighbours.append(int(members[min(max(place + shift, 0), len(members) - 1)]))
+    once = dict.fromkeys([*found, *(place for neighbours in by_shift for place in neighbours)])
+    return torch.tensor(list(once), dtype=torch.int64, device=anchors.device)
+
+
+def raster_width(tokens: VisualTokens, members: Tensor) -> int:
+    """Tokens in a row of the raster that the members [n] of one tile make up.
+
+    It is the grid's, or of a tile the length of its first run in the image's sequence, in which rows of tiles side by
+    side alternate. The base tile is one run; it is a square.
+    """
+    n = len(members)
+    if tokens.grid is not None and tokens.grid[0] * tokens.grid[1] == n:
+        return tokens.grid[1]
+    places = members if tokens.places is None else tokens.places.cpu()[members]
+    gaps = (places[1:] - places[:-1] != 1).nonzero().flatten()
+    return int(gaps[0]) + 1 if len(gaps) else max(1, math.isqrt(n))

@@ -1,0 +1,61 @@
+"""SCOPE: salient tokens that cover the image."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo_exp.core.budget import Budget
+from zoo_exp.core.coverage import COMBINATIONS, greedy_coverage
+from zoo_exp.core.diversity import exact_cosine
+from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.base import Selector, one_of
+from zoo_exp.selectors.cls_attention import tower_attention
+
+
+@dataclass(frozen=True)
+class Scope(Selector):
+    """Greedy coverage of the image's patches, weighted by CLS attention.
+
+    A token's gain is what it adds to the sum, over all patches, of the largest cosine to a kept token (negative
+    cosines count as none). It is multiplied by attention ** alpha, or the two are added.
+
+    Attributes:
+        alpha: exponent of the attention, 0 or more; 0 leaves coverage alone.
+        combine: `multiply`, the released default, or `add`. The attention of `add` is the sum over heads.
+    """
+
+    name: ClassVar[str] = "scope"
+    paper: ClassVar[str] = "SCOPE (arXiv 2510.24214), as released (kinredon/SCOPE 6bf7306)"
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "cls_attention"})
+
+    alpha: float = 1.0
+    combine: str = "multiply"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        one_of(self, "combine", COMBINATIONS)
+        alpha = self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
+            raise InvalidValueError(f"alpha {alpha!r} of selector scope: must be a number of at least 0")
+
+    def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """CLS attention per token, summed over heads [N]."""
+        return tower_attention(tokens, "cls") * tokens.attention_heads
+
+    def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
+        """Greedy picks on the cosines of the vision encoder's features."""
+        if scores is None or tokens.features is None:
+            raise InvalidValueError("selector scope needs 'features' and 'cls_attention'")
+        cover = exact_cosine(tokens.features, tokens.features).clamp_min_(0)
+        return greedy_coverage(cover, k, scores.double() ** self.alpha, combine=self.combine)
+
+    def flops(self, tokens: VisualTokens, budget: Budget | int | float | str | None) -> int:
+        """Cosines of all pairs of tokens that compete, 1 multiply-add = 2 FLOPs."""
+        groups = self.plan(tokens, budget).groups
+        counts = [tokens.count if g.index is None else len(g.index) for g in groups if g.k]
+        width = 0 if tokens.features is None else tokens.features.shape[1]
+        return sum(2 * n * n * width for n in counts)
