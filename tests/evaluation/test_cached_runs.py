@@ -108,7 +108,7 @@ def test_a_file_in_its_place_is_refused(tmp_path, capsys):
 
 def test_a_limit_below_nothing_is_refused(capsys):
     assert cli.main(["run", *RUN, "cache.limit_gb=0"]) == 2
-    assert "cache.limit_gb=0.0: it must be at least" in capsys.readouterr().err
+    assert "cache.limit_gb=0.0: it must be between" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ class ModelConfig:
     layers: int | None = at_least(1, None)
     """Number of decoder layers to keep, from the first; None keeps all."""
     trust_remote_code: bool = False
-    clip: Optional[str] = None  # noqa: UP045
+    clip: str | None = None
     """A folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
     `relevance=clip`; None where no arm needs it."""
     batch_size: int = at_least(1, 8)
