@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A private SLURM cluster on one machine, for tests and demos: several nodes, make-believe GPUs, no root daemons of the
+# A private SLURM cluster on one machine, for tests and demos: several nodes, simulated GPUs, no root daemons of the
 # system, nothing outside of DIR. Needs Debian's slurmctld, slurmd, slurm-client and munge.
 #
 #   slurm/local_cluster.sh start DIR [nodes=2] [cpus=2] [gpus=0]    then: . DIR/env.sh

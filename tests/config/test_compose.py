@@ -142,7 +142,7 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (["selector=zoo", "budget=[]"], InvalidValueError, ["budget=[]"]),
         (["selector=zoo", "budget=null"], InvalidValueError, ["budget=null"]),
         (["selector=full", "selector.budgets=[3]"], InvalidValueError, ["takes no budget"]),
-        (["selector=divprune", "selector.seeds=2"], InvalidValueError, ["seeds=2", "draws nothing"]),
+        (["selector=divprune", "selector.seeds=2"], InvalidValueError, ["seeds=2", "is deterministic"]),
         (["selector=[full,full]"], InvalidValueError, ["'full' is listed twice"]),
         (["selector=full", "task=[gqa,gqa]"], InvalidValueError, ["'gqa' is listed twice"]),
         (["selector=full", "seed=-1"], InvalidValueError, ["seed=-1", "between 0"]),
@@ -223,7 +223,7 @@ def test_a_file_that_makes_no_sense_is_named(own, text):
 
 
 def test_two_arms_with_one_label_are_refused(own):
-    with pytest.raises(InvalidValueError, match="'same @48' names two different arms"):
+    with pytest.raises(InvalidValueError, match="'same @48' is the label of two different arms"):
         own("arms:\n  - {selector: zoo, label: same}\n  - {selector: divprune, label: same}\n")
 
 

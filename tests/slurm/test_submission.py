@@ -187,7 +187,7 @@ def test_a_partition_that_does_not_exist_is_refused_with_those_that_do(fake, exp
 def test_what_sbatch_says_is_shown(fake, experiment, capsys):
     (fake / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid account' >&2; exit 1\n")
     assert slurm(experiment) == 2
-    assert capsys.readouterr().err == "error: sbatch refused: sbatch: error: invalid account\n"
+    assert capsys.readouterr().err == "error: sbatch failed: sbatch: error: invalid account\n"
 
 
 def test_nothing_typed_is_refused(capsys):

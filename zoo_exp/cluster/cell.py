@@ -1,4 +1,4 @@
-"""What one array index does: compose what was submitted, refuse if it has changed since, run its cell."""
+"""The work of one array index: compose the submitted experiment, check that it is unchanged, run its cell."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from zoo_exp.evaluation import sources, stop
 from zoo_exp.runs import manifest
 
 WIDTH = 120
-"""Columns of a log."""
+"""Width of a log in columns."""
 Run = Callable[[Experiment, Console, Collection[str]], int]
 """`pipeline.run`: answers the cells of some tasks and returns an exit code."""
 
@@ -25,16 +25,16 @@ def run_cell(plan_path: Path, index: int, run: Run) -> int:
     """Run one cell into the folder of the whole experiment.
 
     Args:
-        plan_path: what `submit` wrote.
+        plan_path: the plan that `submit` wrote.
         index: place of the task in the experiment.
         run: runs the experiment restricted to that task.
 
     Returns:
-        Exit code: 0, or 75 where the cell was stopped and goes on later.
+        Exit code: 0, or 75 if the cell was stopped and will resume.
 
     Raises:
-        InvalidValueError: no such index, or a configuration that has changed since the submission.
-        ZooExpError: whatever a run raises.
+        InvalidValueError: no such index, or the configuration has changed since the submission.
+        ZooExpError: any error of the run.
     """
     stop.install()
     plan = read_plan(plan_path)
@@ -48,7 +48,7 @@ def run_cell(plan_path: Path, index: int, run: Run) -> int:
     sources.check(experiment, print if main else lambda _: None)
     code = run(experiment, plain_console(width=WIDTH, quiet=not main), [plan["tasks"][index]])
     if code == stop.EXIT_CODE and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        # The other ranks may be gone: no farewell that waits for them.
+        # Other ranks may have exited: do not wait for them at interpreter shutdown.
         sys.stdout.flush()
         os._exit(code)
     return code

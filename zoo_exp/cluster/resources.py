@@ -1,4 +1,4 @@
-"""What a job asks the cluster for: the words that `slurm` takes beside the overrides of `run`."""
+"""The resources of a job: settings that `slurm` accepts besides the overrides of `run`."""
 
 import re
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one cell. None leaves the cluster's default.
+    """Resources of one cell; None means the cluster's default.
 
     Attributes:
-        partition: queue, or several with commas between them.
-        gpus: of each node, each with a process of its own; None takes one where the model is not the embedded one.
-        nodes: machines.
-        processes: on each node; None takes one per GPU.
-        cpus: cores of each process.
-        mem: memory of each node, such as 64G.
-        time: limit, such as 04:00:00; a cell that needs more is requeued and goes on.
-        parallel: cells that run at the same time at most.
-        account: who pays.
+        partition: partition, or several separated by commas.
+        gpus: GPUs per node, one process each; None means one unless the model is embedded.
+        nodes: number of nodes.
+        processes: processes per node; None means one per GPU.
+        cpus: cores per process.
+        mem: memory per node, such as 64G.
+        time: time limit, such as 04:00:00; a cell that needs more is requeued and resumes.
+        parallel: maximum number of cells that run at the same time.
+        account: the account to charge.
         qos: quality of service.
         constraint: features of the node.
         script: the batch script.
@@ -42,7 +42,7 @@ class Resources:
     script: str | None = None
 
     def flags(self) -> list[str]:
-        """The flags of sbatch."""
+        """Flags for sbatch."""
         gpus = self.gpus or 0
         processes = self.processes or max(1, gpus)
         flags = [f"--nodes={self.nodes}", f"--ntasks-per-node={processes}", f"--cpus-per-task={self.cpus}"]
@@ -56,10 +56,10 @@ class Resources:
 
 
 def split(texts: Sequence[str]) -> tuple[Resources, list[str]]:
-    """Take the resources out of a command line; what is left are overrides.
+    """Split a command line into resources and overrides.
 
     Raises:
-        InvalidValueError: a number that is none, or a time that SLURM would not read.
+        InvalidValueError: not a whole number, or not a time in SLURM's format.
     """
     names = {item.name: item for item in fields(Resources)}
     given: dict[str, int | str] = {}

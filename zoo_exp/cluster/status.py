@@ -1,4 +1,4 @@
-"""How every cell of an array stands, from its records, its lock, the queue and the last line of its log."""
+"""The status of every cell of an array, from its records, lock, queue entry and the last line of its log."""
 
 import shutil
 import time
@@ -13,7 +13,7 @@ from zoo_exp.runs import cells
 
 QUEUED = "queued"
 TAIL = 8192
-"""Bytes from the end of a log that are looked at."""
+"""Bytes that are read from the end of a log."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
         index: its array index.
         state: done, running, queued, stopped, failed or missing.
         answers: `recorded/expected`.
-        note: who is at work, or the last line of the log.
+        note: the process that runs it, or the last line of its log.
     """
 
     index: int
@@ -35,7 +35,7 @@ class Row:
 
 
 def queue_or_reason(experiment: Experiment) -> tuple[dict[int, str], str]:
-    """What of the experiment is in the queue, by cell; or nothing, and why that is unknown, in one line."""
+    """Queue states of the experiment by cell; if they are unknown, no states and the reason in one line."""
     if shutil.which("squeue") is None:
         return {}, "squeue is not on the PATH"
     try:
@@ -45,14 +45,14 @@ def queue_or_reason(experiment: Experiment) -> tuple[dict[int, str], str]:
 
 
 def rows(experiment: Experiment, queue: Mapping[int, str] | None = None) -> list[Row]:
-    """How all cells stand.
+    """The status of all cells.
 
     Args:
         experiment: the experiment.
-        queue: state in the queue by cell; None asks the cluster.
+        queue: queue state by cell; None queries the cluster.
 
     Raises:
-        NoAnswerError: it does not answer.
+        NoAnswerError: the controller does not respond.
     """
     if queue is None:
         queue = tools.queue(job_name(experiment))
@@ -62,7 +62,7 @@ def rows(experiment: Experiment, queue: Mapping[int, str] | None = None) -> list
 
 
 def left(found: Sequence[Row]) -> list[int]:
-    """Indices of the cells that have to be submitted: neither complete nor at work nor in the queue."""
+    """Indices of the cells to submit: not complete, not running, not queued."""
     return [row.index for row in found if row.state not in (cells.DONE, cells.RUNNING, QUEUED)]
 
 
@@ -80,7 +80,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def summary(found: Sequence[Row]) -> str:
-    """How many cells are in which state.
+    """Number of cells in each state.
 
     >>> summary([Row(0, "gqa", "done", "8/8", ""), Row(1, "mme", "failed", "2/8", "out of memory")])
     '1 done, 1 failed'
@@ -90,7 +90,7 @@ def summary(found: Sequence[Row]) -> str:
 
 
 def wait(experiment: Experiment, say: Callable[[str], None], seconds: float = 5.0) -> None:
-    """Wait until none of the experiment's jobs is in the queue; say so whenever the numbers change."""
+    """Wait until no job of the experiment is in the queue; report every change of the numbers."""
     before = ""
     while queue := tools.queue(job_name(experiment)):
         states = list(queue.values())
@@ -102,7 +102,7 @@ def wait(experiment: Experiment, say: Callable[[str], None], seconds: float = 5.
 
 
 def last_line(logs: Path, index: int) -> str:
-    """What a cell's newest log ends with, without what SLURM says about it; empty without a log."""
+    """The last line of a cell's newest log that is not SLURM's own; empty without a log."""
     paths = sorted(logs.glob(f"*_{index}.out"), key=lambda path: int(path.name.split("_")[0]))
     if not paths:
         return ""
@@ -123,7 +123,7 @@ def _row(index: int, state: cells.State, queued: str | None, logs: Path) -> Row:
             name, note = QUEUED, queued.lower()
         else:
             line = last_line(logs, index)
-            if name == cells.MISSING and line:  # it ended before it could write down anything
+            if name == cells.MISSING and line:  # it ended before it could record anything
                 name = cells.FAILED
             note = line or note
     return Row(index, state.cell.task, name, answers, note)

@@ -1,4 +1,4 @@
-"""Submit the cells of an experiment that are not complete, and remember what was submitted."""
+"""Submit the incomplete cells of an experiment and store what was submitted."""
 
 import json
 import sys
@@ -18,10 +18,10 @@ FOLDER, PLAN, LOGS = "slurm", "plan.json", "logs"
 
 @dataclass(frozen=True)
 class Submission:
-    """What would be, or was, handed to sbatch.
+    """A submission to sbatch.
 
     Attributes:
-        command: sbatch with all of its arguments.
+        command: sbatch with all arguments.
         script: the batch script.
         indices: array indices: places of the tasks in the experiment.
     """
@@ -37,12 +37,12 @@ def job_name(experiment: Experiment) -> str:
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where plan and logs lie."""
+    """The folder of plan and logs."""
     return (experiment.run_dir / FOLDER).absolute()
 
 
 def prepare(experiment: Experiment, resources: Resources, indices: Sequence[int]) -> Submission:
-    """The sbatch command for some cells; nothing is written.
+    """Build the sbatch command for some cells without writing anything.
 
     Raises:
         MissingFileError: no batch script.
@@ -68,11 +68,11 @@ def prepare(experiment: Experiment, resources: Resources, indices: Sequence[int]
 
 
 def submit(submission: Submission, experiment: Experiment, config_dirs: Sequence[str]) -> str:
-    """Write the plan, hand the script to sbatch, and return the job's id.
+    """Write the plan, submit the script, and return the job id.
 
     Raises:
         MissingFileError: no sbatch.
-        ZooExpError: sbatch refused.
+        ZooExpError: sbatch failed.
     """
     folder = folder_of(experiment)
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
@@ -88,10 +88,10 @@ def submit(submission: Submission, experiment: Experiment, config_dirs: Sequence
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """What `submit` wrote.
+    """Read the plan that `submit` wrote.
 
     Raises:
-        MissingFileError: no such file, or a damaged one.
+        MissingFileError: missing or damaged file.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -101,10 +101,10 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def batch_script(given: str | None = None) -> Path:
-    """The user's script, or ours: inside the package that a wheel installed, beside it in a checkout.
+    """The user's batch script, or the default one: inside an installed package, beside it in a checkout.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: no such file.
     """
     package = Path(__file__).resolve().parents[1]
     places = [Path(given).expanduser().absolute()] if given else [package, package.parent]
@@ -114,5 +114,5 @@ def batch_script(given: str | None = None) -> Path:
             return path
     raise MissingFileError(
         f"no batch script at {places[0]}: give one with script=FILE"
-        + ("" if given else " (slurm/array.sbatch of the repository is ours)")
+        + ("" if given else " (the default is slurm/array.sbatch of the repository)")
     )

@@ -1,4 +1,4 @@
-"""SLURM's own commands, with errors that say what to do."""
+"""SLURM commands, with errors that say what to do."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from zoo_exp.errors import MissingFileError, UnknownNameError, ZooExpError
 
 
 class NoAnswerError(ZooExpError):
-    """The cluster does not answer.
+    """The cluster does not respond.
 
     Attributes:
-        reason: who asked, and what it said, in one line.
+        reason: the command and its error, in one line.
     """
 
     def __init__(self, reason: str) -> None:
@@ -27,27 +27,27 @@ def call(command: Sequence[str]) -> str:
     """Standard output of a SLURM command.
 
     Raises:
-        MissingFileError: the command is not there.
-        ZooExpError: it failed; with what it said.
+        MissingFileError: the command is not installed.
+        ZooExpError: it failed; the message has its output.
     """
     done = _run(command)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
-        raise ZooExpError(f"{command[0]} refused: {said or f'exit code {done.returncode}'}")
+        raise ZooExpError(f"{command[0]} failed: {said or f'exit code {done.returncode}'}")
     return done.stdout.strip()
 
 
 def ask(command: Sequence[str]) -> str:
-    """Standard output of a command that only asks the controller.
+    """Standard output of a command that queries the controller.
 
     Raises:
-        MissingFileError: the command is not there.
-        NoAnswerError: the controller does not answer.
+        MissingFileError: the command is not installed.
+        NoAnswerError: the controller does not respond.
     """
     done = _run(command)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        # Where it looked for a controller comes first, that there is none in a last line.
+        # Lines about where it looked for a controller come first, the fatal error last.
         line = next((line for line in lines if "fatal:" in line), lines[0])
         said = re.sub(rf"^{command[0]}: ((error|fatal): )?", "", line.strip())
         raise NoAnswerError(f"{command[0]}: {said}")
@@ -64,11 +64,11 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def check_partition(name: str | None) -> None:
-    """Refuse a partition that the cluster does not have.
+    """Check that the cluster has the partition.
 
     Raises:
-        UnknownNameError: there is none of that name.
-        NoAnswerError: the controller does not answer.
+        UnknownNameError: unknown partition.
+        NoAnswerError: the controller does not respond.
     """
     if name is None:
         return
@@ -79,10 +79,10 @@ def check_partition(name: str | None) -> None:
 
 
 def queue(job_name: str) -> dict[int, str]:
-    """Array index -> state (PENDING, RUNNING ...) of the user's jobs of a name; empty without SLURM.
+    """Array index -> state (PENDING, RUNNING ...) of the user's jobs with a name; empty without SLURM.
 
     Raises:
-        NoAnswerError: the controller does not answer.
+        NoAnswerError: the controller does not respond.
     """
     if shutil.which("squeue") is None:
         return {}
@@ -97,7 +97,7 @@ def queue(job_name: str) -> dict[int, str]:
 
 
 def ranges(indices: Sequence[int]) -> str:
-    """Numbers as SLURM writes them.
+    """Array indices in SLURM's notation.
 
     >>> ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'

@@ -1,4 +1,4 @@
-"""From what a user typed to an `Experiment`: schema, composition, sweeps, identity."""
+"""From command-line overrides to an `Experiment`: schema, composition, sweeps, identity."""
 
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Cell, Experiment

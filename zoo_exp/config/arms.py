@@ -1,4 +1,4 @@
-"""The arms of an experiment: one per selector, budget and repetition, each checked before any runs."""
+"""The arms of an experiment: one per selector, budget and repetition, all validated before any of them runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,23 @@ from zoo_exp.errors import InvalidValueError, ZooExpError
 
 
 def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int | None) -> tuple[Arm, ...]:
-    """Every arm, in the order of the configuration: budgets inside an entry, repetitions inside a budget.
+    """All arms in the order of the configuration: budgets within an entry, repetitions within a budget.
 
     Args:
         configs: entries of `arms`.
-        budgets: budgets of the entries that name none.
-        n_visual: N of the model, or None where it depends on the image; a count above it is refused.
+        budgets: budgets of the entries without budgets of their own.
+        n_visual: N of the model, or None if it depends on the image; a count above N is refused.
 
     Raises:
         UnknownNameError: an unknown selector or option.
-        InvalidValueError: a bad option value or budget, two arms with one name, or no arm at all.
+        InvalidValueError: an invalid option value or budget, two arms with the same label, or no arms.
     """
     arms = [arm for config in configs for arm in _expand_one(config, budgets, n_visual)]
     if not arms:
         hint = "add +exp=NAME (python -m zoo_exp list exps) or selector=NAME"
-        raise InvalidValueError(f"there is no arm to run: {hint}")
-    for key, kind in (("id", "is listed twice"), ("label", "names two different arms: give one a label")):
+        raise InvalidValueError(f"the experiment has no arms: {hint}")
+    shared = "is the label of two different arms: give one of them another label"
+    for key, kind in (("id", "is listed twice"), ("label", shared)):
         seen: set[str] = set()
         for arm in arms:
             if getattr(arm, key) in seen:
@@ -37,19 +38,19 @@ def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int |
 
 
 def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None) -> list[Arm]:
-    """The arms of one entry."""
+    """The arms of one configuration entry."""
     from zoo_exp import selectors
 
     selector = selectors.get(config.selector, **config.options)
     draws = getattr(selector, "stochastic", True) or getattr(selector, "stochastic_scores", False)
     if config.seeds > 1 and not draws:
         raise InvalidValueError(
-            f"arm '{config.selector}': seeds={config.seeds}, but this selector draws nothing: leave seeds out"
+            f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
         )
     settings = dataclasses.asdict(selector) if dataclasses.is_dataclass(selector) else config.options
     if config.selector in WITHOUT_BUDGET:
         if config.budgets:
-            raise InvalidValueError(f"arm '{config.selector}' takes no budget: leave budgets out")
+            raise InvalidValueError(f"arm '{config.selector}' takes no budget: remove budgets")
         resolved: list[Budget | None] = [None]
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
@@ -59,7 +60,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
-    """The budgets that an entry expands over."""
+    """The budgets of an entry."""
     chosen = budgets if config.budgets is None else config.budgets
     if not chosen:
         hint = "add budget=64, or budgets to the experiment"
@@ -68,7 +69,7 @@ def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
 
 
 def parse_budget(value: Any, n_visual: int | None) -> Budget:
-    """A budget as the user wrote it, refused where it is above N; where N depends on the image, at most so many.
+    """Parse a budget. If N depends on the image, a count becomes an upper bound ("at most").
 
     Raises:
         InvalidValueError: not a budget, or a count above `n_visual`.
@@ -77,7 +78,7 @@ def parse_budget(value: Any, n_visual: int | None) -> Budget:
     if n_visual is not None:
         budget.resolve(n_visual)
     elif budget.count is not None:
-        # One small image among thousands is no reason to stop.
+        # One small image among thousands must not end the run.
         return dataclasses.replace(budget, at_most=True)
     return budget
 
@@ -104,17 +105,19 @@ def _arm(
 
 
 def _option_text(option: tuple[str, Any]) -> str:
-    """A word stands for itself (`multiply`); any other value needs its name (`n_directions=16`)."""
+    """An option in a label: text by its value (`multiply`), anything else with its name (`n_directions=16`)."""
     name, value = option
     return value if isinstance(value, str) else f"{name}={value}"
 
 
 def check_tasks(names: Sequence[str]) -> list[ZooExpError]:
-    """What is wrong with the names of the tasks; an empty list when all is well."""
+    """Problems with the names of the tasks; an empty list if there are none."""
     from zoo_exp import tasks
 
     if not names:
-        return [InvalidValueError("there is no task to run: add task=NAME (python -m zoo_exp list tasks)")]
+        return [
+            InvalidValueError("the experiment has no tasks: add task=NAME (python -m zoo_exp list tasks)")
+        ]
     problems: list[ZooExpError] = []
     for name in names:
         try:

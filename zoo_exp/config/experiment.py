@@ -1,4 +1,4 @@
-"""An experiment, ready to run: cells (model, task) with their arms. Nothing in here is text to be parsed."""
+"""An experiment that is ready to run: cells (model, task) with their arms, fully parsed and validated."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Arm:
 
     Attributes:
         selector: name in the registry.
-        options: what the configuration gave; the selector's defaults fill the rest.
-        budget: how many visual tokens stay; None for `full` and `blind`.
+        options: the options that the configuration sets; the others keep the selector's defaults.
+        budget: how many visual tokens are kept; None for `full` and `blind`.
         seed_index: 0, 1, ... for the repetitions of a stochastic selector.
         row: the label without the repetition: what a table averages over.
         label: unique in its experiment, e.g. `zoo multiply @16` or `random @16 seed 2`.
@@ -40,7 +40,7 @@ class Arm:
     id: str
 
     def build(self) -> Selector:
-        """The selector itself."""
+        """Instantiate the selector."""
         from zoo_exp import selectors
 
         return selectors.get(self.selector, **self.options)
@@ -74,12 +74,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Cells and what to report. Made by `zoo_exp.config.compose`.
+    """Cells and what to report. Built by `zoo_exp.config.compose`.
 
     Attributes:
-        limit: the first N samples of each task; None takes all.
-        out: the folder that run folders are made in.
-        overrides: what was typed, so that results can say how to repeat them.
+        limit: the first N units of each task; None means all.
+        out: parent folder of the run folders.
+        overrides: the command line, so that results show how to reproduce them.
     """
 
     name: str
@@ -105,9 +105,9 @@ class Experiment:
 
     @property
     def id(self) -> str:
-        """Hash of cells, arms and limit, so that every table has its own folder; where and how they run does not enter.
+        """Hash of cells, arms and limit: every table has its own folder, wherever and however it is run.
 
-        Records are not bound to it: a run takes over what its siblings have (`evaluation.resume`).
+        Records are not bound to it: a run copies the records that its siblings have (`evaluation.resume`).
         """
         cells, arms = [cell.id for cell in self.cells()], [arm.id for arm in self.arms]
         return identity.digest({"cells": cells, "arms": arms, "limit": self.limit})
@@ -137,5 +137,5 @@ class Experiment:
         }
 
     def to_yaml(self) -> str:
-        """The resolved configuration as YAML, for people and for the run folder."""
+        """The resolved configuration as YAML, for readers and for the run folder."""
         return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))

@@ -1,9 +1,9 @@
-"""Hashes of what changes records, and of nothing else.
+"""Hashes of everything that changes records, and of nothing else.
 
 A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector,
 options, budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order
-of samples do not enter, so a run can be resumed with another limit or on other hardware; a new option value
-makes a new arm and leaves the others alone.
+of samples are not part of the hash, so a run can be resumed with another limit or on other hardware; a new
+option value creates a new arm and leaves the others unchanged.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.budget import Budget
 
 LENGTH = 12
-"""Hexadecimal digits of an id: 48 bits, so two of a million ids collide with a chance below 0.2 %."""
+"""Hexadecimal digits of an id: 48 bits; among a million ids a collision has a probability below 0.2 %."""
 LARGEST_HASHED_FILE = 64 * 2**20
-"""Bytes; files above it are known by their size, since hashing a 7B checkpoint takes a minute."""
+"""Bytes; larger files are identified by their size, since hashing a 7B checkpoint takes a minute."""
 _MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
 
 
@@ -48,11 +48,11 @@ def _fields(model: ModelConfig) -> dict[str, Any]:
 
 
 def weights_id(model: ModelConfig) -> str:
-    """The identity of what a loaded model computes: its fields and files, also where a large file was overwritten."""
+    """The identity of what a loaded model computes: its fields and files, including overwritten large files."""
     fields = _fields(model)
     folder = _weights_folder(model)
     files = [
-        # A large file that is known by its size alone counts as another one when it was written anew.
+        # A large file is identified by its size; its modification time tells whether it was rewritten.
         (name, size, content or (folder / name).stat().st_mtime_ns)
         for name, size, content in weights_fingerprint(model)
     ]
@@ -66,9 +66,9 @@ def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, see
 
 
 def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
-    """Name, size and hash of each file of a local checkpoint; empty for a hub id, which its revision names.
+    """Name, size and hash of each file of a local checkpoint; empty for a hub id, which its revision identifies.
 
-    The embedded model's files are hashed, so that retraining it starts new records.
+    The files of an embedded model are hashed, so that records of retrained weights are kept apart.
     """
     if model.weights == "random":
         return []
@@ -86,7 +86,7 @@ def _weights_folder(model: ModelConfig) -> Path:
 
 
 def data_source(task: str) -> Any:
-    """Which data set, configuration, split and revision a task reads, as its class says."""
+    """The data set, configuration, split and revision that a task reads."""
     from zoo_exp import tasks
 
     source = getattr(tasks.get(task), "source", None)
@@ -104,7 +104,7 @@ def _content_hash(path: Path, modified_ns: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON does not know, such as a dtype among a selector's options."""
+    """Convert values that JSON does not support, such as a dtype among a selector's options."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, (set, frozenset)):

@@ -1,8 +1,8 @@
-"""What the command line says: Hydra's grammar, with every key checked against the schema first.
+"""Command-line overrides in Hydra's grammar; every key is checked against the schema first.
 
-`budget`, `selector`, `selector.*`, `task` and `exp` are words of ours: they replace lists of the experiment
-(budgets, arms, tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and
-`++key=` mean the same, since the schema knows which keys exist.
+`budget`, `selector`, `selector.*`, `task` and `exp` are special: they replace lists of the experiment (budgets, arms,
+tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and `++key=` mean the same, since
+the schema defines which keys exist.
 """
 
 import re
@@ -27,12 +27,12 @@ _UNQUOTED = re.compile(
     r"""|(?<=[=\[,\s])(?P<budget><=\s*\d+(?:/\w+)?)(?=\s*(?:[,\]]|$))"""
     r"""|(?<==)(?P<path>~(?:/[^'",\[\]{}]*)?)$"""
 )
-"""Quoted text, which is skipped; a budget such as <=64/tile at the start of a value or among others; ~/a/path."""
+"""Quoted text, which is skipped; a budget such as <=64/tile as a value or in a list; a path such as ~/a/path."""
 
 
 @dataclass
 class Request:
-    """A command line, taken apart."""
+    """A parsed command line."""
 
     hydra: list[str] = field(default_factory=list)
     """Overrides for Hydra."""
@@ -40,17 +40,17 @@ class Request:
     tasks: list[str] | None = None
     selectors: list[str] | None = None
     selector_settings: dict[str, Any] = field(default_factory=dict)
-    """What `selector.seeds=` and the like say, by field of `ArmConfig`."""
+    """Values of `selector.seeds=` and similar overrides, by field of `ArmConfig`."""
     selector_options: dict[str, Any] = field(default_factory=dict)
     budgets: list[Any] | None = None
 
 
 def parse(texts: Sequence[str], search_path: Sequence[Path] | None = None) -> list[Override]:
-    """Read overrides.
+    """Parse overrides.
 
     Args:
-        texts: what was typed.
-        search_path: folders of the names that a bare word may be meant as; the built-in one by default.
+        texts: the overrides of the command line.
+        search_path: configuration folders for suggestions; the built-in one by default.
 
     Raises:
         InvalidValueError: a text that is not `key=value`, or that deletes or moves a key.
@@ -75,7 +75,7 @@ def parse(texts: Sequence[str], search_path: Sequence[Path] | None = None) -> li
 
 
 def _quote(text: str) -> str:
-    """Put <=64 and ~/a/path in the quotes that Hydra's grammar wants and a shell takes away.
+    """Quote <=64 and ~/a/path as Hydra's grammar requires; a shell has removed the user's quotes.
 
     >>> _quote("budget=[<=64,32]"), _quote("out=~/runs")
     ("budget=['<=64',32]", "out='~/runs'")
@@ -84,7 +84,7 @@ def _quote(text: str) -> str:
 
 
 def _meant(text: str, search_path: Sequence[Path] | None) -> str:
-    """What to type for a word without a value: the name of an experiment, say, or a key alone."""
+    """A suggestion for a word without a value, such as the name of an experiment or a key alone."""
     from zoo_exp import selectors, tasks
 
     word, places = text.lstrip("+"), folders.search_path() if search_path is None else search_path
@@ -94,7 +94,7 @@ def _meant(text: str, search_path: Sequence[Path] | None) -> str:
         "selector": {*folders.choices("selector", places), *selectors.available()},
         "task": {*folders.choices("task", places), *tasks.available()},
     }
-    # The first kind that has a name wins.
+    # The first kind that has the name is suggested.
     typed = {name: f"{key}={name}" for key, found in reversed(names.items()) for name in found}
     typed |= {key: f"{key}=VALUE" for key in (*WORDS, *(item.name for item in fields(RunConfig)))}
     if word in typed:
@@ -104,7 +104,7 @@ def _meant(text: str, search_path: Sequence[Path] | None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A parsed value without Hydra's own classes."""
+    """Convert a parsed value to plain Python types."""
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, list):
@@ -115,11 +115,11 @@ def plain(value: Any) -> Any:
 
 
 def read(texts: Sequence[str], search_path: Sequence[Path]) -> Request:
-    """Take a command line apart and check every key and group choice; no sweeps in here.
+    """Parse a command line without sweeps and check every key and group choice.
 
     Raises:
         UnknownNameError: one key or choice that does not exist.
-        InvalidValueError: a malformed override, or several problems at once, all of them listed.
+        InvalidValueError: a malformed override, or a list of several problems.
     """
     request, problems = Request(), []
     for override in parse(texts, search_path):
@@ -128,13 +128,13 @@ def read(texts: Sequence[str], search_path: Sequence[Path]) -> Request:
         except ZooExpError as error:
             problems.append(error)
     if (request.selector_settings or request.selector_options) and request.selectors is None and not problems:
-        problems.append(InvalidValueError("selector.* says how to set up a selector: add selector=NAME"))
+        problems.append(InvalidValueError("selector.* sets fields of a selector: add selector=NAME"))
     raise_all(problems)
     return request
 
 
 def raise_all(problems: Sequence[ZooExpError]) -> None:
-    """Raise one problem as it is, several as one error that lists them, none not at all."""
+    """Raise a single problem unchanged and several problems as one error that lists them."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -142,7 +142,7 @@ def raise_all(problems: Sequence[ZooExpError]) -> None:
 
 
 def _take(override: Override, request: Request, search_path: Sequence[Path]) -> None:
-    """Put one override where it belongs."""
+    """Add one override to the request."""
     key, value = override.key_or_group, plain(override.value())
     text = str(override.input_line).lstrip("+")
     if key == "exp":
@@ -179,7 +179,7 @@ def check_key(key: str) -> None:
     """Check that the schema has this dotted key.
 
     Raises:
-        UnknownNameError: it does not; the nearest key of the same level is named.
+        UnknownNameError: unknown key; the message suggests the nearest key of the same level.
     """
     level: Any = RunConfig
     parts = key.split(".")
@@ -198,7 +198,7 @@ def check_key(key: str) -> None:
 
 
 def _nodes(schema: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a schema that are schemas themselves."""
+    """Nested schemas of a schema."""
     for item in fields(schema):
         factory: Any = item.default_factory
         if is_dataclass(factory):
