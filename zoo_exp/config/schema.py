@@ -28,8 +28,8 @@ class ModelConfig:
 
     name: str = MISSING
     """Name of the configuration file; results name the model by it."""
-    family: str = choice("llava", "llava_next", "qwen2_5_vl")
-    """The model family, which selects the adapter."""
+    family: str = MISSING
+    """The model family, which selects the adapter: `model_type` of the checkpoint's config.json."""
     path: str = MISSING
     """A hub id, a local checkpoint, or `embedded` for the model inside the package."""
     revision: str | None = None
@@ -44,7 +44,7 @@ class ModelConfig:
     layers: int | None = at_least(1, None)
     """Number of decoder layers to keep, from the first; None keeps all."""
     trust_remote_code: bool = False
-    clip: Optional[str] = None  # noqa: UP045
+    clip: str | None = None
     """A folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
     `relevance=clip`; None where no arm needs it."""
     batch_size: int = at_least(1, 8)
