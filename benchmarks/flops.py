@@ -22,7 +22,7 @@ from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.measure.paper_flops import REASONS, PaperCosts
-from zoo_exp.models.architectures import architecture
+from zoo_exp.models.families import architecture
 
 MODELS = {
     "llava-hf/llava-1.5-7b-hf": (1, (192, 128, 64)),

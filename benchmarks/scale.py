@@ -74,7 +74,7 @@ def measure(batch: int) -> Rates:
     import torch
 
     from zoo_exp.measure.flops import CostModel
-    from zoo_exp.models.architectures import architecture
+    from zoo_exp.models.families import architecture
     from zoo_exp.models.loading import load_model
 
     cuda = torch.cuda.is_available()
@@ -118,7 +118,7 @@ def plan(rates: Rates) -> None:
     from zoo_exp import tasks
     from zoo_exp.config.compose import compose
     from zoo_exp.measure.flops import CostModel
-    from zoo_exp.models.architectures import architecture
+    from zoo_exp.models.families import architecture
 
     nine = compose(["selector=full", "model=llava15_7b"]).tasks
     questions = {name: int(tasks.get(name).source.rows or 0) for name in nine}

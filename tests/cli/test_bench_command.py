@@ -10,8 +10,8 @@ from zoo_exp._cli import bench
 from zoo_exp.cli import main
 from zoo_exp.config.compose import compose
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model
 
 

@@ -34,7 +34,7 @@ def test_a_ready_made_arm_has_the_paper_and_the_needs_of_its_selector():
     text = cells("zoo_closed_form")[-1]
     assert info.paper in text
     assert ", ".join(sorted(info.needs)) in text
-    assert text.startswith("Ready-made arm: ")
+    assert text.startswith("Preset: ")
 
 
 def test_needs_are_those_of_the_options(tmp_path):

@@ -236,3 +236,25 @@ def test_the_substitute_for_clip_is_in_the_name():
     """Relevance from the language model's embeddings is another method than the released CDPruner."""
     assert labels("selector=cdpruner", "budget=5") == ["cdpruner llm_embeddings @5"]
     assert labels("selector=cdpruner", "selector.options.relevance=clip", "budget=5") == ["cdpruner clip @5"]
+
+
+def test_arms_may_name_a_selector_configuration(tmp_path):
+    (tmp_path / "exp").mkdir()
+    text = "arms: [{selector: zoo_closed_form, options: {fusion: sum}}]\ntasks: [gqa]\nbudgets: [16]\n"
+    (tmp_path / "exp" / "mine.yaml").write_text(text)
+    (arm,) = compose(["+exp=mine", "model=embedded"], [tmp_path]).arms
+    typed = [
+        "selector=zoo_closed_form",
+        "selector.options.fusion=sum",
+        "task=gqa",
+        "budget=16",
+        "model=embedded",
+    ]
+    (other,) = compose(typed).arms
+    assert arm == other
+    assert arm.selector == "zoo"
+
+
+def test_a_model_family_without_an_adapter_is_refused():
+    with pytest.raises(UnknownNameError, match=r"unknown model type 'llavva'. Did you mean 'llava'"):
+        compose(["model=embedded", "model.family=llavva", "task=gqa", "selector=full"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from zoo_exp.evaluation.feature_cache import FeatureCache, image_hashes
 from zoo_exp.evaluation.feature_store import FeatureStore
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 NEEDS = frozenset({"features", "projector", "cls_attention", "keys"})

@@ -13,7 +13,7 @@ from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import load_work
 from zoo_exp.measure.stages import FlopProbe, answer, exclusive
 from zoo_exp.models.answering import Answer
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 ARMS = "[full,blind,zoo,zoo_closed_form,divprune,vispruner,mmtok,text_attention,fastv,sparsevlm,dart]"

@@ -34,6 +34,8 @@ FLOORS = {
     "zoo_exp.core": 0,
     "zoo_exp.errors": 0,
     "zoo_exp.console": 0,
+    "zoo_exp.presets": 0,
+    "zoo_exp.registry": 0,
     "zoo_exp.quiet": 0,
 }
 ENGINE = ("zoo_exp.core", "zoo_exp.selectors", "zoo_exp.models", "zoo_exp.tasks", "zoo_exp.testing")

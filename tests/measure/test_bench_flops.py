@@ -12,8 +12,8 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure import table
 from zoo_exp.measure.bench import Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")

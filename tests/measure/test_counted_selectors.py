@@ -10,9 +10,9 @@ from zoo_exp import selectors
 from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.flops import CostModel
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 from zoo_exp.selectors.base import ScoreSelector
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector

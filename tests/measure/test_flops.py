@@ -12,10 +12,9 @@ from zoo_exp.errors import UnknownNameError
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.measure.selector_flops import selector_flops
-from zoo_exp.models.architectures import architecture
+from zoo_exp.models.families import adapter_for, architecture
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 from zoo_exp.selectors.layer.fastv import FastV
 

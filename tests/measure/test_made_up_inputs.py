@@ -5,7 +5,7 @@ import torch
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.inputs import made_up_inputs
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.tiny import tiny_model
 
 
@@ -33,13 +33,12 @@ def test_words_are_no_placeholders_and_the_seed_decides():
 
 
 def test_llava_next_at_its_real_size_has_five_tiles_and_48_newlines():
-    from zoo_exp.measure import inputs as module
-    from zoo_exp.models.architectures import architecture
+    from zoo_exp.models.families import architecture
 
     adapter = adapter_for(tiny_model("llava_next"))
     adapter.model.config = architecture("llava-hf/llava-v1.6-vicuna-7b-hf")
     adapter.model.model.config = adapter.model.config
-    pixels, n_visual = module._pixels(adapter, 1, (672, 672), torch.Generator())
+    pixels, n_visual = adapter.made_up_images(1, (672, 672), torch.Generator())
     assert n_visual == 5 * 576 + 48
     assert pixels["pixel_values"].shape == (1, 5, 3, 336, 336)
 

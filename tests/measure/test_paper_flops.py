@@ -5,7 +5,7 @@ import pytest
 from zoo_exp import selectors
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.measure.paper_flops import PaperCosts
-from zoo_exp.models.architectures import architecture
+from zoo_exp.models.families import architecture
 
 
 @pytest.fixture(scope="module")

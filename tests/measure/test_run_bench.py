@@ -18,9 +18,9 @@ from zoo_exp.measure.inputs import made_up_inputs
 from zoo_exp.measure.rows import Conditions, Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES, answer
 from zoo_exp.measure.timing import StageClock
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model
 from zoo_exp.selectors.layer.fastv import FastV
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import zoo_exp
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
-from zoo_exp.models.registry import adapter_for
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 STEPS = 8

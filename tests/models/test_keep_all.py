@@ -6,8 +6,8 @@ import torch
 import zoo_exp
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.engine import Engine
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.image_tap import ImageTap
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.selectors import get
 from zoo_exp.selectors.layer.fastv import FastV
 

@@ -7,9 +7,9 @@ import torch
 from test_dense_reference import full_positions, image_features
 
 import zoo_exp
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.selectors import get
 from zoo_exp.selectors.layer.dart import Dart
 from zoo_exp.selectors.layer.density_peaks import merge_by_density

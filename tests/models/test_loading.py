@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
+import transformers
 
 import zoo_exp
+from zoo_exp import presets, registry
 from zoo_exp.embedded.model import make_model, make_processor
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.models.families import FAMILIES
+from zoo_exp.models.llava import LlavaAdapter
 from zoo_exp.models.question import question_of
 
 
@@ -54,6 +59,50 @@ def test_random_weights_need_no_checkpoint_and_obey_the_seed():
     assert (loaded.n_visual, loaded.processor, len(loaded.adapter.layers)) == (576, None, 1)
 
 
+@pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b", "llava_next_7b", "qwen25_vl_7b"])
+def test_names_of_model_configurations_work(name):
+    stored = presets.find("model", name)
+    with torch.device("meta"):
+        loaded = zoo_exp.load_model(name, weights="random", layers=1)
+    assert loaded.model.dtype == getattr(torch, stored["dtype"])
+    assert (loaded.name, loaded.adapter.family) == (name, stored["family"])
+    with torch.device("meta"):
+        other = zoo_exp.load_model(name, weights="random", layers=1, dtype="float32", attention="eager")
+    assert other.model.dtype == torch.float32  # what is given holds
+    assert other.model.config.text_config._attn_implementation == "eager"
+
+
+def test_a_folder_goes_before_a_configuration_of_its_name(checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint, tmp_path / "llava15_7b")
+    monkeypatch.chdir(tmp_path)
+    assert zoo_exp.load_model("llava15_7b").n_visual == 144
+
+
+def test_a_family_from_elsewhere_is_found_by_its_model_type(checkpoint, monkeypatch):
+    point = EntryPoint("llava", "elsewhere:Adapter", "zoo_exp.families")
+
+    class Adapter(LlavaAdapter):
+        """A user's adapter."""
+
+    monkeypatch.setattr(FAMILIES, "_added", {"llava": Adapter})
+    assert type(zoo_exp.load_model(checkpoint).adapter) is Adapter
+    monkeypatch.undo()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    fresh = registry.Registry("model type", "zoo_exp.families", FAMILIES.built_in)
+    with pytest.raises(
+        InvalidValueError, match=r"the installed model type 'llava' .* has the name of zoo_exp"
+    ):
+        fresh.names()
+
+
+def test_every_family_tells_its_name_and_its_classes():
+    for name in FAMILIES.names():
+        adapter = FAMILIES.load(name)
+        assert adapter.family == name
+        assert getattr(transformers, adapter.model_class).config_class.__name__ == adapter.config_class
+        assert adapter.architecture(next(iter(adapter.ARCHITECTURES))).model_type == name
+
+
 def test_seeds_of_random_weights(checkpoint):
     state = torch.random.get_rng_state()
     first, same, other = (
@@ -65,7 +114,7 @@ def test_seeds_of_random_weights(checkpoint):
 
 
 def test_a_missing_name():
-    with pytest.raises(MissingFileError, match=r"no checkpoint of that name.*Give 'embedded'"):
+    with pytest.raises(MissingFileError, match=r"no checkpoint of that name.*one of embedded, "):
         zoo_exp.load_model("./no/such/folder")
 
 

@@ -10,8 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import zoo_exp
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.tiny import tiny_model
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")

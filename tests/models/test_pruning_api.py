@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCach
 import zoo_exp
 import zoo_exp.models.tiny
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for
 from zoo_exp.selectors import get
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
@@ -100,6 +100,16 @@ def test_attach_and_detach(models, inputs, answer):
     zoo_exp.detach(model)
     with pytest.raises(InvalidValueError, match="nothing to detach"):
         zoo_exp.detach(model)
+
+
+def test_the_name_of_a_selector_configuration_works(models, inputs, answer):
+    model = models("llava")
+    with zoo_exp.pruned(model, "zoo_closed_form", 3) as named:
+        first = answer(model, inputs(model, "one"))
+    with zoo_exp.pruned(model, "zoo", 3, estimator="closed_form"):
+        second = answer(model, inputs(model, "one"))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert (named.selector.name, named.selector.estimator) == ("zoo", "closed_form")
 
 
 def test_seeds_decide_and_batches_do_not(models, inputs, answer):

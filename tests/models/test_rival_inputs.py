@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.models.architectures import architecture
 from zoo_exp.models.clip_heads import ClipHeads
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for, architecture
 from zoo_exp.models.tiny import tiny_inputs
 from zoo_exp.selectors import get
 from zoo_exp.selectors.hiprune import raster_width

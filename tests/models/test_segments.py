@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from zoo_exp.core.tokens import Selection
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import left_pack, prune_prompt
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.segments import real_tokens, whole_prompt
 
 

@@ -5,8 +5,7 @@ import torch
 
 from zoo_exp.core.closed_form import closed_form
 from zoo_exp.core.sensitivity import draw_directions
-from zoo_exp.models.architectures import ARCHITECTURES, architecture
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for, architecture, known_architectures
 from zoo_exp.models.tiny import tiny_model
 from zoo_exp.selectors import get
 
@@ -310,7 +309,7 @@ class TestQwen:
 def test_known_architectures_have_the_published_size(name, total):
     import transformers
 
-    model_class = ARCHITECTURES[name][0].replace("Config", "ForConditionalGeneration")
+    model_class = known_architectures()[name].model_class
     with torch.device("meta"):
         model = getattr(transformers, model_class)(architecture(name))
     assert sum(p.numel() for p in model.parameters()) == total

@@ -15,7 +15,7 @@ from zoo_exp.core.tokens import Tiles, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.feature_store import FeatureStore
-from zoo_exp.models.registry import adapter_for
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection"

@@ -3,12 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from io import BytesIO
 
+import pyarrow
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.tasks import registry
+from zoo_exp.tasks.data import load
+from zoo_exp.tasks.gqa import GQA
 
 EMBEDDED = [name for name in tasks.available() if name.startswith("embedded_")]
 OFFICIAL = {
@@ -28,9 +36,12 @@ def test_every_name_leads_to_its_task():
     for name in tasks.available():
         assert tasks.get(name).name == name
     # The other direction: no task that a module defines is left out.
-    for module in set(registry._MODULES.values()):
-        file = __import__(f"zoo_exp.tasks.{module}", fromlist=["TASKS"])
-        assert {task.name for task in file.TASKS} == {n for n, m in registry._MODULES.items() if m == module}
+    targets = tasks.REGISTRY.built_in
+    for target in set(targets.values()):
+        file = import_module(target.removesuffix(":TASKS"))
+        assert {task.name for task in file.TASKS} == {
+            name for name, where in targets.items() if where == target
+        }
 
 
 def test_an_unknown_name_gets_the_nearest_one():
@@ -64,6 +75,67 @@ def test_embedded_benchmarks_are_the_official_classes_on_other_rows(name):
     assert type(inside) is type(official)
     assert inside.source.kind == "embedded"
     assert inside.source.config == official.family
+
+
+@dataclass(frozen=True)
+class Colours(GQA):
+    """A user's benchmark with the prompt and the scoring of GQA."""
+
+    name: str = "colours"
+    source: tasks.DataSource = tasks.DataSource("me/colours", "test")  # noqa: RUF009 - a frozen value
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setattr(tasks.REGISTRY, "_added", {})
+
+
+def test_an_own_task_is_registered_by_decorator(own, tmp_path):
+    assert tasks.register(Colours) is Colours
+    assert tasks.get("colours") == Colours()
+    assert "colours" in [line.name for line in tasks.describe()]
+    picture = BytesIO()
+    Image.new("RGB", (6, 4), "red").save(picture, "png")
+    row = {
+        "id": "1",
+        "imageId": "1",
+        "question": "Colour?",
+        "answer": "red",
+        "image": {"bytes": picture.getvalue()},
+    }
+    (tmp_path / "colours").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "colours" / "test.parquet")
+    (loaded,) = load(tasks.get("colours"), tmp_path)
+    assert tasks.get("colours").score(loaded, "Red.")["score"] == 1
+
+
+def test_an_own_task_runs_by_its_name(own):
+    from zoo_exp.config import compose
+
+    tasks.register(GQA("greens", tasks.DataSource("me/greens", "test")))
+    experiment = compose(["model=embedded", "task=greens", "selector=full"])
+    assert [cell.task for cell in experiment.cells()] == ["greens"]
+
+
+def test_an_installed_task_is_an_entry_point(monkeypatch):
+    point = EntryPoint("colours", f"{Colours.__module__}:Colours", "zoo_exp.tasks")
+    monkeypatch.setattr(tasks.REGISTRY, "_installed", {"colours": point, "tints": point})
+    assert tasks.get("colours") == Colours()
+    with pytest.raises(
+        InvalidValueError, match=r"registered as task 'tints' is Colours.* a Task of that name"
+    ):
+        tasks.get("tints")
+
+
+def test_a_taken_task_name_is_refused(own):
+    with pytest.raises(InvalidValueError, match="a task named 'gqa' exists already"):
+        tasks.register(GQA("gqa", tasks.DataSource("me/gqa", "test")))
+
+
+def test_a_task_class_without_defaults_is_refused(own):
+    tasks.REGISTRY.add("bare", GQA)
+    with pytest.raises(InvalidValueError, match=r"task 'bare': GQA\(\) cannot be made"):
+        tasks.get("bare")
 
 
 def test_a_response_must_be_a_string():

@@ -63,7 +63,7 @@ def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     from zoo_exp import selectors
-    from zoo_exp.config.folders import choices, read
+    from zoo_exp.config.folders import built_in, choices, read
 
     rows: Rows = [
         (info.name, _selector(info.summary, info.paper, info.needs)) for info in selectors.describe()
@@ -72,9 +72,12 @@ def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     for name, path in choices("selector", folders).items():
         if name not in known:
             content: dict[str, Any] = read(path)
-            base = selectors.get(str(content.get("selector", name)), **(content.get("options") or {}))
-            rows.append((name, _selector(f"Ready-made arm: {_summary(path)}", base.paper, base.needs)))
-    return ("name", "what it keeps [whose rule it is; what it looks at]"), rows
+            selector, options = str(content.get("selector", name)), content.get("options") or {}
+            (base,) = selectors.describe(selector)
+            # Options may change the inputs. The package's own files do not (a test), which saves importing torch.
+            needs = base.needs if path.parents[1] == built_in() else selectors.get(selector, **options).needs
+            rows.append((name, _selector(f"Preset: {_summary(path)}", base.paper, needs)))
+    return ("name", "description [source; required inputs]"), rows
 
 
 def _selector(summary: str, paper: str, needs: Iterable[str]) -> str:

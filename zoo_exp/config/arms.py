@@ -41,7 +41,9 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     """The arms of one configuration entry."""
     from zoo_exp import selectors
 
-    selector = selectors.get(config.selector, **config.options)
+    name, options = selectors.resolve(config.selector, config.options)
+    config = dataclasses.replace(config, selector=name, options=options)
+    selector = selectors.get(name, **options)
     draws = getattr(selector, "stochastic", True) or getattr(selector, "stochastic_scores", False)
     if config.seeds > 1 and not draws:
         raise InvalidValueError(
@@ -108,6 +110,17 @@ def _option_text(option: tuple[str, Any]) -> str:
     """An option in a label: text by its value (`multiply`), anything else with its name (`n_directions=16`)."""
     name, value = option
     return value if isinstance(value, str) else f"{name}={value}"
+
+
+def check_family(name: str) -> list[ZooExpError]:
+    """What is wrong with the name of the model family; an empty list when all is well."""
+    from zoo_exp.models.families import FAMILIES
+
+    try:
+        FAMILIES.check(name)
+    except ZooExpError as error:
+        return [error]
+    return []
 
 
 def check_tasks(names: Sequence[str]) -> list[ZooExpError]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo_exp.config import checked_yaml, folders, overrides
-from zoo_exp.config.arms import check_tasks, expand
+from zoo_exp.config.arms import check_family, check_tasks, expand
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
@@ -32,7 +32,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     """
     config = run_config(texts, config_dirs)
     problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
-    problems += check_tasks(config.tasks)
+    problems += check_family(config.model.family) + check_tasks(config.tasks)
     arms: tuple[Arm, ...] = ()
     try:
         arms = expand(config.arms, config.budgets, config.model.n_visual)

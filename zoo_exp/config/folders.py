@@ -5,20 +5,12 @@ from pathlib import Path
 
 from zoo_exp.config.checked_yaml import read
 from zoo_exp.errors import MissingFileError, UnknownNameError
+from zoo_exp.presets import built_in, choices
 
 __all__ = ["GROUPS", "built_in", "choices", "find", "line_of", "read", "search_path"]
 
 GROUPS = ("model", "data", "trainer", "logger")
 """Groups that Hydra composes into a node of their own; `exp` is merged over everything."""
-
-
-def built_in() -> Path:
-    """The folder `configs`: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise MissingFileError(f"no configs/config.yaml in or beside {package}: install the package again")
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
@@ -32,15 +24,6 @@ def search_path(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
         if not folder.is_dir():
             raise MissingFileError(f"--config-dir {folder}: no such folder")
     return [built_in(), *own]
-
-
-def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of a group by name, sorted; of two files with one name the first folder's is used."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for path in (folder / group).glob("*.yaml"):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
 
 
 def find(group: str, name: str, folders: Sequence[Path]) -> Path:

@@ -28,8 +28,8 @@ class ModelConfig:
 
     name: str = MISSING
     """Name of the configuration file; results name the model by it."""
-    family: str = choice("llava", "llava_next", "qwen2_5_vl")
-    """The model family, which selects the adapter."""
+    family: str = MISSING
+    """The model family, which selects the adapter: `model_type` of the checkpoint's config.json."""
     path: str = MISSING
     """A hub id, a local checkpoint, or `embedded` for the model inside the package."""
     revision: str | None = None

@@ -9,7 +9,7 @@ from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.models.architectures import ARCHITECTURES
+from zoo_exp.models.families import known_architectures
 from zoo_exp.models.weight_files import check_weight_files
 from zoo_exp.tasks import data, hub
 
@@ -86,7 +86,7 @@ def _check_model(model: ModelConfig) -> bool:
             f"model.path={model.path}: no such folder. Give a folder with a checkpoint, model.path=DIR, or leave it "
             f"out to load the checkpoint of model={model.name} from the hub"
         )
-    return model.weights != "random" or model.path not in ARCHITECTURES
+    return model.weights != "random" or model.path not in known_architectures()
 
 
 def _check_data(experiment: Experiment) -> bool:

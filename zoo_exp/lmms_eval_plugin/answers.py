@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from zoo_exp import selectors
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.lmms_eval_plugin.turns import ChatRequest
 from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, Answer, EncodedBatch, generate
 from zoo_exp.models.chat import chat_inputs, to_device
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.selectors import registry
 
 _log = logging.getLogger(__name__)
 NOT_FOR_GENERATE = ("until", "image_aspect_ratio", "do_sample", "temperature", "top_p", "use_cache")
@@ -73,7 +73,7 @@ class Answerer:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.loaded, self.seed, self.positions = loaded, seed, positions
-        self.selector: Any = registry.get(selector, **(options or {}))
+        self.selector: Any = selectors.get(selector, **(options or {}))
         self.budget = _budget(selector, budget, loaded.n_visual)
 
     @torch.inference_mode()
@@ -104,11 +104,11 @@ def check_arguments(
         UnknownNameError: an unknown selector, or an argument that neither the plug-in nor the selector has.
         InvalidValueError: an invalid option value or budget.
     """
-    known = [item.name for item in fields(registry.get(selector)) if item.init]
+    known = [item.name for item in fields(selectors.get(selector)) if item.init]
     for name in options:
         if name not in known:
             raise UnknownNameError(f"model argument for selector {selector}", name, {*own, *known})
-    registry.get(selector, **options)
+    selectors.get(selector, **options)
     _budget(selector, budget, None)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.selector_flops import selector_flops
-from zoo_exp.measure.vision_flops import Encoding, linear, vision_costs
+from zoo_exp.models.base import Encoding
+from zoo_exp.models.families import adapter_class
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class CostModel:
     convention = "counted"
 
     def __init__(self, config: Any) -> None:
-        self.text, self.vision = config.get_text_config(), vision_costs(config)
+        self.text = config.get_text_config()
+        self.vision = adapter_class(config.model_type).vision_costs(config)
 
     def layer(self, queries: int, keys: int) -> int:
         """One decoder layer for `queries` rows that attend to `keys` rows each."""

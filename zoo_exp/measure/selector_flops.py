@@ -10,9 +10,9 @@ from typing import Any
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import PatchMerger, kernel_area
 from zoo_exp.core.diversity import pair_area
+from zoo_exp.core.flops import linear
 from zoo_exp.core.sensitivity import MLP, output_area
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure.vision_flops import linear
 
 FREE = ("full", "blind", "random", "uniform_grid", "feature_norm", "cls_attention")
 """Rules without a matrix product of their own; what they look at is captured from the vision tower."""

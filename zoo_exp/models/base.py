@@ -1,13 +1,15 @@
-"""`VLMAdapter`: where a model family keeps its visual tokens. Every quirk of a family lives in its adapter only."""
+"""`VLMAdapter`: everything that the package knows about a model family, in one class per family."""
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture
@@ -15,15 +17,45 @@ from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
+_GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw")
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """FLOPs of turning images into visual tokens: the vision encoder, and the projector after it."""
+
+    tower: int = 0
+    projector: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.tower + self.projector
+
+
+class VisionCosts(Protocol):
+    """FLOPs of a family's vision encoder and projector, from the model's configuration."""
+
+    def encode(self, images: Sequence[VisualTokens]) -> Encoding:
+        """The exact cost of these images."""
+        ...
+
+    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
+        """The cost of attention weights that selectors read: fused kernels do not return them."""
+        ...
+
+    def guess(self, n_visual: int) -> Encoding:
+        """The cost of images with `n_visual` visual tokens together, estimated from that count alone."""
+        ...
+
+
 class VLMAdapter:
-    """What the engine asks of a model family. Subclasses implement `taps` and `collect`.
+    """Interface between the engine and a model family. Subclasses implement `taps` and `collect`.
 
     Attributes:
         model: the Hugging Face model with its language-model head.
-        vlm: its inner model: vision tower, projector and language model.
+        vlm: its inner model: vision encoder, projector and language model.
         llm: the decoder.
         layers: the decoder's layers.
         image_token_id: the placeholder that the processor writes for every visual token.
@@ -33,8 +65,55 @@ class VLMAdapter:
     """
 
     family: ClassVar[str] = ""
+    """`model_type` in config.json."""
+    model_class: ClassVar[str] = ""
+    """Name of the class in `transformers` that has the language-model head."""
+    config_class: ClassVar[str] = ""
+    """Name of its configuration class in `transformers`."""
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Hub id -> arguments of the configuration class, for random weights without a download."""
     positions: ClassVar[str] = "contiguous"
-    """What becomes of position ids after pruning unless the caller says otherwise (spec: engine 2.3)."""
+    """Position ids after pruning unless the caller chooses: one of `POSITIONS`."""
+
+    @classmethod
+    def processor_class(cls) -> Any:
+        """The class whose `from_pretrained` loads the family's processor."""
+        from transformers import AutoProcessor
+
+        return AutoProcessor
+
+    @classmethod
+    def architecture(cls, name: str) -> Any:
+        """A fresh configuration of one of `ARCHITECTURES`, by hub id."""
+        import transformers
+
+        return getattr(transformers, cls.config_class)(**copy.deepcopy(dict(cls.ARCHITECTURES[name])))
+
+    @classmethod
+    def vision_costs(cls, config: Any) -> VisionCosts:
+        """FLOPs of the vision encoder and projector of a model with this configuration.
+
+        Raises:
+            InvalidValueError: the family has no formula.
+        """
+        raise InvalidValueError(
+            f"model family {cls.family} has no FLOPs formula: implement {cls.__name__}.vision_costs"
+        )
+
+    def made_up_images(
+        self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], int]:
+        """Random images as the processor would return them, one per prompt, and the visual tokens of each.
+
+        Args:
+            batch_size: B.
+            image_size: height and width in pixels; families with one input size ignore it.
+            generator: of the pixels.
+
+        Raises:
+            InvalidValueError: the family cannot make them up.
+        """
+        raise InvalidValueError(f"the model family {self.family} has no made-up prompts")
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model
@@ -48,7 +127,7 @@ class VLMAdapter:
         self._question: tuple[Any, Question] | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """Modules whose calls `collect` wants to see, by a name of the adapter's own."""
+        """Modules whose calls `collect` reads, by a name of the adapter's choice."""
         raise NotImplementedError
 
     def collect(
@@ -57,8 +136,8 @@ class VLMAdapter:
         """The visual tokens of every image of a batch, in the order of the placeholders.
 
         Args:
-            capture: calls of the modules that `taps` named.
-            pooled: what the model would put in place of the placeholders, one [N, D] per image.
+            capture: calls of the modules that `taps` returned.
+            pooled: the features that replace the placeholders, one [N, D] per image.
             call: arguments of `get_image_features` by name.
             needs: fields to fill besides `projected`.
         """
@@ -66,7 +145,7 @@ class VLMAdapter:
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:
-        """Run the vision tower once over a batch of prompts.
+        """Run the vision encoder once over a batch of prompts.
 
         Args:
             inputs: the processor's output: `input_ids` [B, L], `attention_mask`, `pixel_values` ...
@@ -97,11 +176,11 @@ class VLMAdapter:
         return grouped
 
     def image_features(self, **call: Any) -> Any:
-        """The model's own image features, also while pruning has wrapped that call."""
+        """The model's own image features, also while pruning wraps that call."""
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
-        """Hand images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].
+        """Assign images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].
 
         Raises:
             InvalidValueError: a row's placeholders are not a sum of whole images, or images are left over.
@@ -174,7 +253,7 @@ class VLMAdapter:
         return self._question[1]
 
     def check_call(self, given: Mapping[str, Any]) -> None:
-        """Refuse a call of the inner model, by argument name, that the installed transformers answers wrongly."""
+        """Refuse a call of the inner model (arguments by name) that the installed transformers computes wrongly."""
 
     def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:
         """Positions of the unpruned prompt [B, L] (or [3, B, L] where the family has several axes).
@@ -203,6 +282,48 @@ def count_positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
+class ProjectorWeights:
+    """The weights of a two-layer projector as one `MLP` per state, so that what selectors derive from it is cached.
+
+    Args:
+        first: first linear layer.
+        second: second linear layer.
+        activation: name of the activation between them, as in the configuration.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, activation: str) -> None:
+        self._layers: tuple[Any, Any] = (first, second)
+        self._approximate = _GELU.get(activation)
+        self._state: tuple[object, ...] = ()
+        self._mlp: MLP | None = None
+
+    def mlp(self) -> MLP | None:
+        """The weights in float32, or None unless they are plain linear layers with a GELU between them."""
+        if self._approximate is None or not all(_is_plain(layer) for layer in self._layers):
+            return None
+        state = tuple(_state(p) for layer in self._layers for p in layer.parameters())
+        if self._mlp is None or state != self._state:
+            tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+            for layer in self._layers:
+                weight = layer.weight.detach().float()
+                bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
+                tensors.append((weight, bias))
+            (w1, b1), (w2, b2) = tensors
+            self._mlp = MLP(w1, b1, w2, b2, approximate=self._approximate)
+            self._state = state
+        return self._mlp
+
+
 def _mask(inputs: Mapping[str, Any]) -> Tensor:
     mask: Tensor | None = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Neither quantised, nor a subclass with its own forward, nor offloaded."""
+    return type(layer) is nn.Linear and layer.weight.is_floating_point() and not layer.weight.is_meta
+
+
+def _state(parameter: torch.Tensor) -> tuple[object, ...]:
+    version = None if parameter.is_inference() else parameter._version
+    return parameter.data_ptr(), parameter.device, parameter.dtype, version

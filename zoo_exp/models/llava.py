@@ -1,6 +1,7 @@
-"""LLaVA-1.5: one raster of patches per image, from a CLIP tower through a two-layer projector."""
+"""LLaVA-1.5: one grid of patches per image, from a CLIP encoder through a two-layer projector."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -9,27 +10,90 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.errors import UnknownNameError
-from zoo_exp.models.base import VLMAdapter
+from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.models.base import Encoding, ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
-from zoo_exp.models.misplaced_images import refuse_misplaced_images
-from zoo_exp.models.projector import ProjectorWeights
 from zoo_exp.models.tower import ClipTower
 
+_CLIP_L_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+LLAMA_7B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": 32001,
+}
+_LLAMA_13B = {
+    **LLAMA_7B,
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+}
+LLAVA_15 = {
+    "vision_config": _CLIP_L_336,
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "projector_hidden_act": "gelu",
+    "image_token_id": 32000,
+}
+"""Arguments of `LlavaConfig` (config.json of the checkpoints)."""
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 class LlavaAdapter(VLMAdapter):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower (LLaVA-1.5 7B and 13B)."""
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP vision encoder (LLaVA-1.5 7B and 13B)."""
 
     family: ClassVar[str] = "llava"
+    model_class: ClassVar[str] = "LlavaForConditionalGeneration"
+    config_class: ClassVar[str] = "LlavaConfig"
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "llava-hf/llava-1.5-7b-hf": {**LLAVA_15, "text_config": LLAMA_7B, "image_seq_length": 576},
+        "llava-hf/llava-1.5-13b-hf": {**LLAVA_15, "text_config": _LLAMA_13B, "image_seq_length": 576},
+    }
+
+    @classmethod
+    def processor_class(cls) -> Any:
+        """The family's own processor: `AutoProcessor` would need torchvision."""
+        from transformers import LlavaProcessor
+
+        return LlavaProcessor
+
+    @classmethod
+    def vision_costs(cls, config: Any) -> "ClipCosts":
+        """Square tiles through a CLIP or SigLIP encoder."""
+        return ClipCosts(config)
+
+    def made_up_images(
+        self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], int]:
+        """Every image has the encoder's size."""
+        assert self.n_visual is not None
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values": torch.randn(batch_size, 3, side, side, generator=generator)}, self.n_visual
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         vision = self.model.config.vision_config
         if vision.model_type not in TOWERS:
-            raise UnknownNameError("vision tower of a LLaVA model", vision.model_type, TOWERS)
+            raise UnknownNameError("vision encoder of a LLaVA model", vision.model_type, TOWERS)
         self.projector: Any = self.vlm.multi_modal_projector
         self.tower = ClipTower(self.vlm.vision_tower, self.model.config)
         self.weights = ProjectorWeights(
@@ -40,7 +104,7 @@ class LlavaAdapter(VLMAdapter):
         self.n_visual = side * side + (self.tower.has_cls and not self.tower.skip)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The projector, and what the tower needs."""
+        """The projector, and the encoder modules behind the needs."""
         return {"projector": self.projector, **self.tower.taps(needs)}
 
     def collect(
@@ -77,7 +141,7 @@ class LlavaAdapter(VLMAdapter):
         return {"project": self._project, "mlp": self.weights.mlp()}
 
     def with_resizing(self, images: Sequence[VisualTokens], call: Mapping[str, Any]) -> list[VisualTokens]:
-        """Add `pixels_encoder`, which needs nothing but the pixels, to images of one raster."""
+        """Add `pixels_encoder`, which needs only the pixels, to images that have one grid."""
         pixels = call["pixel_values"]
         return [
             image if image.grid is None else replace(image, pixels_encoder=self.resized(pixels[i : i + 1]))
@@ -107,3 +171,88 @@ class LlavaAdapter(VLMAdapter):
             return projected
 
         return encode
+
+
+class ClipCosts:
+    """FLOPs of a CLIP or SigLIP encoder on square tiles, and of a two-layer projector (LLaVA-1.5, LLaVA-NeXT)."""
+
+    def __init__(self, config: Any) -> None:
+        self.vision, self.width = config.vision_config, config.get_text_config().hidden_size
+        self.per_tile = (self.vision.image_size // self.vision.patch_size) ** 2
+        self.has_cls = self.vision.model_type == "clip_vision_model"
+        self.keeps_cls = self.has_cls and config.vision_feature_select_strategy == "full"
+        layers = config.vision_feature_layer
+        self.feature_width = self.vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
+
+    def encode(self, images: Sequence[VisualTokens]) -> Encoding:
+        """The exact cost of these images."""
+        return self.tiles(self._number(images))
+
+    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
+        """The cost of attention weights that selectors read: fused kernels do not return them."""
+        rows, width = self.per_tile + self.has_cls, int(self.vision.hidden_size)
+        queries = ("cls_attention" in needs and self.has_cls) + rows * ("received_attention" in needs)
+        return self._number(images) * linear(queries, width, rows)
+
+    def guess(self, n_visual: int) -> Encoding:
+        """The cost of images with `n_visual` visual tokens together.
+
+        Exact for LLaVA-1.5. On LLaVA-NeXT, where cropping hides the number of tiles, it assumes the fewest tiles
+        with that count: up to two tiles too few of six for very long images.
+        """
+        return self.tiles(-(-n_visual // (self.per_tile + self.keeps_cls)) if n_visual else 0)
+
+    def tiles(self, number: int) -> Encoding:
+        """The cost of a number of tiles: each passes encoder and projector, whatever is cropped later."""
+        return Encoding(number * self._tower(), number * self._projector())
+
+    def _number(self, images: Sequence[VisualTokens]) -> int:
+        return sum(1 if t.tile is None else int(t.tile.max()) + 1 for t in images)
+
+    def _tower(self) -> int:
+        c = self.vision
+        rows, width = self.per_tile + self.has_cls, int(c.hidden_size)
+        layer = 4 * linear(rows, width, width) + 2 * linear(rows, width, rows)
+        layer += 2 * linear(rows, width, c.intermediate_size)
+        return linear(self.per_tile, 3 * c.patch_size**2, width) + int(c.num_hidden_layers) * layer
+
+    def _projector(self) -> int:
+        rows = self.per_tile + self.keeps_cls
+        return linear(rows, self.feature_width, self.width) + linear(rows, self.width, self.width)
+
+
+def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: int) -> None:
+    """Refuse beam search and several responses per prompt where pixels are repeated instead of features.
+
+    `generate` of transformers 5.17 (`_expand_inputs_for_generation`) repeats every row of `input_ids` and every image
+    separately, so that two beams of a prompt with the images A and B read A A and B B. Newer versions repeat features
+    row by row, and their `forward` takes `mm_encoder_outputs`.
+
+    Args:
+        vlm: the inner model.
+        given: arguments of its call, by name.
+        image_token_id: the placeholder.
+
+    Raises:
+        InvalidValueError: prompts and images are repeated like that, and some prompt has several images.
+    """
+    ids, pixels = given.get("input_ids"), given.get("pixel_values")
+    if ids is None or pixels is None or "mm_encoder_outputs" in inspect.signature(vlm.forward).parameters:
+        return
+    with_images = int((ids == image_token_id).any(dim=1).sum())
+    copies = range(2, len(ids) + 1)
+    if len(pixels) > with_images and any(_repeated(ids, n) and _repeated(pixels, n) for n in copies):
+        import transformers
+
+        raise InvalidValueError(
+            f"beam search and several responses per prompt: transformers {transformers.__version__} assigns the images "
+            "of a prompt with several of them to the wrong rows; use transformers 5.23, or one image per prompt"
+        )
+
+
+def _repeated(rows: Tensor, times: int) -> bool:
+    """Whether every row occurs `times` times in a row."""
+    if len(rows) % times:
+        return False
+    groups = rows.view(-1, times, *rows.shape[1:])
+    return bool((groups == groups[:, :1]).all())

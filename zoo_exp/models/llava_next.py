@@ -8,9 +8,10 @@ from torch import Tensor
 
 from zoo_exp.core.tokens import Tiles, VisualTokens
 from zoo_exp.models.capture import Capture
-from zoo_exp.models.llava import LlavaAdapter
+from zoo_exp.models.llava import LLAMA_7B, LLAVA_15, LlavaAdapter
 
 NEWLINE = -1
+_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -20,6 +21,32 @@ class LlavaNextAdapter(LlavaAdapter):
     """
 
     family: ClassVar[str] = "llava_next"
+    model_class: ClassVar[str] = "LlavaNextForConditionalGeneration"
+    config_class: ClassVar[str] = "LlavaNextConfig"
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "llava-hf/llava-v1.6-vicuna-7b-hf": {
+            **LLAVA_15,
+            "text_config": LLAMA_7B,
+            "image_grid_pinpoints": _PINPOINTS,
+        },
+    }
+
+    @classmethod
+    def processor_class(cls) -> Any:
+        """The family's own processor: `AutoProcessor` would need torchvision."""
+        from transformers import LlavaNextProcessor
+
+        return LlavaNextProcessor
+
+    def made_up_images(
+        self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], int]:
+        """Tiles of an image of that size."""
+        vision, sizes = self.model.config.vision_config, torch.tensor([image_size] * batch_size)
+        side = vision.image_size
+        values = torch.randn(batch_size, self.tile_count(sizes[0]), 3, side, side, generator=generator)
+        n_visual = len(self.sources(sizes[:1], (side // vision.patch_size) ** 2)[0])
+        return {"pixel_values": values, "image_sizes": sizes}, n_visual
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, processor)
@@ -66,14 +93,14 @@ class LlavaNextAdapter(LlavaAdapter):
         return images
 
     def _whole_tiles(self, rows: Mapping[str, Tensor], shared: Mapping[str, Any]) -> tuple[VisualTokens, ...]:
-        """Every tile [T, N, ...] as an image of its own."""
+        """Every tile [T, N, ...] as a separate image."""
         return tuple(
             VisualTokens(**dict(zip(rows, tile, strict=True)), grid=(self.side, self.side), **shared)
             for tile in zip(*rows.values(), strict=True)
         )
 
     def tile_count(self, size: Tensor) -> int:
-        """Tiles of an image, the base tile included; cropping may leave nothing of some of them."""
+        """Tiles of an image, the base tile included; cropping may remove some of them entirely."""
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         config = self.model.config
@@ -82,7 +109,7 @@ class LlavaNextAdapter(LlavaAdapter):
         )
 
     def tile_grid(self, size: Tensor) -> tuple[int, int]:
-        """Rows and columns in which the tiles behind the base tile stand."""
+        """Rows and columns of the grid of tiles after the base tile."""
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
         config = self.model.config
@@ -94,8 +121,8 @@ class LlavaNextAdapter(LlavaAdapter):
     def sources(self, image_sizes: Tensor, per_tile: int) -> list[Tensor]:
         """For each image, tile * per_tile + place of every token of its sequence [N]; -1 for newlines.
 
-        Row numbers take the way of the features through the model's own packing (spec: engine 4), so that
-        cropping and newlines are what the model does, whatever its version.
+        Row numbers pass through the model's own `pack_image_features` in place of features, so that cropping and
+        newlines are those of the installed version.
         """
         config = self.model.config
         numbers = [

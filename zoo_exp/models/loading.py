@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
+from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
-from zoo_exp.models.architectures import ARCHITECTURES, architecture
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.clip_heads import ClipHeads
-from zoo_exp.models.qwen_processor import qwen_processor_class
-from zoo_exp.models.registry import adapter_for, check_family
+from zoo_exp.models.families import adapter_class, adapter_for, architecture, known_architectures
 from zoo_exp.models.weight_files import check_weight_files
 
 DTYPES = {
@@ -26,11 +25,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
-_CLASSES: dict[str, tuple[str, str | None]] = {
-    "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
-    "llava_next": ("LlavaNextForConditionalGeneration", "LlavaNextProcessor"),
-    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", None),
-}
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,12 @@ class LoadedModel:
 def load_model(
     name_or_path: str | Path,
     *,
-    dtype: str = "auto",
-    attention: str = "sdpa",
+    dtype: str | None = None,
+    attention: str | None = None,
     device: str | torch.device | None = None,
     device_map: str | None = None,
     revision: str | None = None,
-    weights: str = "pretrained",
+    weights: str | None = None,
     layers: int | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
@@ -69,15 +63,16 @@ def load_model(
     """Load a vision-language model that can be pruned.
 
     Args:
-        name_or_path: `embedded`, a hub id, or a folder with a checkpoint.
-        dtype: `auto` (as saved), `float32`, `float16` or `bfloat16`.
-        attention: attention backend of `transformers`: `sdpa`, `eager`, `flash_attention_2`.
+        name_or_path: a folder with a checkpoint, a hub id, `embedded`, or a name of `configs/model/` such as
+            `llava15_7b`, whose settings hold for every argument that is not given.
+        dtype: `auto` (as saved), `float32`, `float16` or `bfloat16`; default `auto`.
+        attention: attention backend of `transformers`: `sdpa` (default), `eager`, `flash_attention_2`.
         device: where the model goes; not with `device_map`.
         device_map: as in `from_pretrained`, for instance `auto`.
         revision: commit or tag on the hub.
-        weights: `pretrained`, or `random` for the architecture alone (timing and tests).
+        weights: `pretrained` (default), or `random` for the architecture alone (timing and tests).
         layers: keep only the first decoder layers.
-        trust_remote_code: let a checkpoint bring its own code; refused otherwise.
+        trust_remote_code: run code that comes with the checkpoint; refused otherwise.
         seed: of random weights.
         clip: a folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
             `relevance=clip`.
@@ -88,6 +83,15 @@ def load_model(
         InvalidValueError: pickled weights, remote code, layers out of range.
     """
     name = str(name_or_path)
+    preset = _preset(name)
+    dtype = dtype or preset.get("dtype", "auto")
+    attention = attention or preset.get("attention", "sdpa")
+    weights = weights or preset.get("weights", "pretrained")
+    revision = revision or preset.get("revision")
+    clip = clip or preset.get("clip")
+    layers = preset.get("layers") if layers is None else layers
+    if device is None and device_map is None:
+        device_map = preset.get("device_map")
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     if weights not in ("pretrained", "random"):
@@ -96,8 +100,8 @@ def load_model(
         raise UnknownNameError("attention backend", attention, ATTENTION)
     if device is not None and device_map is not None:
         raise InvalidValueError(f"device {device} and device_map {device_map}: give one of them")
-    path = name
-    if name == "embedded":
+    path = str(preset.get("path", name))
+    if path == "embedded":
         from zoo_exp.embedded.model import weights_folder
 
         path = str(weights_folder())
@@ -139,11 +143,16 @@ def keep_layers(config: Any, layers: int) -> None:
         text.layer_types = text.layer_types[:layers]
 
 
+def _preset(name: str) -> dict[str, Any]:
+    """The settings of a name of `configs/model/`; a folder of that name, or any other name, has none."""
+    return {} if Path(name).is_dir() and name != "embedded" else presets.find("model", name) or {}
+
+
 def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
     from transformers import AutoConfig
     from transformers.configuration_utils import PretrainedConfig
 
-    if weights == "random" and path in ARCHITECTURES and not Path(path).is_dir():
+    if weights == "random" and not Path(path).is_dir() and path in known_architectures():
         return architecture(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise MissingFileError(f"model '{name}': {path} has no config.json; give a folder with a checkpoint")
@@ -151,15 +160,15 @@ def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
         raw, _ = PretrainedConfig.get_config_dict(path, revision=hub["revision"])
     except (OSError, json.JSONDecodeError) as error:
         raise MissingFileError(
-            f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give 'embedded', a "
-            "folder, or a hub id that can be downloaded or is cached"
+            f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give a folder, a hub id "
+            f"that can be downloaded or is cached, or one of {', '.join(presets.names('model'))}"
         ) from error
     if "auto_map" in raw and not hub["trust_remote_code"]:
         raise InvalidValueError(
             f"model '{name}' brings its own code (auto_map in config.json): it is not run unless you ask for it "
             "with trust_remote_code=True"
         )
-    check_family(str(raw.get("model_type")))
+    adapter_class(str(raw.get("model_type")))
     return AutoConfig.from_pretrained(path, **hub)
 
 
@@ -167,7 +176,7 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
     import transformers
     from safetensors import SafetensorError
 
-    model_class = getattr(transformers, _CLASSES[config.model_type][0])
+    model_class = getattr(transformers, adapter_class(config.model_type).model_class)
     options = {**options, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = model_class.from_pretrained(path, config=config, **options)
@@ -205,7 +214,7 @@ def _move(model: Any, device: str | torch.device) -> Any:
 def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
     import transformers
 
-    model_class = getattr(transformers, _CLASSES[config.model_type][0])
+    model_class = getattr(transformers, adapter_class(config.model_type).model_class)
     dtype = options.pop("dtype")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -213,10 +222,7 @@ def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
 
 
 def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed: bool) -> Any:
-    import transformers
-
-    named = _CLASSES[config.model_type][1]
-    processor_class = qwen_processor_class() if named is None else getattr(transformers, named)
+    processor_class = adapter_class(config.model_type).processor_class()
     if not needed and not Path(path).is_dir():
         hub = {**hub, "local_files_only": True}
     try:

@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.tokens import Selection
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.engine import Engine
+from zoo_exp.models.families import adapter_for
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, generate_pruned
-from zoo_exp.models.registry import adapter_for
 from zoo_exp.models.segments import Segment, visual_left
-from zoo_exp.selectors import registry
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector
 
@@ -112,7 +112,7 @@ def attach(
     adapter = adapter_for(model, processor)
     adapter.clip = clip
     _check_free(model)
-    rule: Any = registry.get(selector, **options) if isinstance(selector, str) else selector
+    rule: Any = selectors.get(selector, **options) if isinstance(selector, str) else selector
     if options and not isinstance(selector, str):
         raise InvalidValueError(
             f"options {', '.join(options)} go with a selector's name, not with a selector"

@@ -1,6 +1,6 @@
-"""Qwen2.5-VL: images of any shape, a tower that works in window order, three position axes."""
+"""Qwen2.5-VL: images of any shape, a vision encoder in window order, three position axes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -8,18 +8,77 @@ import torch
 from torch import Tensor, nn
 
 from zoo_exp.core.closed_form import PatchMerger
+from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.models.base import VLMAdapter, count_positions
+from zoo_exp.models.base import Encoding, ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
-from zoo_exp.models.projector import ProjectorWeights
 from zoo_exp.models.qwen_tower import QwenTower, resized_patches, tokens_of
+
+_VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+_TEXT = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
+}
 
 
 class QwenAdapter(VLMAdapter):
     """`Qwen2_5_VLForConditionalGeneration`. Features are the 2 x 2 patches of a token side by side [N, 4 Dv]."""
 
     family: ClassVar[str] = "qwen2_5_vl"
+    model_class: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
+    config_class: ClassVar[str] = "Qwen2_5_VLConfig"
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "Qwen/Qwen2.5-VL-7B-Instruct": {
+            "vision_config": _VISION,
+            "text_config": _TEXT,
+            "image_token_id": 151655,
+            "video_token_id": 151656,
+            "vision_start_token_id": 151652,
+            "vision_end_token_id": 151653,
+            "tie_word_embeddings": False,
+        },
+    }
     positions: ClassVar[str] = "original"
+
+    @classmethod
+    def processor_class(cls) -> Any:
+        """The stock processor, without videos where torchvision is not installed."""
+        return qwen_processor_class()
+
+    @classmethod
+    def vision_costs(cls, config: Any) -> "QwenCosts":
+        """An encoder with attention windows, and the merger."""
+        return QwenCosts(config)
+
+    def made_up_images(
+        self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], int]:
+        """Patches of an image of that size, rounded down to whole visual tokens."""
+        vision = self.model.config.vision_config
+        unit = vision.spatial_merge_size
+        rows, columns = (max(1, length // (vision.patch_size * unit)) for length in image_size)
+        grid = torch.tensor([[1, rows * unit, columns * unit]] * batch_size)
+        depth = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        values = torch.randn(batch_size * rows * columns * unit**2, depth, generator=generator)
+        return {"pixel_values": values, "image_grid_thw": grid}, rows * columns
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, processor)
@@ -30,7 +89,7 @@ class QwenAdapter(VLMAdapter):
         self._patch_merger: PatchMerger | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The merger, and what the tower needs."""
+        """The merger, and the encoder modules behind the needs."""
         return {"merger": self.merger, **self.tower.taps(needs)}
 
     def collect(
@@ -66,13 +125,13 @@ class QwenAdapter(VLMAdapter):
         return self.with_resizing(images, call) if "resize" in needs else images
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
-        """The merger as a function, and its weights where they are what stock checkpoints have."""
+        """The merger as a function, and its weights where they have the layout of stock checkpoints."""
         if "projector" not in needs:
             return {}
         return {"project": self.project, "mlp": self._merger()}
 
     def with_resizing(self, images: Sequence[VisualTokens], call: Mapping[str, Any]) -> list[VisualTokens]:
-        """Add `pixels_encoder`, which needs nothing but the pixels, to images of one raster."""
+        """Add `pixels_encoder`, which needs only the pixels, to images that have one grid."""
         grids = call["image_grid_thw"]
         pixels = call["pixel_values"].split(grids.prod(dim=1).tolist())
         return [
@@ -124,3 +183,78 @@ class QwenAdapter(VLMAdapter):
             return projected
 
         return encode
+
+
+class QwenCosts:
+    """FLOPs of Qwen2.5-VL's vision encoder with attention windows, and of its merger of 2 x 2 patches."""
+
+    def __init__(self, config: Any) -> None:
+        self.vision = config.vision_config
+        self.unit = self.vision.spatial_merge_size**2
+        # Visual tokens along one side of an attention window.
+        self.window = self.vision.window_size // self.vision.patch_size // self.vision.spatial_merge_size
+
+    def encode(self, images: Sequence[VisualTokens]) -> Encoding:
+        """The exact cost of these images; those without a grid (several frames) are estimated."""
+        parts = [self.guess(t.count) if t.grid is None else self.grid(*t.grid) for t in images]
+        return Encoding(sum(p.tower for p in parts), sum(p.projector for p in parts))
+
+    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
+        """The cost of attention weights that selectors read, within each whole image."""
+        if not {"received_attention", "keys"} & set(needs):
+            return 0
+        patches = [t.count * self.unit for t in images]
+        return sum(linear(n, self.vision.hidden_size, n) for n in patches)
+
+    def guess(self, n_visual: int) -> Encoding:
+        """The cost of one image with `n_visual` visual tokens, as if it consisted of whole windows."""
+        windows = n_visual / self.window**2
+        return self._image(n_visual, round(windows * (self.unit * self.window**2) ** 2))
+
+    def grid(self, rows: int, columns: int) -> Encoding:
+        """The cost of an image of rows x columns visual tokens; windows at its edges are smaller."""
+        squares = [
+            sum(min(self.window, side - start) ** 2 for start in range(0, side, self.window))
+            for side in (rows, columns)
+        ]
+        return self._image(rows * columns, self.unit**2 * squares[0] * squares[1])
+
+    def _image(self, n_visual: int, window_pairs: int) -> Encoding:
+        """`window_pairs`: query-key pairs of patches that share a window."""
+        c, patches = self.vision, n_visual * self.unit
+        width, full = c.hidden_size, len(c.fullatt_block_indexes)
+        pairs = full * patches**2 + (c.depth - full) * window_pairs
+        block = 4 * linear(patches, width, width) + 3 * linear(patches, width, c.intermediate_size)
+        pixels = c.in_channels * c.temporal_patch_size * c.patch_size**2
+        merged = self.unit * width
+        return Encoding(
+            linear(patches, pixels, width) + c.depth * block + 4 * pairs * width,
+            linear(n_visual, merged, merged) + linear(n_visual, merged, c.out_hidden_size),
+        )
+
+
+def qwen_processor_class() -> Any:
+    """The stock processor, or one without its video processor, the part that needs torchvision.
+
+    `transformers` infers the parts of a processor from the signature of `__init__`, and loads each of them.
+    """
+    from transformers import AutoProcessor
+    from transformers import Qwen2_5_VLProcessor as Stock
+    from transformers.processing_utils import ProcessorMixin
+    from transformers.utils.import_utils import is_torchvision_available
+
+    if is_torchvision_available():
+        return AutoProcessor
+
+    class Qwen2_5_VLProcessor(Stock):
+        """Has the stock class's name, so that the stock class reads what it saves."""
+
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
+        ) -> None:
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    return Qwen2_5_VLProcessor

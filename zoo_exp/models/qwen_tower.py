@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's vision tower: undoing its window order, its attention, and its way of cutting an image into patches."""
+"""Qwen2.5-VL's vision encoder: window order, attention, replay of its blocks, and cutting an image into patches."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.models.capture import Capture, attention_rows
-from zoo_exp.models.qwen_replay import qwen_replay
+from zoo_exp.models.capture import Call, Capture, attention_rows
 
 _ATTENTION = frozenset({"received_attention", "keys"})
 _QUERIES_AT_ONCE = 512
@@ -18,7 +17,7 @@ _OBJECT_LAYER = 16 / 32
 
 
 class QwenTower:
-    """What the tower under the merger can tell about the tokens (2 x 2 patches) of its images."""
+    """Fields of `VisualTokens` from the encoder before the merger; a token is 2 x 2 patches."""
 
     def __init__(self, visual: Any) -> None:
         self.visual: Any = visual
@@ -104,7 +103,7 @@ class QwenTower:
     def replays(
         self, capture: Capture, order: Tensor, sizes: list[int]
     ) -> list[Callable[[int, Tensor], Tensor]]:
-        """The rest of the tower after a block, by image; see `qwen_replay`."""
+        """The rest of the encoder after a block, by image; see `qwen_replay`."""
         calls = [capture[f"block{i}"] for i in range(len(self.visual.blocks))]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         return [
@@ -143,16 +142,64 @@ def tokens_of(patches: Tensor, order: Tensor) -> Tensor:
     return patches.reshape(len(order), -1)[order]
 
 
+def qwen_replay(
+    visual: Any, calls: Sequence[Call], order: Tensor, first: int
+) -> Callable[[int, Tensor], Tensor]:
+    """The encoder after a block, as a function of that block's output.
+
+    The result is the last block's output after the merger's RMSNorm, so that it is defined for every block number from
+    1 to the last. Images never share attention, so the other images of the batch have no influence.
+
+    Args:
+        visual: the encoder.
+        calls: of every block, for the whole batch.
+        order: place in window order of each token of the image [N], counted from the image's first.
+        first: place of the image's first token in the batch.
+
+    Returns:
+        Function (block number, hidden [..., N, 4 Dv]) -> [..., N, 4 Dv], both in the language model's order.
+    """
+    unit, count = visual.spatial_merge_unit, len(order)
+    start, stop = first * unit, (first + count) * unit
+
+    @torch.no_grad()
+    def run(number: int, hidden: Tensor) -> Tensor:
+        lead = hidden.shape[:-2]
+        rows = hidden.reshape(-1, count, hidden.shape[-1]).to(calls[0].tensor.dtype)
+        copies = len(rows)
+        windowed = torch.empty_like(rows)
+        windowed[:, order] = rows
+        x = windowed.view(copies * count * unit, -1)
+        for block, call in zip(visual.blocks[number:], calls[number:], strict=True):
+            rest = {name: value for name, value in call.kwargs.items() if name != "hidden_states"}
+            rest["cu_seqlens"] = _own_bounds(rest["cu_seqlens"], start, stop, copies)
+            rest["position_embeddings"] = tuple(
+                table[start:stop].repeat(copies, 1) for table in rest["position_embeddings"]
+            )
+            x = block(x, **rest)
+        last: Tensor = visual.merger.ln_q(x).view(copies, count, -1)[:, order]
+        return last.reshape(*lead, count, -1).to(hidden.dtype)
+
+    return run
+
+
+def _own_bounds(bounds: Tensor, start: int, stop: int, copies: int) -> Tensor:
+    """Bounds of attention [S] within one image, for several copies of it in a row."""
+    own = bounds[(bounds >= start) & (bounds <= stop)] - start
+    shifted = own[1:] + (stop - start) * torch.arange(copies, device=own.device, dtype=own.dtype)[:, None]
+    return torch.cat([own[:1], shifted.flatten()])
+
+
 def resized_patches(
     patches: Tensor, old: tuple[int, int], new: tuple[int, int], config: Any, merge: int
 ) -> Tensor:
-    """Scale an image that the processor has cut into patches already.
+    """Resize an image that the processor has already cut into patches.
 
     Args:
         patches: rows in the order of tokens, then of patches within them [h w, C t p p].
-        old: rows and columns of patches that there are.
-        new: rows and columns that there shall be.
-        config: the tower's configuration.
+        old: rows and columns of the given patches.
+        new: rows and columns of the result.
+        config: the vision configuration.
         merge: patches on a token's side.
 
     Returns:

@@ -33,6 +33,7 @@ class CDPruner(Selector):
         "CDPruner (NeurIPS 2025, arXiv 2506.10967), relevance=clip as released (Theia-4869/CDPruner 9541616)"
     )
     always_named: ClassVar[tuple[str, ...]] = ("relevance",)
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})
 
     relevance: str = "llm_embeddings"
 

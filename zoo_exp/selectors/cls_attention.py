@@ -23,6 +23,7 @@ class ClsAttention(ScoreSelector):
 
     name: ClassVar[str] = "cls_attention"
     paper: ClassVar[str] = "FasterVLM (arXiv 2412.01818v1)"
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
 
     attention: str = "cls"
 

@@ -34,6 +34,7 @@ class HiPrune(Selector):
     name: ClassVar[str] = "hiprune"
     paper: ClassVar[str] = "HiPrune (arXiv 2508.00553), as released (Danielement321/HiPrune 6e83a12)"
     equivariant: ClassVar[bool] = False
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"received_attention", "object_attention"})
 
     alpha: float = 0.1
     object_layer: int | None = None

@@ -37,6 +37,7 @@ class VisionZip(Selector):
         "VisionZip (CVPR 2025, arXiv 2412.04467), variant=official_code as released (dvlab-research/VisionZip 3151f6d)"
     )
     equivariant: ClassVar[bool] = False
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys", "features", "projector"})
 
     attention: str = "cls"
     contextual_share: float = 10 / 64

@@ -32,6 +32,7 @@ class VisPruner(Selector):
     paper: ClassVar[str] = (
         "VisPruner (ICCV 2025, arXiv 2412.01818), as released (Theia-4869/VisPruner aefa01a) in float64"
     )
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "cls_attention"})
 
     attention: str = "cls"
     important_share: float = 0.5

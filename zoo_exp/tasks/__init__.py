@@ -1,6 +1,115 @@
-"""The nine benchmarks: what they ask, how an answer scores, what the scores add up to (spec: benchmarks)."""
+"""Benchmarks by name: what each asks, how a response is scored, what the scores add up to."""
 
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.registry import Registry
 from zoo_exp.tasks.base import DataSource, GenerationSettings, Task
-from zoo_exp.tasks.registry import available, describe, get
 
-__all__ = ["DataSource", "GenerationSettings", "Task", "available", "describe", "get"]
+__all__ = [
+    "REGISTRY",
+    "DataSource",
+    "Description",
+    "GenerationSettings",
+    "Task",
+    "available",
+    "describe",
+    "get",
+    "register",
+]
+
+TaskType = TypeVar("TaskType", bound=Task | type[Task])
+
+# A task, a class of one, or a tuple of tasks that has the one of that name.
+REGISTRY: Registry[Any] = Registry(
+    "task",
+    "zoo_exp.tasks",
+    {
+        "embedded_gqa": "zoo_exp.tasks.gqa:TASKS",
+        "embedded_vqav2": "zoo_exp.tasks.vqav2:TASKS",
+        "embedded_textvqa": "zoo_exp.tasks.textvqa:TASKS",
+        "embedded_scienceqa": "zoo_exp.tasks.scienceqa:TASKS",
+        "embedded_pope": "zoo_exp.tasks.pope:TASKS",
+        "embedded_mme": "zoo_exp.tasks.mme:TASKS",
+        "embedded_mmbench": "zoo_exp.tasks.mmbench:TASKS",
+        "embedded_mmmu": "zoo_exp.tasks.mmmu:TASKS",
+        "embedded_seedbench": "zoo_exp.tasks.seedbench:TASKS",
+        "gqa": "zoo_exp.tasks.gqa:TASKS",
+        "vqav2_val": "zoo_exp.tasks.vqav2:TASKS",
+        "vqav2_testdev": "zoo_exp.tasks.vqav2:TASKS",
+        "textvqa_val": "zoo_exp.tasks.textvqa:TASKS",
+        "textvqa_val_ocr": "zoo_exp.tasks.textvqa:TASKS",
+        "scienceqa_img": "zoo_exp.tasks.scienceqa:TASKS",
+        "pope": "zoo_exp.tasks.pope:TASKS",
+        "pope_adv": "zoo_exp.tasks.pope:TASKS",
+        "pope_pop": "zoo_exp.tasks.pope:TASKS",
+        "pope_random": "zoo_exp.tasks.pope:TASKS",
+        "mme": "zoo_exp.tasks.mme:TASKS",
+        "mmbench_en_dev_static": "zoo_exp.tasks.mmbench:TASKS",
+        "mmbench_en_test": "zoo_exp.tasks.mmbench:TASKS",
+        "mmmu_val": "zoo_exp.tasks.mmmu:TASKS",
+        "mmmu_val_serial": "zoo_exp.tasks.mmmu:TASKS",
+        "seedbench": "zoo_exp.tasks.seedbench:TASKS",
+        "seedbench_image": "zoo_exp.tasks.seedbench:TASKS",
+    },
+    "List them: python -m zoo_exp list tasks",
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """One line of `list tasks`."""
+
+    name: str
+    metric: str
+    summary: str
+
+
+def available() -> list[str]:
+    """Names of all tasks: built in, registered by the user, and installed as entry points."""
+    return REGISTRY.names()
+
+
+def get(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UnknownNameError: no such task.
+        InvalidValueError: what is registered under the name is no task, or has another name.
+    """
+    found = REGISTRY.load(name)
+    if isinstance(found, tuple):
+        found = next(task for task in found if task.name == name)
+    if isinstance(found, type) and issubclass(found, Task):
+        try:
+            found = found()
+        except TypeError as error:  # a field without a default, or a method that is not implemented
+            raise InvalidValueError(f"task '{name}': {found.__name__}() cannot be made: {error}") from error
+    if not isinstance(found, Task) or found.name != name:
+        raise InvalidValueError(
+            f"the object registered as task '{name}' is {found!r:.80}: it must be a Task of that name"
+        )
+    return found
+
+
+def register(task: TaskType) -> TaskType:
+    """Make a user's own task known under its `name`: a decorator of a class, or a call with a task.
+
+    A class must be constructible without arguments: give its fields `name` and `source` defaults.
+
+    Raises:
+        InvalidValueError: the name is empty or taken by another task.
+    """
+    REGISTRY.add(getattr(task, "name", ""), task)
+    return task
+
+
+def describe() -> list[Description]:
+    """Name, main metric and one line of every task."""
+    lines = []
+    for name in available():
+        task = get(name)
+        inside = "inside the package: " if task.source.kind == "embedded" else ""
+        lines.append(Description(name, task.main_metric, inside + task.summary))
+    return lines

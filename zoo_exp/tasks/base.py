@@ -42,6 +42,11 @@ class DataSource:
     kind: str = "hub"
 
 
+def embedded(family: str) -> DataSource:
+    """The rows of a benchmark inside the package, in the columns of the official data set."""
+    return DataSource("", "test", family, kind="embedded")
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """How an answer is decoded; every task decodes greedily.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
 from zoo_exp.tasks.scoring.text import exact_match
 
 
@@ -49,4 +49,5 @@ TASKS = (
             images_config="testdev_balanced_images",
         ),
     ),
+    GQA("embedded_gqa", embedded("gqa")),
 )

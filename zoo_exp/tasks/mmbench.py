@@ -17,6 +17,7 @@ from zoo_exp.tasks.base import (
     Scale,
     Tally,
     Task,
+    embedded,
     mean,
     ratio,
 )
@@ -157,4 +158,5 @@ _REPO = "lmms-lab-encoder/MMBench"
 TASKS = (
     MMBench("mmbench_en_dev_static", DataSource(_REPO, "dev", "en", rows=4329)),
     MMBenchTest("mmbench_en_test", DataSource(_REPO, "test", "en", rows=6666)),
+    MMBench("embedded_mmbench", embedded("mmbench")),
 )

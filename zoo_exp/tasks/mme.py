@@ -15,6 +15,7 @@ from zoo_exp.tasks.base import (
     Scale,
     Tally,
     Task,
+    embedded,
     mean,
     ratio,
 )
@@ -111,4 +112,7 @@ class MME(Task):
         }
 
 
-TASKS = (MME("mme", DataSource("lmms-lab-encoder/MME", "test", rows=2374)),)
+TASKS = (
+    MME("mme", DataSource("lmms-lab-encoder/MME", "test", rows=2374)),
+    MME("embedded_mme", embedded("mme")),
+)

@@ -19,6 +19,7 @@ from zoo_exp.tasks.base import (
     Parts,
     Tally,
     Task,
+    embedded,
     mean,
     option_lines,
     ratio,
@@ -168,4 +169,8 @@ def _subject(sample_id: str) -> str:
 
 
 _SOURCE = DataSource("lmms-lab-encoder/MMMU", "validation", rows=900)
-TASKS = (MMMU("mmmu_val", _SOURCE), MMMUSerial("mmmu_val_serial", _SOURCE))
+TASKS = (
+    MMMU("mmmu_val", _SOURCE),
+    MMMUSerial("mmmu_val_serial", _SOURCE),
+    MMMU("embedded_mmmu", embedded("mmmu")),
+)

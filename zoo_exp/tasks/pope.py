@@ -12,6 +12,7 @@ from zoo_exp.tasks.base import (
     Parts,
     Tally,
     Task,
+    embedded,
     ratio,
     unit_name,
 )
@@ -85,4 +86,5 @@ TASKS = (
     POPE("pope_adv", DataSource(_REPO, "adversarial", "Full", rows=3000)),
     POPE("pope_pop", DataSource(_REPO, "popular", "Full", rows=3000)),
     POPE("pope_random", DataSource(_REPO, "random", "Full", rows=3000)),
+    POPE("embedded_pope", embedded("pope")),
 )

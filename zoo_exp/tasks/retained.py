@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import fsum, inf
 
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.tasks.registry import get
+from zoo_exp.tasks import get
 
 _NINE = ("gqa", "mmbench", "mme", "pope", "scienceqa", "vqav2", "textvqa", "mmmu", "seedbench")
 SETS: dict[str, tuple[str, ...]] = {

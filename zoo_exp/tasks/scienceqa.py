@@ -15,6 +15,7 @@ from zoo_exp.tasks.base import (
     GenerationSettings,
     Parts,
     Task,
+    embedded,
     option_lines,
 )
 from zoo_exp.tasks.scoring.text import option_letter
@@ -72,4 +73,5 @@ class ScienceQA(Task):
 
 TASKS = (
     ScienceQA("scienceqa_img", DataSource("lmms-lab-encoder/ScienceQA", "test", "ScienceQA-IMG", rows=2017)),
+    ScienceQA("embedded_scienceqa", embedded("scienceqa")),
 )

@@ -13,6 +13,7 @@ from zoo_exp.tasks.base import (
     Parts,
     Tally,
     Task,
+    embedded,
     option_lines,
     ratio,
     unit_name,
@@ -104,4 +105,5 @@ _REPO = "lmms-lab-encoder/SEED-Bench"
 TASKS = (
     SeedBench("seedbench", DataSource(_REPO, "test", rows=17990)),
     SeedBenchImage("seedbench_image", DataSource(_REPO, "test", rows=14233)),
+    SeedBenchImage("embedded_seedbench", embedded("seedbench")),
 )

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
 from zoo_exp.tasks.scoring.evalai import normalize_textvqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
@@ -58,4 +58,8 @@ class TextVQAWithOCR(TextVQA):
 
 
 _SOURCE = DataSource("lmms-lab-encoder/textvqa", "validation", rows=5000)
-TASKS = (TextVQA("textvqa_val", _SOURCE), TextVQAWithOCR("textvqa_val_ocr", _SOURCE))
+TASKS = (
+    TextVQA("textvqa_val", _SOURCE),
+    TextVQAWithOCR("textvqa_val_ocr", _SOURCE),
+    TextVQA("embedded_textvqa", embedded("textvqa")),
+)

@@ -15,6 +15,7 @@ from zoo_exp.tasks.base import (
     Scale,
     Tally,
     Task,
+    embedded,
 )
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
@@ -80,4 +81,5 @@ class VQAv2TestDev(VQAv2):
 TASKS = (
     VQAv2("vqav2_val", DataSource("lmms-lab-encoder/VQAv2", "validation", rows=214354)),
     VQAv2TestDev("vqav2_testdev", DataSource("lmms-lab-encoder/VQAv2", "testdev", rows=107394)),
+    VQAv2("embedded_vqav2", embedded("vqav2")),
 )

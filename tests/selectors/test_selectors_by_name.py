@@ -5,20 +5,19 @@ import dataclasses
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
 
-from zoo_exp import selectors
+from zoo_exp import presets, selectors
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.selectors import registry
 from zoo_exp.selectors.base import ScoreSelector
 
 
 @pytest.fixture
 def clean_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(registry, "_installed", dict)
+    monkeypatch.setattr(selectors.REGISTRY, "_added", {})
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,9 @@ def test_every_selector_describes_itself_in_a_line():
         assert info.paper, info.name
         assert info.summary.endswith("."), info.name
         assert len(info.summary) < 110, info.name
-        assert selectors.get(info.name).needs == info.needs
-        assert selectors.get(info.name).name == info.name
+        built = selectors.get(info.name)
+        assert (built.needs, built.paper, built.name) == (info.needs, info.paper, info.name)
+        assert type(built).__doc__.startswith(info.summary)
 
 
 def test_options_are_fields_that_identify_an_arm():
@@ -90,24 +90,41 @@ def test_a_taken_name_is_refused(clean_registry):
 
 
 def test_installed_selectors_are_entry_points(monkeypatch):
-    class Point:
-        def __init__(self, name):
-            self.name, self.value = name, "their_package:First"
-
-        def load(self):
-            return First
-
-    monkeypatch.setattr(registry, "_registered", {})
-    registry._installed.cache_clear()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point("theirs")])
+    point = EntryPoint("theirs", f"{__name__}:First", "zoo_exp.selectors")
+    monkeypatch.setattr(selectors.REGISTRY, "_installed", {"theirs": point})
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[First.__module__])
     assert isinstance(selectors.get("theirs"), First)
-    registry._installed.cache_clear()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point("zoo")])
-    with pytest.raises(
-        InvalidValueError, match=r"installed selector 'zoo' \(their_package:First\) has a taken name"
-    ):
-        selectors.available()
-    registry._installed.cache_clear()
+    assert "theirs" in selectors.available()
+
+
+def test_what_is_no_selector_is_refused(monkeypatch):
+    monkeypatch.setattr(selectors.REGISTRY, "_added", {"odd": 3})
+    with pytest.raises(InvalidValueError, match="selector odd is 3: it must be a dataclass"):
+        selectors.get("odd")
+
+
+def test_names_of_configuration_files_work_like_selectors():
+    found = selectors.get("zoo_closed_form")
+    assert (found.name, found.estimator, found.fusion) == ("zoo", "closed_form", "multiply")
+    assert selectors.get("zoo_closed_form", fusion="sum").fusion == "sum"
+    assert selectors.resolve("zoo_closed_form") == ("zoo", {"estimator": "closed_form", "fusion": "multiply"})
+    with pytest.raises(UnknownNameError, match="Did you mean 'zoo_closed_form'"):
+        selectors.get("zoo_closed_from")
+
+
+@pytest.mark.parametrize("name", presets.names("selector"))
+def test_the_packages_files_need_what_their_selector_needs(name):
+    """`list selectors` relies on it."""
+    (info,) = selectors.describe(selectors.resolve(name)[0])
+    assert selectors.get(name).needs == info.needs
+
+
+@pytest.mark.parametrize("name", sorted({*selectors.available()} & {*presets.names("selector")}))
+def test_a_file_named_like_its_selector_changes_no_option(name):
+    """The command line reads the file, Python the class: both must mean the same."""
+    stored = presets.find("selector", name)
+    assert stored["selector"] == name
+    assert selectors.get(name, **stored.get("options", {})) == selectors.get(name)
 
 
 def test_names_are_listed_without_heavy_imports():
@@ -120,9 +137,10 @@ def test_names_are_listed_without_heavy_imports():
     assert out.strip() == "[]"
 
 
-def test_selectors_import_torch_alone():
+def test_selectors_are_described_without_torch_and_built_with_torch_alone():
     code = (
-        "import sys; from zoo_exp import selectors; selectors.describe(); "
+        "import sys; from zoo_exp import selectors; selectors.describe(); assert 'torch' not in sys.modules; "
+        "[selectors.get(name) for name in selectors.available()]; "
         "print([m for m in ('lightning', 'wandb', 'datasets', 'transformers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
