@@ -236,3 +236,18 @@ def test_the_substitute_for_clip_is_in_the_name():
     """Relevance from the language model's embeddings is another method than the released CDPruner."""
     assert labels("selector=cdpruner", "budget=5") == ["cdpruner llm_embeddings @5"]
     assert labels("selector=cdpruner", "selector.options.relevance=clip", "budget=5") == ["cdpruner clip @5"]
+
+
+def test_repetitions_of_random_factors_count_their_seed():
+    """One row of five draws, so that a table shows their spread."""
+    arm = (
+        "+arms=[{selector: zoo, options: {projector: low_rank_as_released, rank: 4}, budgets: [5], seeds: 5}]"
+    )
+    arms = compose([arm]).arms
+    assert [a.options["factor_seed"] for a in arms] == [0, 1, 2, 3, 4]
+    assert {a.row for a in arms} == {"zoo low_rank_as_released rank=4 @5"}
+    assert len({a.id for a in arms}) == 5
+    exact = arm.replace("rank: 4", "rank: 4, estimator: closed_form")
+    assert len(compose([exact]).arms) == 5
+    fixed = compose([arm.replace("rank: 4", "rank: 4, factor_seed: 7")]).arms
+    assert [a.options["factor_seed"] for a in fixed] == [7] * 5

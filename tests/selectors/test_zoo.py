@@ -157,6 +157,52 @@ def test_the_released_low_rank_is_random_and_the_same_for_every_image():
     assert not torch.allclose(scores, intended, rtol=0.1)
 
 
+@pytest.mark.parametrize("fusion", ["none", "sum", "multiply"])
+def test_inverted_is_one_minus_the_sensitivity(fusion):
+    tokens = sample_tokens()
+    s = Zoo(fusion=fusion).score(tokens, generator())
+    one_minus = 1 - (s - s.min()) / (s.max() - s.min())
+    selector = Zoo(fusion=fusion, control="inverted")
+    torch.testing.assert_close(selector.weights(selector.score(tokens, generator())), one_minus)
+    expected = fused_order(tokens.projected, one_minus, 9, fusion).sort().values
+    assert selector.select(tokens, 9, generator()).indices.tolist() == expected.tolist()
+
+
+def test_shuffled_hands_the_same_sensitivities_to_other_tokens():
+    tokens = sample_tokens()
+    s = Zoo().score(tokens, generator())
+    shuffled = Zoo(control="shuffled").score(tokens, generator())
+    assert torch.equal(shuffled.sort().values, s.sort().values)
+    assert (shuffled != s).sum() > 40
+    assert torch.equal(shuffled, Zoo(control="shuffled").score(tokens, generator()))
+    assert not torch.equal(shuffled, Zoo(control="shuffled").score(tokens, generator(1)))
+    exact = Zoo(control="shuffled", estimator="closed_form")
+    assert exact.stochastic
+    assert exact.score_key != Zoo(estimator="closed_form").score_key
+    expected = fused_order(tokens.projected, shuffled, 9, "multiply").sort().values
+    assert Zoo(control="shuffled").select(tokens, 9, generator()).indices.tolist() == expected.tolist()
+
+
+def test_shuffling_spreads_over_all_places():
+    """48 tokens, 2000 draws: every token gets the largest sensitivity about as often as any other."""
+    selector, tokens = Zoo(control="shuffled", estimator="closed_form"), sample_tokens()
+    got = torch.stack([selector.score(tokens, generator(i)).argmax() for i in range(2000)]).bincount()
+    assert len(got) == 48
+    assert (got - 2000 / 48).abs().max() < 30
+
+
+def test_random_factors_of_another_seed_are_another_network():
+    tokens, u = sample_tokens(), draw_directions(64, 16, generator())
+    scores = []
+    for seed in range(5):
+        selector = Zoo(projector="low_rank_as_released", rank=2, factor_seed=seed)
+        scores.append(selector.score(tokens, generator()))
+        factors = as_released(tokens.mlp, 2, seed)
+        assert torch.equal(scores[-1], zeroth_order(tokens.features, factors, u, 0.01))
+        assert factors.down1.std().item() == pytest.approx(0.02, rel=0.4)
+    assert not any(torch.equal(a, b) for i, a in enumerate(scores) for b in scores[:i])
+
+
 def test_layer_takes_the_rest_of_the_tower():
     tokens = sample_tokens()
     expected = zeroth_order_reference(
@@ -213,6 +259,16 @@ def test_needs_depend_on_the_options():
         ),
         ({"dtype": "int8"}, "dtype 'int8' of selector zoo: allowed are None, float32, float16"),
         ({"variant": "mine"}, "variant 'mine' of selector zoo: allowed are paper, official_code"),
+        ({"control": "random"}, "control 'random' of selector zoo: allowed are none, shuffled, inverted"),
+        (
+            {"control": "shuffled", "fusion": "diversity"},
+            "control shuffled of selector zoo goes with a fusion that uses the sensitivity",
+        ),
+        ({"factor_seed": -1}, "factor_seed -1 of selector zoo: must be a whole number of at least 0"),
+        (
+            {"factor_seed": 2, "projector": "low_rank"},
+            "factor_seed 2 of selector zoo goes with projector=low_rank_as_released, not with low_rank",
+        ),
         ({"layer": "last"}, "layer 'last' of selector zoo"),
         (
             {"layer": 3, "estimator": "closed_form"},

@@ -21,6 +21,7 @@ from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
+CONTROLS = ("none", "shuffled", "inverted")
 RELEASED_NEXT_TOKENS = 2880
 """The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
 
@@ -43,9 +44,12 @@ class Zoo(GreedySelector):
         projector: `full`, `low_rank` for a truncated SVD of the loaded weights, or `low_rank_as_released` for the
             random factors that the release runs in its place (all for the sensitivity only).
         rank: of the low-rank projector.
+        factor_seed: of the random factors of `low_rank_as_released`; results of one draw say little.
         layer: None for the projector; an encoder layer's number takes the sensitivity of the tower's output
             to changes of all features after that layer instead. The supplement (D.3) does not say where the
             response is measured.
+        control: what tells whether the sensitivity matters: `shuffled` hands the sensitivities to other tokens at
+            random, `inverted` takes 1 - S in the place of S (scaled to 0..1), `none` is the method.
         dtype: arithmetic of the finite differences; None for float32, or float16 under `official_code`.
         variant: `paper`, or `official_code`: half precision, ratios rounded down, and on tiled images the
             released split: an equal share of the total for every tile, and newline rows that are off by the
@@ -63,7 +67,9 @@ class Zoo(GreedySelector):
     step_size: float = 0.01
     projector: str = "full"
     rank: int = 128
+    factor_seed: int = 0
     layer: int | None = None
+    control: str = "none"
     dtype: str | None = None
     variant: str = "paper"
 
@@ -78,6 +84,8 @@ class Zoo(GreedySelector):
         positive(self, "n_directions", int)
         positive(self, "step_size")
         positive(self, "rank", int)
+        one_of(self, "control", CONTROLS)
+        self._check_control()
         if self.layer is not None and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
             raise InvalidValueError(
                 f"layer {self.layer!r} of selector zoo: must be the number of an encoder layer"
@@ -92,10 +100,39 @@ class Zoo(GreedySelector):
                 f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order only"
             )
 
+    def _check_control(self) -> None:
+        """Refuse controls and seeds of something that the other options do not use."""
+        if self.control != "none" and self.fusion == "diversity":
+            raise InvalidValueError(
+                f"control {self.control} of selector zoo goes with a fusion that uses the sensitivity (none, sum, "
+                "multiply), not with diversity"
+            )
+        seed = self.factor_seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InvalidValueError(
+                f"factor_seed {seed!r} of selector zoo: must be a whole number of at least 0"
+            )
+        if seed and self.projector != "low_rank_as_released":
+            raise InvalidValueError(
+                f"factor_seed {seed} of selector zoo goes with projector=low_rank_as_released, not with "
+                f"{self.projector}"
+            )
+
+    @property
+    def seed_option(self) -> str | None:
+        """The option that repetitions of an arm count up, besides the seed of the directions."""
+        return "factor_seed" if self.projector == "low_rank_as_released" else None
+
+    @property
+    def equivariant(self) -> bool:  # type: ignore[override]
+        """Shuffled sensitivities belong to places and not to tokens."""
+        return self.control != "shuffled"
+
     @property
     def stochastic(self) -> bool:
         """Whether the options make the answer depend on the directions drawn."""
-        return self.fusion != "diversity" and self.estimator in ("zeroth_order", "first_order")
+        drawn = self.estimator in ("zeroth_order", "first_order") or self.control == "shuffled"
+        return self.fusion != "diversity" and drawn
 
     @property
     def needs(self) -> frozenset[str]:
@@ -122,9 +159,23 @@ class Zoo(GreedySelector):
         return replace(self, newline="drop", fusion="diversity" if self.fusion == "diversity" else "multiply")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
-        """S of every token of the image [N], with one set of directions for all of its tiles."""
+        """S of every token of the image [N], or what its control makes of it."""
         if self.fusion == "diversity":
             return None
+        scores = self._sensitivity(tokens, generator)
+        if self.control == "inverted":
+            return scores.amax() - scores if len(scores) else scores
+        if self.control == "shuffled":
+            places = torch.arange(len(scores), device=scores.device)
+            patches = places if tokens.tile is None else places[tokens.tile != NEWLINE]
+            order = torch.randperm(len(patches), generator=generator, device=generator.device).to(
+                scores.device
+            )
+            return scores.index_put((patches,), scores[patches[order]])
+        return scores
+
+    def _sensitivity(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """S of every token of the image [N], with one set of directions for all of its tiles."""
         if self.estimator == "feature_norm":
             length: Tensor = tokens.projected.float().norm(dim=-1)
             return length
@@ -181,6 +232,9 @@ class Zoo(GreedySelector):
             raise InvalidValueError(
                 f"projector {self.projector} of selector zoo: this model's is no two-layer MLP"
             )
+        if self.projector == "low_rank_as_released":
+            seed = self.factor_seed
+            return memo(full, (self.projector, self.rank, seed), lambda: as_released(full, self.rank, seed))
         return memo(full, (self.projector, self.rank), lambda: reduce(full, self.rank))
 
     def _proxy(
