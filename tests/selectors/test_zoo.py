@@ -203,13 +203,17 @@ def test_random_factors_of_another_seed_are_another_network():
     assert not any(torch.equal(a, b) for i, a in enumerate(scores) for b in scores[:i])
 
 
-def test_layer_takes_the_rest_of_the_tower():
-    tokens = sample_tokens()
-    expected = zeroth_order_reference(
-        tokens.hidden[1], lambda h: tokens.replay(1, h), draw_directions(64, 16, generator()), 0.01
-    )
-    assert torch.equal(Zoo(layer=1).score(tokens, generator()), expected)
-    assert Zoo(layer=1).needs == {"hidden", "replay"}
+def test_layer_takes_the_path_to_the_language_model():
+    """The response is measured behind the projector, or before it; two layers, of which the second is read."""
+    tokens = dataclasses.replace(sample_tokens(), hidden=dict.fromkeys((1, 2), sample_tokens().hidden[1]))
+    u = draw_directions(64, 16, generator())
+    output = zeroth_order_reference(tokens.hidden[1], lambda h: tokens.mlp(tokens.replay(1, h)), u, 0.01)
+    assert torch.equal(Zoo(layer=1).score(tokens, generator()), output)
+    assert Zoo(layer=1).needs == {"hidden", "replay", "projector"}
+    before = Zoo(layer=1, response="features")
+    expected = zeroth_order_reference(tokens.hidden[1], lambda h: tokens.replay(1, h), u, 0.01)
+    assert torch.equal(before.score(tokens, generator()), expected)
+    assert before.needs == {"hidden", "replay"}
 
 
 def test_a_budget_per_tile_is_proportional_and_the_released_one_is_not():
@@ -269,6 +273,8 @@ def test_needs_depend_on_the_options():
             {"factor_seed": 2, "projector": "low_rank"},
             "factor_seed 2 of selector zoo goes with projector=low_rank_as_released, not with low_rank",
         ),
+        ({"response": "features"}, "response features of selector zoo goes with a layer of the encoder"),
+        ({"response": "encoder", "layer": 1}, "response 'encoder' of selector zoo: allowed are projector"),
         ({"layer": "last"}, "layer 'last' of selector zoo"),
         (
             {"layer": 3, "estimator": "closed_form"},
@@ -291,7 +297,9 @@ def test_what_depends_on_the_model_is_named_when_it_is_known():
         Zoo(projector="low_rank").select(
             dataclasses.replace(tokens, mlp=None, project=torch.tanh), 4, generator()
         )
-    with pytest.raises(InvalidValueError, match="layer 9 of selector zoo: the captured encoder layers are 1"):
+    with pytest.raises(
+        InvalidValueError, match="layer 9 .* the projector reads encoder layer 1, give 1 to 1"
+    ):
         Zoo(layer=9).select(tokens, 4, generator())
     with pytest.raises(
         UnknownNameError, match=r"unknown option of selector zoo 'fuson'. Did you mean 'fusion'"

@@ -12,10 +12,10 @@ from zoo_exp.models.capture import Call
 def qwen_replay(
     visual: Any, calls: Sequence[Call], order: Tensor, first: int
 ) -> Callable[[int, Tensor], Tensor]:
-    """The tower after a block, as a function of that block's output.
+    """The encoder after a block, as a function of that block's output.
 
-    The answer is the last block's output behind the merger's RMSNorm, so that it is defined for every block number from
-    1 to the last. Windows and images never share attention, so the other images of the batch do not matter.
+    What comes out is the last block's output, which is the merger's input. Windows and images never share attention,
+    so the other images of the batch do not matter.
 
     Args:
         visual: the tower.
@@ -44,7 +44,7 @@ def qwen_replay(
                 table[start:stop].repeat(copies, 1) for table in rest["position_embeddings"]
             )
             x = block(x, **rest)
-        last: Tensor = visual.merger.ln_q(x).view(copies, count, -1)[:, order]
+        last: Tensor = x.view(copies, count, -1)[:, order]
         return last.reshape(*lead, count, -1).to(hidden.dtype)
 
     return run

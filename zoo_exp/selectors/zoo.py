@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
+RESPONSES = ("projector", "features")
 CONTROLS = ("none", "shuffled", "inverted")
 RELEASED_NEXT_TOKENS = 2880
 """The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
@@ -45,9 +46,10 @@ class Zoo(GreedySelector):
             random factors that the release runs in its place (all for the sensitivity only).
         rank: of the low-rank projector.
         factor_seed: of the random factors of `low_rank_as_released`; results of one draw say little.
-        layer: None for the projector; an encoder layer's number takes the sensitivity of the tower's output
-            to changes of all features after that layer instead. The supplement (D.3) does not say where the
-            response is measured.
+        layer: None for the projector's own sensitivity; an encoder layer's number, from 1 to the layer that goes to
+            the projector, takes the response to changes of all features behind that layer (supplement D.3).
+        response: where the response to changes in `layer` is measured: at the output of the `projector`, which the
+            language model reads, or at its input, the `features`. The supplement does not say.
         control: what tells whether the sensitivity matters: `shuffled` hands the sensitivities to other tokens at
             random, `inverted` takes 1 - S in the place of S (scaled to 0..1), `none` is the method.
         dtype: arithmetic of the finite differences; None for float32, or float16 under `official_code`.
@@ -69,6 +71,7 @@ class Zoo(GreedySelector):
     rank: int = 128
     factor_seed: int = 0
     layer: int | None = None
+    response: str = "projector"
     control: str = "none"
     dtype: str | None = None
     variant: str = "paper"
@@ -79,6 +82,7 @@ class Zoo(GreedySelector):
         one_of(self, "estimator", ESTIMATORS)
         one_of(self, "fusion", FUSIONS)
         one_of(self, "projector", PROJECTORS)
+        one_of(self, "response", RESPONSES)
         one_of(self, "dtype", (None, *DTYPES))
         one_of(self, "variant", ("paper", "official_code"))
         positive(self, "n_directions", int)
@@ -94,6 +98,10 @@ class Zoo(GreedySelector):
             raise InvalidValueError(
                 f"layer {self.layer} of selector zoo goes with estimator=zeroth_order and projector=full, "
                 f"not with {self.estimator} and {self.projector}"
+            )
+        if self.layer is None and self.response != "projector":
+            raise InvalidValueError(
+                f"response {self.response} of selector zoo goes with a layer of the encoder: add layer=NUMBER"
             )
         if self.dtype is not None and self.estimator != "zeroth_order":
             raise InvalidValueError(
@@ -140,7 +148,9 @@ class Zoo(GreedySelector):
         if self.fusion == "diversity" or self.estimator == "feature_norm":
             return frozenset()
         if self.layer is not None:
-            return frozenset({"hidden", "replay"})
+            return frozenset(
+                {"hidden", "replay"} | ({"projector"} if self.response == "projector" else set())
+            )
         return frozenset({"features", "projector"})
 
     @property
@@ -240,10 +250,20 @@ class Zoo(GreedySelector):
     def _proxy(
         self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype
     ) -> Tensor:
-        replay = tokens.replay
+        known, replay = sorted(tokens.hidden), tokens.replay
         if layer not in tokens.hidden or replay is None:
-            known = ", ".join(map(str, sorted(tokens.hidden))) or "none"
-            raise InvalidValueError(f"layer {layer} of selector zoo: the captured encoder layers are {known}")
+            raise InvalidValueError(
+                f"layer {layer} of selector zoo: the projector reads encoder layer {known[-1]}, give 1 to {known[-1]}; "
+                "what comes behind that layer does not reach the language model"
+            )
+        if self.response == "features" and layer == known[-1]:
+            raise InvalidValueError(
+                f"layer {layer} of selector zoo with response=features: that layer is the projector's input, so that "
+                "every response is 1; give a layer before it, or response=projector"
+            )
         x = tokens.hidden[layer]
         directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
-        return zeroth_order_reference(x, lambda h: replay(layer, h), directions, self.step_size, dtype=dtype)
+        project: Any = (lambda rows: rows) if self.response == "features" else tokens.mlp or tokens.project
+        return zeroth_order_reference(
+            x, lambda h: project(replay(layer, h)), directions, self.step_size, dtype=dtype
+        )
