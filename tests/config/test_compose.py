@@ -45,7 +45,8 @@ def test_the_prefix_of_an_override_does_not_matter(prefix):
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [("64", ["zoo multiply @64"]), ("[64,32]", ["zoo multiply @64", "zoo multiply @32"]),
-     ("11.1%", ["zoo multiply @0.111"]), ("0.5", ["zoo multiply @0.5"])],
+     ("11.1%", ["zoo multiply @0.111"]), ("0.5", ["zoo multiply @0.5"]), ("64 mean", ["zoo multiply @64 mean"]),
+     ("[64 mean,32]", ["zoo multiply @64 mean", "zoo multiply @32"])],
 )  # fmt: skip
 def test_budget_replaces_the_budgets_of_all_arms(budget, expected):
     assert labels("selector=zoo", f"budget={budget}") == expected

@@ -298,7 +298,7 @@ def test_what_depends_on_the_model_is_named_when_it_is_known():
             dataclasses.replace(tokens, mlp=None, project=torch.tanh), 4, generator()
         )
     with pytest.raises(
-        InvalidValueError, match="layer 9 .* the projector reads encoder layer 1, give 1 to 1"
+        InvalidValueError, match=r"layer 9 .* the projector reads encoder layer 1, give 1 to 1"
     ):
         Zoo(layer=9).select(tokens, 4, generator())
     with pytest.raises(
