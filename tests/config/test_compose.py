@@ -45,7 +45,8 @@ def test_the_prefix_of_an_override_does_not_matter(prefix):
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [("64", ["zoo multiply @64"]), ("[64,32]", ["zoo multiply @64", "zoo multiply @32"]),
-     ("11.1%", ["zoo multiply @0.111"]), ("0.5", ["zoo multiply @0.5"])],
+     ("11.1%", ["zoo multiply @0.111"]), ("0.5", ["zoo multiply @0.5"]), ("64 mean", ["zoo multiply @64 mean"]),
+     ("[64 mean,32]", ["zoo multiply @64 mean", "zoo multiply @32"])],
 )  # fmt: skip
 def test_budget_replaces_the_budgets_of_all_arms(budget, expected):
     assert labels("selector=zoo", f"budget={budget}") == expected
@@ -258,3 +259,18 @@ def test_arms_may_name_a_selector_configuration(tmp_path):
 def test_a_model_family_without_an_adapter_is_refused():
     with pytest.raises(UnknownNameError, match=r"unknown model type 'llavva'. Did you mean 'llava'"):
         compose(["model=embedded", "model.family=llavva", "task=gqa", "selector=full"])
+
+
+def test_repetitions_of_random_factors_count_their_seed():
+    """One row of five draws, so that a table shows their spread."""
+    arm = (
+        "+arms=[{selector: zoo, options: {projector: low_rank_as_released, rank: 4}, budgets: [5], seeds: 5}]"
+    )
+    arms = compose([arm]).arms
+    assert [a.options["factor_seed"] for a in arms] == [0, 1, 2, 3, 4]
+    assert {a.row for a in arms} == {"zoo low_rank_as_released rank=4 @5"}
+    assert len({a.id for a in arms}) == 5
+    exact = arm.replace("rank: 4", "rank: 4, estimator: closed_form")
+    assert len(compose([exact]).arms) == 5
+    fixed = compose([arm.replace("rank: 4", "rank: 4, factor_seed: 7")]).arms
+    assert [a.options["factor_seed"] for a in fixed] == [7] * 5

@@ -29,6 +29,10 @@ VARIANTS = {
         {"layer": 1, "n_directions": 8},
         {"dtype": "bfloat16"},
         {"variant": "official_code"},
+        {"control": "shuffled", "n_directions": 8},
+        {"control": "shuffled", "estimator": "closed_form", "fusion": "none"},
+        {"control": "inverted", "n_directions": 8},
+        {"projector": "low_rank_as_released", "rank": 4, "factor_seed": 3},
     ],
 }
 INPUT = [name for name in selectors.available() if isinstance(selectors.get(name), Selector)]

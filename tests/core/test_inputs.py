@@ -35,6 +35,9 @@ def test_ratios_round_as_each_release_does(n, ratio, divprune, zoo):
         (1, 1),
         ("0.0001", 1),
         (Budget(count=3), 3),
+        ("64 mean", 64),
+        ("11.1%:down mean", 63),
+        ("<=600 mean", 576),
     ],
 )
 def test_budgets_as_users_write_them(value, expected):
@@ -56,6 +59,7 @@ def test_budgets_as_users_write_them(value, expected):
         ("0.1:up", "rounding 'up': allowed are nearest, down, bankers"),
         ("32:down", "a count is not rounded"),
         ("3/tile/tile", "budget '3/tile/tile' is not understood"),
+        ("3/tile mean", "budget '3/tile mean': a mean over layers is of the whole image, leave '/tile' out"),
     ],
 )
 def test_bad_budgets_are_named(value, message):

@@ -5,6 +5,7 @@ import torch
 
 from zoo_exp.core.closed_form import closed_form
 from zoo_exp.core.sensitivity import draw_directions
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.families import adapter_for, architecture, known_architectures
 from zoo_exp.models.tiny import tiny_model
 from zoo_exp.selectors import get
@@ -92,12 +93,13 @@ def test_hidden_states_and_replay(family, models, inputs):
     tower, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
     with torch.no_grad():
         out = tower(pixels, output_hidden_states=True)
-        final = tower.post_layernorm(out.last_hidden_state)[:, 1:].flatten(0, 1)
+        final = out.hidden_states[-2][:, 1:].flatten(0, 1)  # the projector reads layer 2 of 3
     rows = torch.arange(image.count)
     if family == "llava_next":
         (rows,) = adapter_for(model).sources(given["image_sizes"], 16)
     real = rows >= 0
-    assert sorted(image.hidden) == [1, 2, 3]
+    assert sorted(image.hidden) == [1, 2]
+    torch.testing.assert_close(image.hidden[2][real], image.features[real])
     for layer, hidden in image.hidden.items():
         torch.testing.assert_close(hidden[real], out.hidden_states[layer][:, 1:].flatten(0, 1)[rows[real]])
         again = image.replay(layer, hidden.expand(2, 3, -1, -1))
@@ -109,6 +111,24 @@ def test_hidden_states_and_replay(family, models, inputs):
     same_tile = torch.ones_like(real) if image.tile is None else image.tile == 0
     assert (change[same_tile] > 1e-5).all()  # attention carries it to all patches of its tile, and no further
     assert (change[~same_tile] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_feature_layers_sensitivity_is_the_projectors(family, models, inputs):
+    """Measured where the language model reads it, the last layer of the path is the projector itself."""
+    model = models(family)
+    (image,) = encoded(model, inputs(model, "one"))
+    last = max(image.hidden)
+    own = get("zoo", n_directions=8).score(image, torch.Generator().manual_seed(0))
+    proxy = get("zoo", n_directions=8, layer=last).score(image, torch.Generator().manual_seed(0))
+    real = slice(None) if image.tile is None else image.tile >= 0
+    torch.testing.assert_close(proxy[real], own[real], atol=1e-4, rtol=1e-3)
+    with pytest.raises(
+        InvalidValueError, match=f"layer {last + 1} of selector zoo: the projector reads encoder layer {last}"
+    ):
+        get("zoo", layer=last + 1).select(image, 3, torch.Generator())
+    with pytest.raises(InvalidValueError, match=f"layer {last} of selector zoo with response=features"):
+        get("zoo", layer=last, response="features").select(image, 3, torch.Generator())
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
@@ -229,13 +249,12 @@ class TestQwen:
             torch.testing.assert_close(image.hidden[3], image.features)
 
     def test_replay_is_the_rest_of_the_tower(self, models, inputs):
-        """From every block, for every image of a batch, in copies; the end is the merger's norm."""
+        """From every block, for every image of a batch, in copies, to the merger's input."""
         model = models("qwen2_5_vl")
         images = encoded(model, inputs(model, "ragged"))
         assert len(images) == 4
-        norm = model.model.visual.merger.ln_q
         for image in images:
-            final = norm(image.features.unflatten(-1, (4, -1))).flatten(-2)
+            final = image.features
             for layer, hidden in image.hidden.items():
                 again = image.replay(layer, hidden.expand(2, 3, -1, -1))
                 torch.testing.assert_close(again, final.expand(2, 3, -1, -1), atol=1e-4, rtol=1e-4)
@@ -255,10 +274,11 @@ class TestQwen:
             change = (image.replay(layer, moved) - image.replay(layer, image.hidden[layer])).norm(dim=-1)
             assert torch.equal(change > 1e-3, reached)
 
-    def test_sensitivity_of_a_block(self, models, inputs):
+    @pytest.mark.parametrize("response", ["projector", "features"])
+    def test_sensitivity_of_a_block(self, response, models, inputs):
         """What replay is for: zoo's option `layer`, against finite differences of the model's own blocks."""
         model = models("qwen2_5_vl", dtype=torch.float64)
-        rule = get("zoo", layer=2, n_directions=4, fusion="none")
+        rule = get("zoo", layer=2, response=response, n_directions=4, fusion="none")
         (image,) = encoded(model, inputs(model, "one"), rule.needs)
         found = rule.score(image, torch.Generator().manual_seed(0))
         u = draw_directions(
@@ -267,6 +287,8 @@ class TestQwen:
         slow = torch.zeros(image.count, dtype=torch.float64)
         for direction in u.double():
             up, down = (image.replay(2, image.hidden[2] + h * direction) for h in (0.01, -0.01))
+            if response == "projector":
+                up, down = (model.model.visual.merger(x.view(-1, 32)) for x in (up, down))
             slow += (up - down).norm(dim=-1) / 0.02 / 4
         torch.testing.assert_close(found.double(), slow, atol=1e-3, rtol=1e-3)
 

@@ -157,13 +157,63 @@ def test_the_released_low_rank_is_random_and_the_same_for_every_image():
     assert not torch.allclose(scores, intended, rtol=0.1)
 
 
-def test_layer_takes_the_rest_of_the_tower():
+@pytest.mark.parametrize("fusion", ["none", "sum", "multiply"])
+def test_inverted_is_one_minus_the_sensitivity(fusion):
     tokens = sample_tokens()
-    expected = zeroth_order_reference(
-        tokens.hidden[1], lambda h: tokens.replay(1, h), draw_directions(64, 16, generator()), 0.01
-    )
-    assert torch.equal(Zoo(layer=1).score(tokens, generator()), expected)
-    assert Zoo(layer=1).needs == {"hidden", "replay"}
+    s = Zoo(fusion=fusion).score(tokens, generator())
+    one_minus = 1 - (s - s.min()) / (s.max() - s.min())
+    selector = Zoo(fusion=fusion, control="inverted")
+    torch.testing.assert_close(selector.weights(selector.score(tokens, generator())), one_minus)
+    expected = fused_order(tokens.projected, one_minus, 9, fusion).sort().values
+    assert selector.select(tokens, 9, generator()).indices.tolist() == expected.tolist()
+
+
+def test_shuffled_hands_the_same_sensitivities_to_other_tokens():
+    tokens = sample_tokens()
+    s = Zoo().score(tokens, generator())
+    shuffled = Zoo(control="shuffled").score(tokens, generator())
+    assert torch.equal(shuffled.sort().values, s.sort().values)
+    assert (shuffled != s).sum() > 40
+    assert torch.equal(shuffled, Zoo(control="shuffled").score(tokens, generator()))
+    assert not torch.equal(shuffled, Zoo(control="shuffled").score(tokens, generator(1)))
+    exact = Zoo(control="shuffled", estimator="closed_form")
+    assert exact.stochastic
+    assert exact.score_key != Zoo(estimator="closed_form").score_key
+    expected = fused_order(tokens.projected, shuffled, 9, "multiply").sort().values
+    assert Zoo(control="shuffled").select(tokens, 9, generator()).indices.tolist() == expected.tolist()
+
+
+def test_shuffling_spreads_over_all_places():
+    """48 tokens, 2000 draws: every token gets the largest sensitivity about as often as any other."""
+    selector, tokens = Zoo(control="shuffled", estimator="closed_form"), sample_tokens()
+    got = torch.stack([selector.score(tokens, generator(i)).argmax() for i in range(2000)]).bincount()
+    assert len(got) == 48
+    assert (got - 2000 / 48).abs().max() < 30
+
+
+def test_random_factors_of_another_seed_are_another_network():
+    tokens, u = sample_tokens(), draw_directions(64, 16, generator())
+    scores = []
+    for seed in range(5):
+        selector = Zoo(projector="low_rank_as_released", rank=2, factor_seed=seed)
+        scores.append(selector.score(tokens, generator()))
+        factors = as_released(tokens.mlp, 2, seed)
+        assert torch.equal(scores[-1], zeroth_order(tokens.features, factors, u, 0.01))
+        assert factors.down1.std().item() == pytest.approx(0.02, rel=0.4)
+    assert not any(torch.equal(a, b) for i, a in enumerate(scores) for b in scores[:i])
+
+
+def test_layer_takes_the_path_to_the_language_model():
+    """The response is measured behind the projector, or before it; two layers, of which the second is read."""
+    tokens = dataclasses.replace(sample_tokens(), hidden=dict.fromkeys((1, 2), sample_tokens().hidden[1]))
+    u = draw_directions(64, 16, generator())
+    output = zeroth_order_reference(tokens.hidden[1], lambda h: tokens.mlp(tokens.replay(1, h)), u, 0.01)
+    assert torch.equal(Zoo(layer=1).score(tokens, generator()), output)
+    assert Zoo(layer=1).needs == {"hidden", "replay", "projector"}
+    before = Zoo(layer=1, response="features")
+    expected = zeroth_order_reference(tokens.hidden[1], lambda h: tokens.replay(1, h), u, 0.01)
+    assert torch.equal(before.score(tokens, generator()), expected)
+    assert before.needs == {"hidden", "replay"}
 
 
 def test_a_budget_per_tile_is_proportional_and_the_released_one_is_not():
@@ -213,6 +263,18 @@ def test_needs_depend_on_the_options():
         ),
         ({"dtype": "int8"}, "dtype 'int8' of selector zoo: allowed are None, float32, float16"),
         ({"variant": "mine"}, "variant 'mine' of selector zoo: allowed are paper, official_code"),
+        ({"control": "random"}, "control 'random' of selector zoo: allowed are none, shuffled, inverted"),
+        (
+            {"control": "shuffled", "fusion": "diversity"},
+            "control shuffled of selector zoo goes with a fusion that uses the sensitivity",
+        ),
+        ({"factor_seed": -1}, "factor_seed -1 of selector zoo: must be a whole number of at least 0"),
+        (
+            {"factor_seed": 2, "projector": "low_rank"},
+            "factor_seed 2 of selector zoo goes with projector=low_rank_as_released, not with low_rank",
+        ),
+        ({"response": "features"}, "response features of selector zoo goes with a layer of the encoder"),
+        ({"response": "encoder", "layer": 1}, "response 'encoder' of selector zoo: allowed are projector"),
         ({"layer": "last"}, "layer 'last' of selector zoo"),
         (
             {"layer": 3, "estimator": "closed_form"},
@@ -235,7 +297,9 @@ def test_what_depends_on_the_model_is_named_when_it_is_known():
         Zoo(projector="low_rank").select(
             dataclasses.replace(tokens, mlp=None, project=torch.tanh), 4, generator()
         )
-    with pytest.raises(InvalidValueError, match="layer 9 of selector zoo: the captured encoder layers are 1"):
+    with pytest.raises(
+        InvalidValueError, match=r"layer 9 .* the projector reads encoder layer 1, give 1 to 1"
+    ):
         Zoo(layer=9).select(tokens, 4, generator())
     with pytest.raises(
         UnknownNameError, match=r"unknown option of selector zoo 'fuson'. Did you mean 'fusion'"

@@ -45,6 +45,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     config = dataclasses.replace(config, selector=name, options=options)
     selector = selectors.get(name, **options)
     draws = getattr(selector, "stochastic", True) or getattr(selector, "stochastic_scores", False)
+    draws = draws or getattr(selector, "seed_option", None)
     if config.seeds > 1 and not draws:
         raise InvalidValueError(
             f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
@@ -58,7 +59,15 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
     seeds = range(config.seeds)
     name = _name(config, selector)
-    return [_arm(config, name, settings, budget, seed_index) for budget in resolved for seed_index in seeds]
+    # An option that counts the repetitions, such as the seed of a method's random weights.
+    counted = getattr(selector, "seed_option", None) if config.seeds > 1 else None
+    if counted in config.options:
+        counted = None
+    return [
+        _arm(config, name, counted, settings, budget, seed_index)
+        for budget in resolved
+        for seed_index in seeds
+    ]
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
@@ -96,14 +105,21 @@ def _name(config: ArmConfig, selector: Any) -> str:
 
 
 def _arm(
-    config: ArmConfig, name: str, settings: Mapping[str, Any], budget: Budget | None, seed_index: int
+    config: ArmConfig,
+    name: str,
+    counted: str | None,
+    settings: Mapping[str, Any],
+    budget: Budget | None,
+    seed_index: int,
 ) -> Arm:
     row = name
+    own = {} if counted is None else {counted: seed_index}
+    options = {**config.options, **own}
     if budget is not None:
         row += f" @{budget}"
     label = f"{row} seed {seed_index}" if config.seeds > 1 else row
-    identifier = arm_id(config.selector, settings, budget, seed_index)
-    return Arm(config.selector, dict(config.options), budget, seed_index, row, label, identifier)
+    identifier = arm_id(config.selector, {**settings, **own}, budget, seed_index)
+    return Arm(config.selector, options, budget, seed_index, row, label, identifier)
 
 
 def _option_text(option: tuple[str, Any]) -> str:

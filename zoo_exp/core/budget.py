@@ -12,11 +12,14 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
     "down": lambda x: math.floor(x + 1e-9),
     "bankers": lambda x: round(x),
 }
-SCOPES = ("image", "tile")
+SCOPES = ("image", "tile", "mean")
 WITHOUT_BUDGET = ("full", "blind")
 """Selectors that take no budget: they keep every visual token, and none."""
 _HINT = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
-_SUFFIXES = "behind it may stand /tile (of every tile) and :down or :bankers (the rounding of a ratio)"
+_SUFFIXES = (
+    "behind it may stand /tile (of every tile), :down or :bankers (the rounding of a ratio), and mean (over the layers "
+    "of the language model)"
+)
 _TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")
 
 
@@ -28,6 +31,10 @@ class Budget:
     `nearest` (halves up), `down` (ZOO-Prune's `int()`), `bankers` (DivPrune's `int(round())`);
     spec: algorithms 1.2 and 2. A count with `at_most` keeps all tokens of an image that has fewer, for data
     whose images differ in size; without it such an image is refused.
+
+    `per` is `image`, `tile` (so many of every tile) or `mean`: per image in the mean over the layers of the language
+    model, from the count at every layer's input. A layer selector, whose first layers see every token, solves for
+    what it keeps behind them; for an input selector it is the same as `image`.
     """
 
     count: int | None = None
@@ -57,8 +64,8 @@ class Budget:
     def parse(cls, value: "Budget | int | float | str") -> "Budget":
         """Read what a user wrote: 64, 0.111 or "11.1%" (a bare 1 is one token; 1.0 is every token).
 
-        Text may go on with "/tile" (of every tile instead of the image) and ":down" or ":bankers", and a count
-        may begin with "<=" (an image that has fewer keeps all).
+        Text may go on with "/tile" (of every tile instead of the image), ":down" or ":bankers", and " mean" (over
+        the layers of the language model), and a count may begin with "<=" (an image that has fewer keeps all).
 
         >>> Budget.parse(64), Budget.parse("11.1%/tile:down")
         (Budget(count=64, keep_ratio=None, per='image', rounding='nearest', at_most=False), \
@@ -75,10 +82,16 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
 
     @classmethod
     def _parse_text(cls, text: str) -> "Budget":
+        whole, mean = text, text.endswith(" mean")
+        text = text.removesuffix(" mean").rstrip()
         parts = _TEXT.fullmatch(text)
         if parts is None:
             raise InvalidValueError(f"budget '{text}' is not understood: {_HINT}; {_SUFFIXES}")
         number, per, rounding = parts["value"].strip(), parts["per"], parts["rounding"]
+        if mean and per is not None:
+            raise InvalidValueError(
+                f"budget '{whole}': a mean over layers is of the whole image, leave '/{per}' out"
+            )
         at_most = number.startswith("<=")
         number = number.removeprefix("<=").strip()
         value: int | float
@@ -93,7 +106,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
             raise InvalidValueError(f"budget '{text}': a count is not rounded: leave ':{rounding}' out")
         budget = cls._parse_number(
             value,
-            "image" if per is None else per.strip(),
+            "mean" if mean else "image" if per is None else per.strip(),
             "nearest" if rounding is None else rounding.strip(),
         )
         return replace(budget, at_most=True) if at_most else budget
@@ -138,8 +151,8 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
             text = f"{'<=' if self.at_most else ''}{self.count}"
         else:
             text = "1.0" if self.keep_ratio == 1 else f"{self.keep_ratio:.12g}"  # a bare 1 would be one token
-        if self.per != "image":
+        if self.per == "tile":
             text += f"/{self.per}"
         if self.keep_ratio is not None and self.rounding != "nearest":
             text += f":{self.rounding}"
-        return text
+        return f"{text} mean" if self.per == "mean" else text

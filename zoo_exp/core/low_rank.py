@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.errors import InvalidValueError
 
@@ -74,17 +75,22 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
     return LowRankMLP(down1, up1, mlp.b1.float(), down2, up2, mlp.b2.float(), mlp.approximate)
 
 
-def as_released(mlp: MLP, rank: int) -> LowRankMLP:
+def as_released(mlp: MLP, rank: int, seed: int = 0) -> LowRankMLP:
     """The low-rank projector that the release really runs: random factors of the shapes that the SVD would give.
 
     The checkpoint has no weights for the module, so the loader draws them from N(0, 0.02^2) and sets biases to 0
-    (spec: algorithms 1.4). They depend on the shapes alone, as weights belong to a model and not to an image.
+    (`llava_llama.py` of the release, 1d512b5f, built before the checkpoint is loaded). They depend on the shapes and
+    the seed alone, as weights belong to a model and not to an image. Every start of the released code draws others,
+    so one seed is one draw of many.
 
     Raises:
         InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
     """
     _check_rank(mlp, rank)
-    source, device = torch.Generator().manual_seed(rank), mlp.w1.device
+    source = (
+        torch.Generator().manual_seed(rank) if seed == 0 else generator_for(seed, f"factors of rank {rank}")
+    )
+    device = mlp.w1.device
     (hidden, width), out = mlp.w1.shape, len(mlp.w2)
 
     def draw(*shape: int) -> Tensor:

@@ -50,9 +50,10 @@ class VisualTokens:
         cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk]; of the base tile, if there are tiles.
         cls_key: key of the CLS token [Dk] (`needs: "cls"`).
         tiles: every tile as the tower saw it, with a CLS token of its own (`needs: "cls"`, tiled images only).
-        hidden: output of encoder layer l -> [N, Dv] (`needs: "hidden"`).
-        replay: function (l, hidden[..., N, Dv]) -> [..., N, Dv]: the rest of the tower after layer l (`needs:
-            "replay"`).
+        hidden: output of encoder layer l -> [N, Dv], from 1 to the layer that goes to the projector (`needs:
+            "hidden"`).
+        replay: function (l, hidden[..., N, Dv]) -> X [..., N, Dv]: the encoder from layer l to the projector's input
+            (`needs: "replay"`).
         text: input embeddings of the question's tokens [L, D] (`needs: "text"`).
         text_words: word number of each row of `text` [L] (sub-tokens of a word share one), or None (`needs:
             "text"`).

@@ -8,6 +8,7 @@ from contextlib import suppress
 import lightning
 from rich.console import Console
 
+from zoo_exp import selectors
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.errors import UnknownNameError, ZooExpError
 from zoo_exp.evaluation import launch, stop
@@ -20,6 +21,7 @@ from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs import cells, manifest, resume
+from zoo_exp.selectors.layer.base import LayerSelector
 
 
 class Attempt:
@@ -181,4 +183,7 @@ def _load(experiment: Experiment) -> LoadedModel:
     for arm in experiment.arms:
         if arm.budget is not None and loaded.n_visual is not None:
             arm.budget.resolve(loaded.n_visual)
+            selector = selectors.get(arm.selector, **arm.options)
+            if isinstance(selector, LayerSelector):  # refuses a mean below what its full layers make
+                selector.schedule(arm.budget, loaded.n_visual, len(loaded.adapter.layers))
     return loaded

@@ -147,8 +147,8 @@ def qwen_replay(
 ) -> Callable[[int, Tensor], Tensor]:
     """The encoder after a block, as a function of that block's output.
 
-    The result is the last block's output after the merger's RMSNorm, so that it is defined for every block number from
-    1 to the last. Images never share attention, so the other images of the batch have no influence.
+    The result is the last block's output, which is the merger's input. Windows and images never share attention, so
+    the other images of the batch have no influence.
 
     Args:
         visual: the encoder.
@@ -177,7 +177,7 @@ def qwen_replay(
                 table[start:stop].repeat(copies, 1) for table in rest["position_embeddings"]
             )
             x = block(x, **rest)
-        last: Tensor = visual.merger.ln_q(x).view(copies, count, -1)[:, order]
+        last: Tensor = x.view(copies, count, -1)[:, order]
         return last.reshape(*lead, count, -1).to(hidden.dtype)
 
     return run

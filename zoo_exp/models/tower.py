@@ -41,7 +41,7 @@ class ClipTower:
             layer = self.layers[self.feature_layer]
             wanted |= {"query": layer.self_attn.q_proj, "key": layer.self_attn.k_proj, "feature": layer}
         if needs & {"hidden", "replay"}:
-            wanted |= {f"layer{i}": layer for i, layer in enumerate(self.layers)}
+            wanted |= {f"layer{i}": self.layers[i] for i in range(self.feature_layer + 1)}
         watched = range(1, len(self.layers) + 1) if "layer_attention" in needs else ()
         if "object_attention" in needs:
             watched = {*watched, self.object_layer}
@@ -115,26 +115,27 @@ class ClipTower:
         return torch.stack(received)[:, self.skip :]
 
     def hidden(self, capture: Capture, images: slice) -> dict[int, Tensor]:
-        """Outputs of the encoder layers, numbered from 1, for some images: [n * N, Dv] each."""
-        count = len(self.layers)
-        return {i + 1: capture[f"layer{i}"].tensor[images, self.skip :].flatten(0, 1) for i in range(count)}
+        """Outputs of the encoder layers up to the feature layer, from 1, for some images: [n * N, Dv] each."""
+        return {
+            i + 1: capture[f"layer{i}"].tensor[images, self.skip :].flatten(0, 1)
+            for i in range(self.feature_layer + 1)
+        }
 
     def replay(
         self, capture: Capture, images: slice, source: Tensor | None = None
     ) -> Callable[[int, Tensor], Tensor]:
-        """The tower after a layer, as a function of that layer's patch features.
+        """The encoder from a layer to the feature layer, as a function of that layer's patch features.
 
-        The CLS token, and patches that have no visual token, enter with the values that they had. The answer
-        is the tower's output: its last layer and the final layer norm, so that it is defined for every layer
-        number from 1 to the last.
+        What comes out is the projector's input, as the language model is fed from there. The CLS token, and patches
+        that have no visual token, enter with the values that they had.
 
         Args:
-            capture: with every encoder layer.
+            capture: with the encoder layers up to the feature layer.
             images: the tiles of one image.
             source: flat patch number of each visual token [N], -1 for newlines; None for all in order.
         """
-        calls = [capture[f"layer{i}"] for i in range(len(self.layers))]
-        skip, norm = self.skip, self.tower.post_layernorm
+        calls = [capture[f"layer{i}"] for i in range(self.feature_layer + 1)]
+        skip = self.skip
 
         @torch.no_grad()
         def run(number: int, hidden: Tensor) -> Tensor:
@@ -149,11 +150,11 @@ class ClipTower:
                 [state[:, :skip].repeat(len(rows), 1, 1), patches.reshape(-1, state.shape[1] - skip, width)],
                 dim=1,
             )
-            for layer, call in zip(self.layers[number:], calls[number:], strict=True):
+            for layer, call in zip(self.layers[number : len(calls)], calls[number:], strict=True):
                 rest = {k: v for k, v in call.kwargs.items() if k != "hidden_states"}
                 out = layer(x, *call.args[1:], **rest)
                 x = out[0] if isinstance(out, tuple) else out
-            flat = norm(x)[:, skip:].reshape(len(rows), -1, width)
+            flat = x[:, skip:].reshape(len(rows), -1, width)
             answer = torch.zeros_like(rows)
             answer[:, real] = flat[:, place[real]]
             return answer.reshape(*lead, *hidden.shape[-2:]).to(hidden.dtype)

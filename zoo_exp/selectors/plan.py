@@ -82,7 +82,7 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     whole = budget.keep_ratio == 1 or budget.count == tokens.count
     if budget.at_most and budget.count is not None:
         whole = budget.count >= tokens.count
-    if budget.per == "image" and whole:
+    if budget.per != "tile" and whole:
         return Plan((Group(None, tokens.count),))
     extra = newlines if newline == "keep" and len(newlines) else None
     if budget.per == "tile":

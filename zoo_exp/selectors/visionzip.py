@@ -85,7 +85,7 @@ class VisionZip(Selector):
                 "take newline=drop, or variant=paper"
             )
         wanted, patches, total = Budget.parse(budget), int((tiles.source >= 0).sum()), 0
-        if wanted.per == "image":
+        if wanted.per != "tile":
             total = plan(tokens, wanted, "drop").total
         if wanted.count == 0 or total in (patches, tokens.count):  # nothing or everything: no tile is split
             return super().select(tokens, budget, generator, scores)

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
+RESPONSES = ("projector", "features")
+CONTROLS = ("none", "shuffled", "inverted")
 RELEASED_NEXT_TOKENS = 2880
 """The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
 
@@ -43,9 +45,13 @@ class Zoo(GreedySelector):
         projector: `full`, `low_rank` for a truncated SVD of the loaded weights, or `low_rank_as_released` for the
             random factors that the release runs in its place (all for the sensitivity only).
         rank: of the low-rank projector.
-        layer: None for the projector; an encoder layer's number takes the sensitivity of the tower's output
-            to changes of all features after that layer instead. The supplement (D.3) does not say where the
-            response is measured.
+        factor_seed: of the random factors of `low_rank_as_released`; results of one draw say little.
+        layer: None for the projector's own sensitivity; an encoder layer's number, from 1 to the layer that goes to
+            the projector, takes the response to changes of all features behind that layer (supplement D.3).
+        response: where the response to changes in `layer` is measured: at the output of the `projector`, which the
+            language model reads, or at its input, the `features`. The supplement does not say.
+        control: what tells whether the sensitivity matters: `shuffled` hands the sensitivities to other tokens at
+            random, `inverted` takes 1 - S in the place of S (scaled to 0..1), `none` is the method.
         dtype: arithmetic of the finite differences; None for float32, or float16 under `official_code`.
         variant: `paper`, or `official_code`: half precision, ratios rounded down, and on tiled images the
             released split: an equal share of the total for every tile, and newline rows that are off by the
@@ -64,7 +70,10 @@ class Zoo(GreedySelector):
     step_size: float = 0.01
     projector: str = "full"
     rank: int = 128
+    factor_seed: int = 0
     layer: int | None = None
+    response: str = "projector"
+    control: str = "none"
     dtype: str | None = None
     variant: str = "paper"
 
@@ -74,11 +83,14 @@ class Zoo(GreedySelector):
         one_of(self, "estimator", ESTIMATORS)
         one_of(self, "fusion", FUSIONS)
         one_of(self, "projector", PROJECTORS)
+        one_of(self, "response", RESPONSES)
         one_of(self, "dtype", (None, *DTYPES))
         one_of(self, "variant", ("paper", "official_code"))
         positive(self, "n_directions", int)
         positive(self, "step_size")
         positive(self, "rank", int)
+        one_of(self, "control", CONTROLS)
+        self._check_control()
         if self.layer is not None and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
             raise InvalidValueError(
                 f"layer {self.layer!r} of selector zoo: must be the number of an encoder layer"
@@ -88,15 +100,48 @@ class Zoo(GreedySelector):
                 f"layer {self.layer} of selector zoo goes with estimator=zeroth_order and projector=full, "
                 f"not with {self.estimator} and {self.projector}"
             )
+        if self.layer is None and self.response != "projector":
+            raise InvalidValueError(
+                f"response {self.response} of selector zoo goes with a layer of the encoder: add layer=NUMBER"
+            )
         if self.dtype is not None and self.estimator != "zeroth_order":
             raise InvalidValueError(
                 f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order only"
             )
 
+    def _check_control(self) -> None:
+        """Refuse controls and seeds of something that the other options do not use."""
+        if self.control != "none" and self.fusion == "diversity":
+            raise InvalidValueError(
+                f"control {self.control} of selector zoo goes with a fusion that uses the sensitivity (none, sum, "
+                "multiply), not with diversity"
+            )
+        seed = self.factor_seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InvalidValueError(
+                f"factor_seed {seed!r} of selector zoo: must be a whole number of at least 0"
+            )
+        if seed and self.projector != "low_rank_as_released":
+            raise InvalidValueError(
+                f"factor_seed {seed} of selector zoo goes with projector=low_rank_as_released, not with "
+                f"{self.projector}"
+            )
+
+    @property
+    def seed_option(self) -> str | None:
+        """The option that repetitions of an arm count up, besides the seed of the directions."""
+        return "factor_seed" if self.projector == "low_rank_as_released" else None
+
+    @property
+    def equivariant(self) -> bool:  # type: ignore[override]
+        """Shuffled sensitivities belong to places and not to tokens."""
+        return self.control != "shuffled"
+
     @property
     def stochastic(self) -> bool:
         """Whether the options make the answer depend on the directions drawn."""
-        return self.fusion != "diversity" and self.estimator in ("zeroth_order", "first_order")
+        drawn = self.estimator in ("zeroth_order", "first_order") or self.control == "shuffled"
+        return self.fusion != "diversity" and drawn
 
     @property
     def needs(self) -> frozenset[str]:
@@ -104,7 +149,9 @@ class Zoo(GreedySelector):
         if self.fusion == "diversity" or self.estimator == "feature_norm":
             return frozenset()
         if self.layer is not None:
-            return frozenset({"hidden", "replay"})
+            return frozenset(
+                {"hidden", "replay"} | ({"projector"} if self.response == "projector" else set())
+            )
         return frozenset({"features", "projector"})
 
     @property
@@ -123,9 +170,23 @@ class Zoo(GreedySelector):
         return replace(self, newline="drop", fusion="diversity" if self.fusion == "diversity" else "multiply")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
-        """S of every token of the image [N], with one set of directions for all of its tiles."""
+        """S of every token of the image [N], or what its control makes of it."""
         if self.fusion == "diversity":
             return None
+        scores = self._sensitivity(tokens, generator)
+        if self.control == "inverted":
+            return scores.amax() - scores if len(scores) else scores
+        if self.control == "shuffled":
+            places = torch.arange(len(scores), device=scores.device)
+            patches = places if tokens.tile is None else places[tokens.tile != NEWLINE]
+            order = torch.randperm(len(patches), generator=generator, device=generator.device).to(
+                scores.device
+            )
+            return scores.index_put((patches,), scores[patches[order]])
+        return scores
+
+    def _sensitivity(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
+        """S of every token of the image [N], with one set of directions for all of its tiles."""
         if self.estimator == "feature_norm":
             length: Tensor = tokens.projected.float().norm(dim=-1)
             return length
@@ -182,15 +243,28 @@ class Zoo(GreedySelector):
             raise InvalidValueError(
                 f"projector {self.projector} of selector zoo: this model's is no two-layer MLP"
             )
+        if self.projector == "low_rank_as_released":
+            seed = self.factor_seed
+            return memo(full, (self.projector, self.rank, seed), lambda: as_released(full, self.rank, seed))
         return memo(full, (self.projector, self.rank), lambda: reduce(full, self.rank))
 
     def _proxy(
         self, tokens: VisualTokens, layer: int, generator: torch.Generator, dtype: torch.dtype
     ) -> Tensor:
-        replay = tokens.replay
+        known, replay = sorted(tokens.hidden), tokens.replay
         if layer not in tokens.hidden or replay is None:
-            known = ", ".join(map(str, sorted(tokens.hidden))) or "none"
-            raise InvalidValueError(f"layer {layer} of selector zoo: the captured encoder layers are {known}")
+            raise InvalidValueError(
+                f"layer {layer} of selector zoo: the projector reads encoder layer {known[-1]}, give 1 to {known[-1]}; "
+                "what comes behind that layer does not reach the language model"
+            )
+        if self.response == "features" and layer == known[-1]:
+            raise InvalidValueError(
+                f"layer {layer} of selector zoo with response=features: that layer is the projector's input, so that "
+                "every response is 1; give a layer before it, or response=projector"
+            )
         x = tokens.hidden[layer]
         directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
-        return zeroth_order_reference(x, lambda h: replay(layer, h), directions, self.step_size, dtype=dtype)
+        project: Any = (lambda rows: rows) if self.response == "features" else tokens.mlp or tokens.project
+        return zeroth_order_reference(
+            x, lambda h: project(replay(layer, h)), directions, self.step_size, dtype=dtype
+        )

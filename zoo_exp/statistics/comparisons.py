@@ -39,7 +39,7 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
             budget = Budget.parse(row.budget)
             ratio = budget.keep_ratio
             allowed = float(budget.count or 0) if ratio is None else ratio * float(np.nanmean(visual))
-            if budget.per == "image" and np.nanmean(measured) > SLACK * allowed:
+            if budget.per != "tile" and np.nanmean(measured) > SLACK * allowed:
                 found.add(index)
     return found
 

@@ -13,6 +13,7 @@ from zoo_exp.selectors.layer.base import layer_average
 from zoo_exp.selectors.layer.density_peaks import merge_by_density
 from zoo_exp.selectors.layer.fastv import FastV
 from zoo_exp.selectors.layer.sparsevlm import STAGES, SparseVLM
+from zoo_exp.testing import sample_tokens
 
 
 def counts_per_layer(selector, budget, n_visual, n_layers, merged=lambda dropped: 0):
@@ -45,6 +46,76 @@ def test_fastv_layer_average_of_the_tables():
 def test_fastv_cannot_go_below_its_full_layers():
     with pytest.raises(InvalidValueError, match=r"alone make a layer average of 72\.0; give 72 or more"):
         FastV(k=4, budget_of="layer_average").schedule(64, 576, 32)
+
+
+def merged_of(selector):
+    """What SparseVLM merges, as a function of the dropped."""
+    recycles = getattr(selector, "recycles", False)
+    return lambda dropped: (int(dropped * 0.3) + 1) // 10 + 1 if recycles and dropped else 0
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.sampled_from(["fastv", "fastv k=1", "dart", "sparsevlm", "sparsevlm 2.0"]),
+    st.integers(8, 40),
+    st.sampled_from([144, 576, 729]),
+    st.data(),
+)
+def test_a_budget_in_the_mean_is_reached(which, n_layers, n_visual, data):
+    """The mean over the layers' inputs is the budget, up to half a token behind the last stage (DART: half a step)."""
+    options = {"fastv k=1": {"k": 1}, "sparsevlm 2.0": {"version": "2.0"}}.get(which, {})
+    selector = get(which.split()[0], **options)
+    budget = data.draw(st.integers(n_visual // 3, n_visual))
+    text = f"{budget} mean"
+    if which == "dart":
+        stages = selector.schedule(text, n_visual, n_layers)
+        count = stages[1]
+        kept = count if count in (n_visual, *range(5)) else 4 + 8 * (count // 8)
+        mean = (2 * n_visual + (n_layers - 2) * kept) / n_layers
+        assert abs(mean - budget) <= 4 or kept >= n_visual - 8
+        return
+    mean = layer_average(counts_per_layer(selector, text, n_visual, n_layers, merged_of(selector)))
+    assert abs(mean - budget) <= (0.5 if which.startswith("fastv") else 1.5), mean
+    whole = layer_average(
+        counts_per_layer(selector, f"{n_visual} mean", n_visual, n_layers, merged_of(selector))
+    )
+    assert whole >= n_visual - 3
+
+
+def test_a_budget_in_the_mean_is_the_published_one():
+    """SparseVLM's tables count FastV so; and two readings of one count are the same arm."""
+    assert FastV(k=3).schedule("64 mean", 576, 32) == FastV(k=3, budget_of="layer_average").schedule(
+        64, 576, 32
+    )
+    assert FastV(k=2).schedule("11.1% mean", 576, 32) == FastV(k=2).schedule("64 mean", 576, 32)
+    counts = counts_per_layer(SparseVLM(), "64 mean", 576, 32, merged_of(SparseVLM()))
+    assert layer_average(counts) == pytest.approx(64, abs=0.5)  # the schedule named 64 makes 82.3
+    assert get("divprune").select(sample_tokens(), "9 mean", torch.Generator()).kept_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("fastv", r"layer average of 72\.0; give 72 or more"),
+        ("dart", r"layer average of 72\.0; give 72 or more"),
+    ],
+)
+def test_a_mean_below_the_full_layers_is_refused(name, least):
+    """Two full layers of four."""
+    with pytest.raises(InvalidValueError, match=least):
+        get(name).schedule("64 mean", 144, 4)
+    assert get(name).schedule("72 mean", 144, 4) == {1: 0}
+
+
+def test_sparsevlm_says_its_smallest_mean():
+    """144 tokens, then 1 and 5 merged ones, then 1 and 1 in two layers: 154 over 4 layers."""
+    with pytest.raises(
+        InvalidValueError, match=r"smallest possible mean over 4 layers is 38\.5; give 39 or more"
+    ):
+        SparseVLM().schedule("20 mean", 144, 4)
+    assert SparseVLM().schedule("39 mean", 144, 4)
+    with pytest.raises(InvalidValueError, match=r"take version 1\.5 or 2\.0"):
+        SparseVLM(version="1.0").schedule("64 mean", 576, 32)
 
 
 @pytest.mark.parametrize("version", ["1.5", "2.0"])

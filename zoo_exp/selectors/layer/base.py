@@ -162,6 +162,33 @@ def parse_budget(budget: BudgetLike, name: str) -> Budget:
     return Budget.parse(budget)
 
 
+def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:
+    """How many tokens a selector that prunes once keeps, so that the mean over the layers comes nearest to a budget.
+
+    The first layers see every token, so that the mean cannot fall below what they alone make of it.
+
+    Args:
+        budget: the mean number of visual tokens at the input of a layer.
+        n_visual: visual tokens of the image, all of which the first layers see.
+        n_layers: decoder layers of the model.
+        full: layers that see every token.
+        name: of the selector, for the message.
+
+    Raises:
+        InvalidValueError: a mean below the smallest possible one, with that.
+    """
+    target = budget.resolve(n_visual)
+    kept = (target * n_layers - full * n_visual) / (n_layers - full)
+    if kept < 0:
+        least = -(-full * n_visual // n_layers)
+        raise InvalidValueError(
+            f"budget {budget} of selector {name}: {full} full layers of {n_layers} alone make a layer average of "
+            f"{full * n_visual / n_layers:.1f}; give {least} or more, or a budget without mean (budget_of=kept), "
+            "which counts what is kept behind them"
+        )
+    return Budget(count=round(kept)).resolve(n_visual)
+
+
 def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
     """Refuse to run in full as many layers as there are, or more.
 

@@ -14,6 +14,7 @@ from zoo_exp.selectors.layer.base import (
     LayerView,
     Schedule,
     check_depth,
+    kept_behind,
     parse_budget,
 )
 
@@ -58,8 +59,17 @@ class Dart(LayerSelector):
         return (self.k - 1,)
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """The budget as it is; the rule comes near it."""
-        return {self.k - 1: parse_budget(budget, self.name).resolve(n_visual)}
+        """The budget as it is, which the selector comes near; for a mean over the layers, the nearest it can keep."""
+        budget = parse_budget(budget, self.name)
+        if budget.per != "mean":
+            return {self.k - 1: budget.resolve(n_visual)}
+        kept = kept_behind(budget, n_visual, n_layers, self.k, self.name)
+        if kept <= self.image_pivots or kept == n_visual:
+            return {self.k - 1: kept}
+        pivots = self.image_pivots + self.text_pivots
+        # Every pivot keeps the same number, so the count goes in steps of the number of pivots.
+        steps = round((kept - self.image_pivots) / pivots)
+        return {self.k - 1: min(max(steps * pivots, self.image_pivots), n_visual - 1)}
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """Pivots first, then what is least like each of them."""

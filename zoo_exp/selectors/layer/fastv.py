@@ -6,9 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
 from zoo_exp.core.fusion import top_k
-from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.layer.base import (
     BudgetLike,
     LayerAnswer,
@@ -16,6 +14,7 @@ from zoo_exp.selectors.layer.base import (
     LayerView,
     Schedule,
     check_depth,
+    kept_behind,
     parse_budget,
 )
 
@@ -31,7 +30,7 @@ class FastV(LayerSelector):
         rule: `last_token`, as released, or `all_tokens`: the attention that a token receives from all others,
             as the paper says.
         budget_of: `kept` counts the tokens behind layer k; `layer_average` is the mean over all layers, which
-            is how SparseVLM's tables count FastV.
+            is how SparseVLM's tables count FastV, and what a budget such as "64 mean" asks of any layer selector.
     """
 
     name: ClassVar[str] = "fastv"
@@ -54,19 +53,11 @@ class FastV(LayerSelector):
         return (self.k - 1,)
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """One count; under `layer_average`, what makes the mean over the layers equal the budget."""
+        """One count; for a mean over the layers, what makes it equal the budget."""
         budget = parse_budget(budget, self.name)
-        target = budget.resolve(n_visual)
-        if self.budget_of == "kept":
-            return {self.k - 1: target}
-        kept = (target * n_layers - self.k * n_visual) / (n_layers - self.k)
-        if kept < 0:
-            least = -(-self.k * n_visual // n_layers)
-            raise InvalidValueError(
-                f"budget {budget} of selector fastv: {self.k} full layers of {n_layers} alone make a layer average of "
-                f"{self.k * n_visual / n_layers:.1f}; give {least} or more, or budget_of=kept"
-            )
-        return {self.k - 1: Budget(count=round(kept)).resolve(n_visual)}
+        if self.budget_of == "kept" and budget.per != "mean":
+            return {self.k - 1: budget.resolve(n_visual)}
+        return {self.k - 1: kept_behind(budget, n_visual, n_layers, self.k, self.name)}
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """The visual tokens with most attention, in their order."""

@@ -1,5 +1,6 @@
 """SparseVLM: at three depths, keep what the question's relevant words attend to, and merge some of the rest."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import Budget
 from zoo_exp.core.fusion import top_k
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.layer.base import (
@@ -96,11 +98,62 @@ class SparseVLM(LayerSelector):
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """Counts of the stages; for v1.0 an upper bound, as the attention's rank decides."""
         stages = self.layers(n_layers)
+        asked = parse_budget(budget, self.name)
+        if asked.per == "mean":
+            return self._mean_schedule(asked, n_visual, n_layers)
         if self.version == "1.0":
             self.rank_rule(budget, n_visual)
             return dict.fromkeys(stages, n_visual)
         counts = interpolate(STAGES[self.version], self._named(budget, n_visual), budget)
         return dict(zip(stages, (max(1, round(c * n_visual / RELEASED_TOKENS)) for c in counts), strict=True))
+
+    def _mean_schedule(self, budget: Budget, n_visual: int, n_layers: int) -> Schedule:
+        """Counts in the proportions of the released ones whose mean over the layers comes nearest to the budget.
+
+        Raises:
+            InvalidValueError: a mean that the full layers exceed, or v1.0, whose counts the attention decides.
+        """
+        stages, target = self.layers(n_layers), budget.resolve(n_visual)
+        if self.version == "1.0":
+            raise InvalidValueError(
+                f"budget {budget} of selector sparsevlm: the attention decides the counts of version 1.0, so that no "
+                "mean can be asked for; take version 1.5 or 2.0"
+            )
+
+        def counts(scale: float) -> list[int]:
+            return proportional(STAGES[self.version], scale, n_visual)
+
+        def mean(kept: list[int]) -> float:
+            return sum(self._inputs(dict(zip(stages, kept, strict=True)), n_visual, n_layers)) / n_layers
+
+        least = mean([1] * len(stages))
+        if target < least:
+            raise InvalidValueError(
+                f"budget {budget} of selector sparsevlm: the first layers see all {n_visual} visual tokens, so that "
+                f"the smallest possible mean over {n_layers} layers is {least:.1f}; give {math.ceil(least)} or more"
+            )
+        low, high = 0.0, 1.0  # 0: one token behind every stage; 1: all of them
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if mean(counts(middle)) <= target else (low, middle)
+        kept = counts(low)
+        # The last stage, in steps of one token, for what rounding left.
+        options = [
+            [*kept[:-1], last] for last in range(max(1, kept[-1] - 8), min(kept[-2], kept[-1] + 8) + 1)
+        ]
+        best = min([kept, *options], key=lambda one: abs(mean(one) - target))
+        return dict(zip(stages, best, strict=True))
+
+    def _inputs(self, schedule: Schedule, n_visual: int, n_layers: int) -> list[int]:
+        """Visual tokens at the input of every layer under a schedule, merged ones included."""
+        seen, inputs = n_visual, []
+        for layer in range(n_layers):
+            inputs.append(seen)
+            if layer in schedule:
+                kept = max(1, min(schedule[layer], seen - 1))
+                recycled_tokens = (int((seen - kept) * 0.3) + 1) // 10 + 1
+                seen = kept + (recycled_tokens if self.recycles and kept < seen else 0)
+        return inputs
 
     def rank_rule(self, budget: BudgetLike, n_visual: int) -> tuple[float, float]:
         """Scale and bias of v1.0, for the named budget that lies within one token of 576."""
@@ -197,6 +250,19 @@ def recycled(hidden: Tensor, relevance: Tensor, kept: Tensor, noise: Tensor | No
     rest = dropped.nonzero().squeeze(1)
     best = rest[top_k(relevance[rest], int(len(rest) * 0.3) + 1)]
     return merge_by_density(hidden[best], len(best) // 10 + 1, noise)
+
+
+def proportional(table: Mapping[int, tuple[int, ...]], scale: float, n_visual: int) -> list[int]:
+    """Counts of the stages on the way from one token each (0) over the named schedules to every token (1)."""
+    released = sorted(table.items())
+    points = [(0.0, (0.0,) * len(released[0][1]))]
+    points += [(name / RELEASED_TOKENS, tuple(map(float, counts))) for name, counts in released]
+    points.append((1.0, (float(RELEASED_TOKENS),) * len(released[0][1])))
+    above = next(i for i, (at, _) in enumerate(points) if i and at >= scale)
+    (start, first), (stop, second) = points[above - 1], points[above]
+    share = (scale - start) / (stop - start)
+    counts = (a + share * (b - a) for a, b in zip(first, second, strict=True))
+    return [min(n_visual, max(1, round(count * n_visual / RELEASED_TOKENS))) for count in counts]
 
 
 def interpolate(table: Mapping[int, tuple[int, ...]], named: float, budget: BudgetLike) -> tuple[float, ...]:
