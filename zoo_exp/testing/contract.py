@@ -1,4 +1,4 @@
-"""Checks that every selector must pass: run `check_selector` on your own rule, as our tests do on ours.
+"""Checks that every selector must pass: run `check_selector` on your own selector, as the tests of this package do.
 
 >>> from zoo_exp import selectors
 >>> check_selector(selectors.get("divprune"))
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import ROUNDINGS, Budget
-from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError, ZooExpError
 from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.testing.sample_images import part_of, rows_of, sample_tokens, tiled_tokens, with_newlines
 
 BUDGETS = (1, 7, 47, 0.25, "33.3%")
 _FIELDS_OF = {
@@ -26,7 +26,7 @@ _FIELDS_OF = {
     "clip": {"clip_image", "clip_text"},
     "resize": {"pixels_encoder"},
 }
-"""Fields behind a need, where it is not the field of that name."""
+"""Fields behind a need, unless the field has the name of the need."""
 
 
 class ContractError(ZooExpError, AssertionError):
@@ -41,46 +41,6 @@ def check_selector(selector: Selector) -> None:
     """
     for check in CHECKS.values():
         check(selector)
-
-
-def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.float32) -> VisualTokens:
-    """An image of random visual tokens with every field filled; Dv 16, D 24, 5 question tokens in 4 words."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
-    mlp = MLP(draw(32, 16) / 4, draw(32) / 10, draw(24, 32) / 6, draw(24) / 10)
-    mix = draw(n_visual, n_visual).softmax(dim=-1)
-    features = draw(n_visual, 16)
-    fields = dict(
-        projected=mlp(features),
-        features=features,
-        project=mlp,
-        mlp=mlp,
-        grid=(6, n_visual // 6) if n_visual and n_visual % 6 == 0 else None,
-        cls_attention=draw(n_visual).softmax(dim=0),
-        received_attention=draw(n_visual).softmax(dim=0),
-        keys=draw(n_visual, 8),
-        cls=draw(16),
-        cls_key=draw(8),
-        hidden={1: draw(n_visual, 16)},
-        replay=lambda layer, hidden: torch.tanh(mix.to(hidden.dtype) @ hidden),
-        text=draw(5, 24),
-        text_words=torch.tensor([0, 1, 1, 2, 3]),
-        clip_image=draw(n_visual, 12),
-        clip_text=draw(2, 12),
-        pixels_encoder=lambda grid: mlp(features[: grid[0] * grid[1]]),
-    )
-    objects = [draw(n_visual).softmax(dim=0) for _ in range(2)]
-    return VisualTokens(
-        **fields,  # type: ignore[arg-type]
-        attention_heads=4,
-        object_attention=objects[0],
-        layer_attention=lambda layer: objects[layer - 1],
-        question_words={"keywords": fields["text"], "all": fields["text"]},  # type: ignore[dict-item]
-        places=torch.arange(n_visual),
-    )
 
 
 def check_count_and_order(selector: Selector) -> None:
@@ -103,7 +63,7 @@ def check_everything_and_nothing(selector: Selector) -> None:
         none = _select(selector, tokens, Budget(count=0))
         _expect(selector, none.kept_tokens == 0, f"a budget of 0 kept {none.kept_tokens}")
         _refuses(selector, tokens, tokens.count + 1)
-        no_rows = _part(tokens, torch.empty(0, dtype=torch.int64))
+        no_rows = part_of(tokens, torch.empty(0, dtype=torch.int64))
         empty = _select(selector, no_rows, 0.5)
         _expect(selector, empty.kept_tokens == 0, "an image without tokens got some")
 
@@ -167,16 +127,16 @@ def check_degenerate_features(selector: Selector) -> None:
         "zero rows": dataclasses.replace(
             tokens,
             projected=tokens.projected * zero[:, None],
-            features=_rows(tokens.features) * zero[:, None],
+            features=rows_of(tokens.features) * zero[:, None],
         ),
         "all rows zero": dataclasses.replace(
             tokens,
             projected=tokens.projected * 0,
-            features=_rows(tokens.features) * 0,
-            keys=_rows(tokens.keys) * 0,
+            features=rows_of(tokens.features) * 0,
+            keys=rows_of(tokens.keys) * 0,
         ),
-        "duplicated rows": _part(tokens, twin),
-        "identical rows": _part(tokens, same),
+        "duplicated rows": part_of(tokens, twin),
+        "identical rows": part_of(tokens, same),
     }
     for what, case in cases.items():
         for budget in _budgets(selector):
@@ -238,7 +198,7 @@ def check_bad_features(selector: Selector) -> None:
         _refuses(selector, tokens, budget, good)
         if "features" in selector.needs:
             tokens = sample_tokens()
-            _rows(tokens.features)[3, 2] = bad
+            rows_of(tokens.features)[3, 2] = bad
             _refuses(selector, tokens, budget)
             _refuses(selector, tokens, budget, good)
 
@@ -264,13 +224,13 @@ def check_newlines(selector: Selector) -> None:
     """A newline that is dropped changes nothing: the same patches stay as without newlines."""
     if "resize" in selector.needs or not _takes_budget(selector) or selector.newline != "drop":
         return
-    whole, tokens = _tiled()
+    whole, tokens = tiled_tokens()
     places = (tokens.tile != -1).nonzero().flatten()  # type: ignore[union-attr]
     without = dataclasses.replace(tokens.subset(places), replay=whole.replay)
     if whole.layer_attention is not None:
         middle = whole.layer_attention
         without = dataclasses.replace(without, layer_attention=middle)
-        tokens = dataclasses.replace(tokens, layer_attention=lambda layer: _with_newlines(middle(layer)))
+        tokens = dataclasses.replace(tokens, layer_attention=lambda layer: with_newlines(middle(layer)))
     for budget in (Budget(count=3, per="tile"), 9, Budget(count=20)):
         kept = _select(selector, tokens, budget).indices
         plain = places[_select(selector, without, budget).indices]
@@ -311,45 +271,6 @@ CHECKS: dict[str, Callable[[Selector], None]] = {
 }
 
 
-_ROW = 7
-"""Tokens between two newlines of the tiled sample image."""
-
-
-def _tiled() -> tuple[VisualTokens, VisualTokens]:
-    """A sample image, and the same as a base tile and two others in which a newline follows every row of 7 tokens.
-
-    Newlines have a feature of their own where the language model reads it, and zeros in every captured field.
-    """
-    whole = sample_tokens(n_visual=42)
-    tile = torch.arange(42) // 14
-    newline = 3 * torch.randn(24, generator=torch.Generator().manual_seed(9))
-    filled: dict[str, object] = {}
-    for name, value in vars(whole).items():
-        rows = isinstance(value, Tensor) and len(value) == 42 and name not in ("tile", "places")
-        if rows:
-            filled[name] = _with_newlines(value)
-    projected = _with_newlines(whole.projected)
-    tile = _with_newlines(tile + 1) - 1
-    projected[tile == -1] = newline
-    replay, places = whole.replay, (tile != -1).nonzero().flatten()
-
-    def rest(layer: int, hidden: Tensor) -> Tensor:
-        answer = torch.zeros_like(hidden)
-        if replay is not None:
-            answer[..., places, :] = replay(layer, hidden[..., places, :])
-        return answer
-
-    hidden = {layer: _with_newlines(value) for layer, value in whole.hidden.items()}
-    given = {**vars(whole), **filled, "projected": projected, "tile": tile, "grid": None, "places": None}
-    return whole, VisualTokens(**{**given, "hidden": hidden, "replay": rest})
-
-
-def _with_newlines(rows: Tensor) -> Tensor:
-    """Rows [42, ...] with a row of zeros behind every 7."""
-    parts = rows.unflatten(0, (-1, _ROW))
-    return torch.cat([parts, torch.zeros_like(parts[:, :1])], dim=1).flatten(0, 1)
-
-
 def _select(selector: Selector, tokens: VisualTokens, budget: BudgetLike, seed: int = 0) -> Selection:
     try:
         return selector.select(tokens, budget, torch.Generator().manual_seed(seed))
@@ -373,25 +294,6 @@ def _answer_or_error(
 
 def _budgets(selector: Selector) -> list[BudgetLike]:
     return list(BUDGETS) if _takes_budget(selector) else [None]
-
-
-def _rows(field: Tensor | None) -> Tensor:
-    if field is None:
-        raise ContractError("a sample image lacks a field that it should have")
-    return field
-
-
-def _part(tokens: VisualTokens, index: Tensor) -> VisualTokens:
-    """Some tokens (also repeated ones), with the functions of the whole image."""
-    grid = tokens.grid if len(index) == tokens.count else None
-    whole = tokens.layer_attention
-    return dataclasses.replace(
-        tokens.subset(index),
-        grid=grid,
-        replay=tokens.replay,
-        layer_attention=None if whole is None else lambda layer: whole(layer)[index],
-        pixels_encoder=tokens.pixels_encoder,
-    )
 
 
 def _expect(selector: Selector, condition: bool, message: str) -> None:
