@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.generic_support import image_token
 from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
@@ -31,18 +32,32 @@ class VLMAdapter:
     """
 
     family: ClassVar[str] = ""
-    positions: ClassVar[str] = "contiguous"
+    positions: str = "contiguous"
     """What becomes of position ids after pruning unless the caller says otherwise (spec: engine 2.3)."""
+    axes: ClassVar[int | None] = 3
+    """How many of the axes of position ids [A, B, L] the language model reads, the last ones; None for all."""
+    encoder_inputs: tuple[str, ...] = IMAGE_INPUTS
+    """Names of the vision encoder's inputs."""
+    self_check: ClassVar[bool] = False
+    """Whether the first prompt of an attached model is checked (`pruned(..., self_check=False)` switches it off)."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model
         self.processor = processor
-        self.vlm: Any = self.model.model
-        self.llm: Any = self.vlm.language_model
+        self.vlm, self.llm = self.parts()
         self.layers: nn.ModuleList = self.llm.layers
-        self.image_token_id: int = self.model.config.image_token_id
+        self.image_token_id: int = image_token(self.model.config)
         self.n_visual: int | None = None
         self._question: tuple[Any, Question] | None = None
+
+    @property
+    def family_name(self) -> str:
+        """The model type, for messages."""
+        return str(self.model.config.model_type)
+
+    def parts(self) -> tuple[Any, Any]:
+        """The inner model, and its language model."""
+        return self.model.model, self.model.model.language_model
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """Modules whose calls `collect` wants to see, by a name of the adapter's own."""
@@ -76,22 +91,30 @@ class VLMAdapter:
             InvalidValueError: placeholders and images do not match.
         """
         rows = inputs["input_ids"]
-        if inputs.get("pixel_values") is None:
+        call = self.encoder_call(inputs)
+        if not any(name.startswith("pixel_values") for name in call):
             if bool((rows == self.image_token_id).any()):
                 raise InvalidValueError("the prompt has image placeholders, but there are no pixel_values")
             return [[] for _ in rows]
-        call = {name: inputs[name] for name in IMAGE_INPUTS if inputs.get(name) is not None}
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
-        images = self.collect(capture, list(output.pooler_output), call, needs)
+        images = self.collect(capture, self.pooled(output), call, needs)
         grouped = self.group_by_row(rows, images)
         if "text" in needs:
             grouped = self.with_questions(grouped, rows, _mask(inputs))
         return grouped
 
+    def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `get_image_features` among a processor's output."""
+        return {name: inputs[name] for name in self.encoder_inputs if inputs.get(name) is not None}
+
     def image_features(self, **call: Any) -> Any:
         """The model's own image features, also while pruning has wrapped that call."""
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
+
+    def pooled(self, output: Any) -> list[Tensor]:
+        """What the model puts in place of the placeholders, from its image-feature call: one tensor per image."""
+        return list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
         """Hand images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].

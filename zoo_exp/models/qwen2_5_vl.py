@@ -19,7 +19,7 @@ class QwenAdapter(VLMAdapter):
     """`Qwen2_5_VLForConditionalGeneration`. Features are the 2 x 2 patches of a token side by side [N, 4 Dv]."""
 
     family: ClassVar[str] = "qwen2_5_vl"
-    positions: ClassVar[str] = "original"
+    positions: str = "original"
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, processor)

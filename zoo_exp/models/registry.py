@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.generic_support import check_type
 
 _ADAPTERS = {
     "llava": "zoo_exp.models.llava:LlavaAdapter",
@@ -19,15 +20,13 @@ def families() -> list[str]:
 
 
 def check_family(model_type: str) -> None:
-    """Refuse a model type without an adapter.
+    """Refuse a model type that neither has an adapter nor fits the generic one.
 
     Raises:
-        UnknownNameError: it names the supported ones.
+        InvalidValueError: it says what the model type is.
     """
     if model_type not in _ADAPTERS:
-        raise UnknownNameError(
-            "model type", model_type, families(), "It stands in config.json as model_type."
-        )
+        check_type(model_type)
 
 
 def adapter_for(model: Any, processor: Any = None) -> VLMAdapter:
@@ -38,16 +37,19 @@ def adapter_for(model: Any, processor: Any = None) -> VLMAdapter:
         processor: its processor, if there is one; selectors that look at the question's words use it.
 
     Raises:
-        UnknownNameError: no adapter for the model's type.
-        InvalidValueError: a model without its language-model head.
+        InvalidValueError: a model without its language-model head, or one that cannot be pruned.
     """
     config = getattr(model, "config", None)
-    check_family(str(getattr(config, "model_type", type(model).__name__)))
+    model_type = str(getattr(config, "model_type", type(model).__name__))
+    if model_type not in _ADAPTERS:
+        from zoo_exp.models.generic import GenericAdapter
+
+        return GenericAdapter(model, processor)
     if getattr(getattr(model, "model", None), "language_model", None) is None:
         raise InvalidValueError(
             f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
             "LlavaForConditionalGeneration"
         )
-    module, _, name = _ADAPTERS[config.model_type].partition(":")  # type: ignore[union-attr]
+    module, _, name = _ADAPTERS[model_type].partition(":")
     adapter: VLMAdapter = getattr(import_module(module), name)(model, processor)
     return adapter
