@@ -129,11 +129,11 @@ def _option_text(option: tuple[str, Any]) -> str:
 
 
 def check_family(name: str) -> list[ZooExpError]:
-    """What is wrong with the name of the model family; an empty list when all is well."""
-    from zoo_exp.models.families import FAMILIES
+    """Problems with the name of the model family; an empty list if there are none."""
+    from zoo_exp.models.families import check_family as check
 
     try:
-        FAMILIES.check(name)
+        check(name)
     except ZooExpError as error:
         return [error]
     return []

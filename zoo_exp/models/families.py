@@ -17,15 +17,29 @@ FAMILIES: Registry[Any] = Registry(
         "qwen2_5_vl": "zoo_exp.models.qwen2_5_vl:QwenAdapter",
     },
     "It is the value of model_type in config.json.",
+    fallback="zoo_exp.models.generic:GenericAdapter",
 )
 
 
-def adapter_class(model_type: str) -> "type[VLMAdapter]":
-    """The adapter of a model type.
+def check_family(model_type: str) -> None:
+    """Check that a model type has an adapter or fits the generic one.
 
     Raises:
-        UnknownNameError: no adapter; the message names the supported types.
+        InvalidValueError: it says what the model type is.
     """
+    if model_type not in FAMILIES:
+        from zoo_exp.models.generic_support import check_type
+
+        check_type(model_type)
+
+
+def adapter_class(model_type: str) -> "type[VLMAdapter]":
+    """The adapter of a model type; types without an adapter of their own get the generic one.
+
+    Raises:
+        InvalidValueError: the generic adapter cannot serve the type.
+    """
+    check_family(model_type)
     found: type[VLMAdapter] = FAMILIES.load(model_type)
     return found
 
@@ -38,12 +52,12 @@ def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
         processor: its processor, if there is one; selectors that read the question's words use it.
 
     Raises:
-        UnknownNameError: no adapter for the model's type.
-        InvalidValueError: a model without its language-model head.
+        InvalidValueError: a model without its language-model head, or one that cannot be pruned.
     """
     config = getattr(model, "config", None)
-    adapter = adapter_class(str(getattr(config, "model_type", type(model).__name__)))
-    if getattr(getattr(model, "model", None), "language_model", None) is None:
+    model_type = str(getattr(config, "model_type", type(model).__name__))
+    adapter = adapter_class(model_type)
+    if model_type in FAMILIES and getattr(getattr(model, "model", None), "language_model", None) is None:
         raise InvalidValueError(
             f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
             "LlavaForConditionalGeneration"
