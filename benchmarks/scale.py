@@ -205,13 +205,16 @@ def merge(rows: int, place: Path | None) -> None:
 
 def synthetic(number: int, arm: int) -> dict[str, object]:
     """A record of the size and shape of a real one."""
-    return {
-        "task": "vqav2_val", "arm": f"arm {arm} @64", "arm_id": f"{arm:012x}", "selector": "zoo",
-        "options": {"fusion": "multiply"}, "budget": "64", "seed_index": 0, "cell": "cell",
-        "sample_id": str(number), "image_id": str(number // 5), "question": f"What is at place {number % 576} of it?",
-        "reference": "yes", "response": "no", "score": 0.0, "parts": {"score": 0.0, "answers": ["yes"] * 3},
-        "kept_tokens": 64, "n_visual": 576, "prompt_tokens": 124, "new_tokens": 2, "flops_tflop": 2.123456789,
-    }  # fmt: skip
+    from zoo_exp.runs.records import Record
+
+    record = Record(
+        task="vqav2_val", cell="cell", arm=f"arm {arm} @64", arm_id=f"{arm:012x}", row=f"arm {arm} @64", selector="zoo",
+        options={"fusion": "multiply"}, budget="64", seed=0, sample_id=str(number), image_id=str(number // 5),
+        question=f"What is at place {number % 576} of it?", reference="yes", response="no", score=0.0,
+        parts={"score": 0.0, "answers": ["yes"] * 3}, kept_tokens=64, layer_tokens=None, n_visual=576,
+        prompt_tokens=124, new_tokens=2, flops_tflop=2.123456789,
+    )  # fmt: skip
+    return record.to_row()
 
 
 if __name__ == "__main__":

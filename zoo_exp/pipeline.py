@@ -12,9 +12,10 @@ from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.attempt import Attempt
+from zoo_exp.files import remove_leftovers
 from zoo_exp.quiet import quieten
 from zoo_exp.report import summary
-from zoo_exp.runs import cells, journal, lock, manifest, merge, provenance, resume
+from zoo_exp.runs import cells, folder, lock, manifest, merge, provenance, reading
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.submission_files import write_submissions
 
@@ -42,11 +43,12 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
         attempt = Attempt(experiment, trainer, console, tasks)
         if not main:
             return attempt.follow()
-        folder = experiment.run_dir
-        folder.mkdir(parents=True, exist_ok=True)
+        run_dir = experiment.run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        with lock.cells(folder, [item.cell.id for item in attempt.work]):
-            manifest.write(folder, experiment, provenance.manifest())
+        with lock.cells(run_dir, [item.cell.id for item in attempt.work]):
+            remove_leftovers(run_dir)
+            manifest.write(run_dir, experiment, provenance.versions())
             code = stop.EXIT_CODE
             try:
                 code = attempt.lead()
@@ -56,7 +58,7 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
                 # Who holds all cells and is alone may merge what there is, whatever has happened.
                 if code and tasks is None and trainer.world_size == 1:
                     with suppress(OSError, ZooExpError):
-                        merge_all(experiment)
+                        merge.merge_run(experiment)
         if code == 0 and (tasks is None or _is_last(experiment, console)):
             finish(experiment, console, attempt.missing, time.perf_counter() - started)
         return code
@@ -72,16 +74,8 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
         seconds: what they took.
     """
     with lock.waiting(experiment.run_dir, "finish"):
-        merge_all(experiment)
+        merge.merge_run(experiment)
         _report(experiment, console, answers, seconds)
-
-
-def merge_all(experiment: Experiment) -> None:
-    """All journals in one sorted file each."""
-    folder = experiment.run_dir
-    merge.merge(folder, {arm.id: arm.label for arm in experiment.arms})
-    resume.merge_masks(folder)
-    merge.gather(folder, "timings")
 
 
 def _is_last(experiment: Experiment, console: Console) -> bool:
@@ -90,14 +84,14 @@ def _is_last(experiment: Experiment, console: Console) -> bool:
     left = [state.cell.task for state in states if not state.complete]
     if left:
         console.print(f"{len(left)} of {len(states)} cells are not complete yet: {', '.join(left)}")
-    return not left and bool(journal.journals(experiment.run_dir, merge.KIND))
+    return not left and bool(folder.journals(experiment.run_dir, folder.RECORDS))
 
 
 def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
     """Tables, gallery, W&B, and where everything lies."""
     tasks = {name: get_task(name) for name in experiment.tasks}
-    records = journal.read(experiment.run_dir, "records")
-    for path in write_submissions(tasks.values(), records, experiment.run_dir / "submissions"):
+    records = reading.records(experiment.run_dir, damaged=[])
+    for path in write_submissions(tasks.values(), records, folder.submissions(experiment.run_dir)):
         console.print(f"to hand in: {path}", soft_wrap=True, highlight=False)
     if all(task.submission_only for task in tasks.values()):
         return  # nothing here can be scored without the benchmark's server
@@ -146,10 +140,9 @@ def _pace(experiment: Experiment) -> str:
     """What all arms cost beside the full-token arm alone, from the stage times of this run."""
     spent: dict[str, float] = {}
     vision: dict[str, float] = {}
-    for row in journal.read(experiment.run_dir, "timings"):
-        label = row["arm"]
-        spent[label] = spent.get(label, 0.0) + row["spent_ms"]
-        vision[label] = vision.get(label, 0.0) + row["vision_ms"]
+    for timing in reading.timings(experiment.run_dir):
+        spent[timing.arm] = spent.get(timing.arm, 0.0) + (timing.spent_ms or 0.0)
+        vision[timing.arm] = vision.get(timing.arm, 0.0) + (timing.vision_ms or 0.0)
     full = next((arm.label for arm in experiment.arms if arm.selector == "full"), None)
     if full is None or full not in spent:
         return ""

@@ -13,7 +13,7 @@ from zoo_exp.config import compose
 from zoo_exp.config.identity import weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.evaluation.feature_store import FeatureStore
-from zoo_exp.runs import journal
+from zoo_exp.runs import reading
 
 ROOT = Path(__file__).resolve().parents[2]
 # One of each kind: nothing but tokens, the projector's weights, keys and attention, the question, inside the LLM.
@@ -28,8 +28,7 @@ def run(out, *more, base=RUN):
     experiment = compose([*base, f"out={out}", *more])
     console = Console(record=True, width=250, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     assert pipeline.run(experiment, console) == 0
-    timings = journal.read(experiment.run_dir, "timings")
-    spent = sum(row["vision_ms"] for row in timings if row["arm"] == "full")
+    spent = sum(timing.vision_ms for timing in reading.timings(experiment.run_dir) if timing.arm == "full")
     return (experiment.run_dir / "records.jsonl").read_bytes(), spent, console.export_text()
 
 

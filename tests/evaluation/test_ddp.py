@@ -11,7 +11,8 @@ from rich.console import Console
 from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.evaluation import stop
-from zoo_exp.runs import journal
+from zoo_exp.runs import folder as run_folder
+from zoo_exp.runs import reading
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def finish(out, *more):
 
 def until_rows(folder, count, process):
     deadline = time.monotonic() + 300
-    while sum(1 for _ in journal.read(folder, "records")) < count:
+    while sum(1 for _ in reading.records(folder)) < count:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -60,7 +61,7 @@ def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
     finish(out)
     assert (folder / "records.jsonl").read_bytes() == expected
     # Both ranks of one attempt left their rows, each in a journal of its own, and none is left over.
-    assert journal.journals(folder, "records") == []
+    assert run_folder.journals(folder, "records") == []
     lines = expected.splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[1:]))
     assert f"{len(lines) - 1} of {len(lines)} answers are there already" in finish(out)

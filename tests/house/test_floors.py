@@ -32,6 +32,7 @@ FLOORS = {
     "zoo_exp.config": 1,
     "zoo_exp.testing": 1,
     "zoo_exp.core": 0,
+    "zoo_exp.files": 0,
     "zoo_exp.errors": 0,
     "zoo_exp.console": 0,
     "zoo_exp.presets": 0,

@@ -16,16 +16,35 @@ def test_seeds_share_a_row():
     assert len(rows[0].members) == 3
 
 
-@pytest.mark.parametrize("suffix", [" seed 1", " seed=1", " (seed 1)", ", seed 1", " #1"])
-def test_ways_to_name_a_seed(suffix):
-    first, second = f"random @16{suffix.replace('1', '0')}", f"random @16{suffix}"
-    rows = group([arm(first, "16", "random", seed_index=0), arm(second, "16", "random", seed_index=1)])
-    assert [row.label for row in rows] == ["random @16 (2 seeds)"]
+@pytest.mark.parametrize(
+    "label", ["ours (new)", "ours #1", "x (a)", "x seed 1", "a @ b", "zoo (3 seeds)", "["]
+)
+def test_a_label_stays_as_the_user_wrote_it(label):
+    """Whatever it looks like: what arms share is recorded, not read out of their labels."""
+    mine = [
+        arm(f"{label} @{b}", b, row=f"{label} @{b}", options={"fusion": "sum"}, seed=0) for b in ("16", "8")
+    ]
+    other = arm(f"{label}! @16", "16", row=f"{label}! @16", options={"fusion": "multiply"}, seed=0)
+    rows = group([*mine, other])
+    assert [row.label for row in rows] == [f"{label} @16", f"{label}! @16", f"{label} @8"]
+    assert [row.row for row in rows] == [row.label for row in rows]
 
 
-def test_the_seed_may_stand_among_the_options():
-    rows = group([arm("random @16", "16", "random", options={"seed": n}) for n in range(2)])
-    assert len(rows) == 1
+@pytest.mark.parametrize("labels", [("ours #1", "ours #2"), ("x (a)", "x (b)"), ("x seed 0", "x seed 1")])
+def test_labels_that_look_alike_are_different_rows(labels):
+    fusions = ("sum", "multiply")
+    version_1 = [
+        arm(name, "16", options={"fusion": fusion}, seed_index=0)
+        for name, fusion in zip(labels, fusions, strict=True)
+    ]
+    rows = group([{**one, "row": one["arm"], "seed": 0} for one in version_1])
+    assert [row.label for row in rows] == list(labels)
+    assert len({row.label for row in group(version_1)}) == 2
+
+
+def test_arms_of_version_1_share_a_row_by_their_recorded_seed():
+    rows = group([arm(f"random @16 seed {n}", "16", "random", seed_index=n) for n in range(3)])
+    assert [(row.label, row.row) for row in rows] == [("random @16 (3 seeds)", "random @16")]
 
 
 def test_order_is_the_papers():

@@ -35,6 +35,7 @@ def records(right, task="t"):
             "score": float(value),
             "parts": {"score": float(value)},
             "kept_tokens": 16 if arm["budget"] else 144,
+            "layer_tokens": None,
             "n_visual": 144,
             "flops_tflop": None,
         }
@@ -158,11 +159,17 @@ def contribution_of(full, blind, draws=2000):
     ]
     rows = [
         {**arm, "task": "t", "sample_id": f"{number:05d}", "image_id": str(number), "score": float(value)}
-        | {"parts": {"score": float(value)}, "kept_tokens": 1, "n_visual": 1, "flops_tflop": None}
+        | {
+            "parts": {"score": float(value)},
+            "kept_tokens": 1,
+            "layer_tokens": None,
+            "n_visual": 1,
+            "flops_tflop": None,
+        }
         for arm, values in zip(arms, (full, blind), strict=True)
         for number, value in enumerate(values)
     ]
-    timings = pd.DataFrame(columns=["task", "arm", "select_ms", "generate_ms", "vision_ms"])
+    timings = pd.DataFrame(columns=["task", "arm", "select_ms", "prefill_decode_ms", "vision_ms"])
 
     def mean(task, parts):
         return {"accuracy": float(np.mean([row["score"] for row in parts]))}

@@ -59,10 +59,11 @@ def test_a_failure_is_wrong_where_the_full_model_is_correct():
 
 
 def test_latex_escapes_what_it_must(make_whole_run):
-    from zoo_exp.report.runs import load_run
+    from zoo_exp.report.runs import results_of
+    from zoo_exp.runs.load import load_run
 
     run = make_whole_run("a_b & 50% #1 {x} \\input{y} ~ ^")
-    text = latex.render(load_run(run).results(draws=50), "llava_7b")
+    text = latex.render(results_of(load_run(run), draws=50), "llava_7b")
     assert r"\input{y}" not in text
     assert r"a\_b \& 50\% \#1 \{x\} \textbackslash{}input\{y\} \textasciitilde{} \textasciicircum{}" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]

@@ -14,7 +14,13 @@ from zoo_exp.report.masks import MaskArm, MaskItem
 
 
 def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **more):
-    row = {"arm": arm, "task": "average", "selector": selector, "options": json.dumps(options or {})}
+    row = {
+        "arm": arm,
+        "row": arm,
+        "task": "average",
+        "selector": selector,
+        "options": json.dumps(options or {}),
+    }
     row |= {
         "budget": budget_of,
         "retained": retained,
@@ -23,8 +29,9 @@ def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **
     }
     row |= {
         "kept_tokens": float(budget_of or 144),
+        "layer_tokens": np.nan,
         "select_ms": 1.0,
-        "generate_ms": 2.0,
+        "prefill_decode_ms": 2.0,
         "flops_tflop": 0.001,
     }
     return row | more
@@ -38,15 +45,24 @@ def two_budgets():
     ]
     rows += [average(f"zoo multiply @{k}", budget_of=str(k)) for k in (48, 16)]
     return pd.DataFrame(
-        [*rows, *[average(f"random @{k} (3 seeds)", "random", budget_of=str(k)) for k in (48, 16)]]
+        rows
+        + [
+            average(f"random @{k} (3 seeds)", "random", budget_of=str(k), row=f"random @{k}")
+            for k in (48, 16)
+        ]
     )
 
 
 def test_series_join_the_budgets_of_one_rule(two_budgets):
     found = series(two_budgets)
     assert [line.label for line in found] == ["zoo multiply", "random"]
-    assert found[0].rows["kept_tokens"].tolist() == [16.0, 48.0]
-    assert base_label("a @ b @16") == "a @ b"
+    assert found[0].rows["measured_tokens"].tolist() == [16.0, 48.0]
+    assert base_label("a @ b @16", "16") == "a @ b"
+
+
+def test_a_curve_of_a_layer_selector_is_drawn_over_the_mean_of_its_layers(two_budgets):
+    mine = two_budgets.assign(layer_tokens=two_budgets["kept_tokens"] / 2, kept_tokens=144.0)
+    assert series(mine)[0].rows["measured_tokens"].tolist() == [8.0, 24.0]
 
 
 def test_styles_of_32_series_differ():
@@ -72,8 +88,8 @@ def test_one_budget_has_no_curve(two_budgets, tmp_path):
 
 
 def test_times_or_operations_are_enough_for_the_cost(two_budgets, tmp_path):
-    assert cost.draw(two_budgets.assign(generate_ms=np.nan), tmp_path / "x")
-    assert not cost.draw(two_budgets.assign(generate_ms=np.nan, flops_tflop=np.nan), tmp_path / "y")
+    assert cost.draw(two_budgets.assign(prefill_decode_ms=np.nan), tmp_path / "x")
+    assert not cost.draw(two_budgets.assign(prefill_decode_ms=np.nan, flops_tflop=np.nan), tmp_path / "y")
 
 
 def test_the_heat_map_holds_every_value_once(tmp_path):

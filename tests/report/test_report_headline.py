@@ -5,10 +5,10 @@ import pytest
 from made_up_run import arms, made_up_aggregate, made_up_metric
 
 from zoo_exp.report.headline import headline
-from zoo_exp.runs.records import read_records
+from zoo_exp.runs.reading import read_records
 from zoo_exp.statistics.results import compute
 
-TIMINGS = pd.DataFrame(columns=["task", "arm", "select_ms", "generate_ms", "vision_ms"])
+TIMINGS = pd.DataFrame(columns=["task", "arm", "select_ms", "prefill_decode_ms", "vision_ms"])
 
 
 @pytest.fixture

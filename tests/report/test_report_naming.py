@@ -4,7 +4,7 @@ import json
 
 from zoo_exp.report.build import build
 from zoo_exp.report.naming import slugs, titles
-from zoo_exp.report.runs import load_run
+from zoo_exp.runs.load import load_run
 
 
 def typed(run, *overrides):

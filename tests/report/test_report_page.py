@@ -20,8 +20,8 @@ from zoo_exp.report.html.assets import SCRIPT
 from zoo_exp.report.html.gallery import bits, script_json
 from zoo_exp.report.html.page import LIMIT, page
 from zoo_exp.report.html.table import Cell, render
-from zoo_exp.report.runs import load_run
 from zoo_exp.report.section import make_section
+from zoo_exp.runs.load import load_run
 
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> $x_1$ \\n"

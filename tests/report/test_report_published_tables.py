@@ -11,7 +11,8 @@ from rich.console import Console
 
 from zoo_exp.report import latex, markdown, summary, tables, terminal
 from zoo_exp.report.build import build
-from zoo_exp.report.runs import load_run
+from zoo_exp.report.runs import results_of
+from zoo_exp.runs.load import load_run
 
 ARM = "[x] <zoo> | *multiply*"
 
@@ -30,7 +31,7 @@ def run(make_whole_run):
 
 @pytest.fixture
 def results(run):
-    return load_run(run).results(draws=50)
+    return results_of(load_run(run), draws=50)
 
 
 def test_every_published_number_of_the_run_is_there(results):
@@ -49,7 +50,7 @@ def test_every_published_number_of_the_run_is_there(results):
 def test_a_part_of_the_benchmarks_has_none_and_says_why(run):
     text = (run / "experiment.json").read_text()
     (run / "experiment.json").write_text(text.replace('"limit": null', '"limit": 24'))
-    results = load_run(run).results(draws=50)
+    results = results_of(load_run(run), draws=50)
     assert results.published.empty
     assert any("limit=24 takes a part" in note for note in results.notes)
     assert "published" not in markdown.render(results).replace("published numbers are left out", "")

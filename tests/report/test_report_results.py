@@ -9,7 +9,7 @@ from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.tables import kept_count, method_lines
-from zoo_exp.runs.records import read_records, read_timings
+from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import compute
 
 
@@ -55,7 +55,7 @@ def test_numbers_by_hand(make_run):
         assert row["retained"] == pytest.approx(100 * value["zoo none @16-0"] / value["full-0"])
         assert row["low"] < row["value"] < row["high"]
         assert (row["n"], row["images"], row["kept_tokens"], row["n_visual"]) == (120, 40, 16, 144)
-        assert (row["select_ms"], row["generate_ms"], row["vision_ms"]) == (0.5, 10.0, 2.0)
+        assert (row["select_ms"], row["prefill_decode_ms"], row["vision_ms"]) == (0.5, 10.0, 2.0)
         shares.append(row["retained"])
         seeds = [value["random @16-0"], value["random @16-1"]]
         random = line(results, "random @16 (2 seeds)", task)

@@ -7,8 +7,9 @@ import pytest
 from made_up_run import manifest
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.report.runs import check_together, find_runs, load_run, passed_over
+from zoo_exp.report.runs import results_of
 from zoo_exp.runs import journal
+from zoo_exp.runs.load import check_together, find_runs, load_run, passed_over
 
 
 def change(run, **fields):
@@ -48,7 +49,7 @@ def test_no_records_and_no_manifest_are_named(make_whole_run):
     with pytest.raises(MissingFileError, match="holds no records yet"):
         load_run(run)
     (run / "records.jsonl").unlink()
-    with pytest.raises(MissingFileError, match=r"cannot read .*: no records yet; start the run again"):
+    with pytest.raises(MissingFileError, match=r"cannot read .*: no records yet; rerun the same command"):
         load_run(run)
     (run / "experiment.json").unlink()
     with pytest.raises(MissingFileError, match=r"no run folder.*experiment\.json"):
@@ -119,7 +120,7 @@ def test_half_a_run_says_what_is_missing(make_whole_run):
     ]
     short = [row for row in kept if not ('"blind"' in row and '"sample_id": "011-' in row)]
     (run / "records.jsonl").write_text("".join(short))
-    notes = "\n".join(load_run(run).results(draws=50).notes)
+    notes = "\n".join(results_of(load_run(run), draws=50).notes)
     assert "embedded_vqav2: no questions answered under every arm yet" in notes
     assert "embedded_pope: no records yet for zoo none @16" in notes
     assert "embedded_gqa: unfinished, between 22 and 24 questions" in notes
@@ -132,14 +133,14 @@ def test_a_task_that_all_arms_left_at_the_same_question_is_unfinished_too(make_w
         cell = "of older weights" if task == "embedded_vqav2" else f"cell of {task}"
         state = {"task": task, "cell": cell, "samples": samples}
         (run / "cells" / f"{task}.json").write_text(json.dumps(state))
-    unfinished = [note for note in load_run(run).results(draws=50).notes if "unfinished" in note]
+    unfinished = [note for note in results_of(load_run(run), draws=50).notes if "unfinished" in note]
     assert unfinished == [
-        "embedded_gqa: unfinished, 24 of 30 questions answered; the same run command goes on from there"
+        "embedded_gqa: unfinished, 24 of 30 questions answered; rerun the same command to resume"
     ]
     rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
     short = [row for row in rows if not ('"blind"' in row and '"sample_id": "011-' in row)]
     (run / "records.jsonl").write_text("".join(short))
-    notes = "\n".join(load_run(run).results(draws=50).notes)
+    notes = "\n".join(results_of(load_run(run), draws=50).notes)
     assert "embedded_gqa: unfinished, between 22 and 24 of 30 questions answered, by arm" in notes
     assert "embedded_pope: unfinished, between 22 and 24 of 24 questions answered, by arm" in notes
 
@@ -149,7 +150,7 @@ def test_a_damaged_count_of_questions_is_no_reason_to_fail(make_whole_run, conte
     run = make_whole_run()
     (run / "cells").mkdir()
     (run / "cells" / "embedded_gqa.json").write_text(content)
-    assert not [note for note in load_run(run).results(draws=50).notes if "unfinished" in note]
+    assert not [note for note in results_of(load_run(run), draws=50).notes if "unfinished" in note]
 
 
 def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
@@ -174,6 +175,6 @@ def test_a_folder_above_several_runs_says_which_one_it_stands_for(make_whole_run
     os.utime(older / "records.jsonl", (1, 1))
     above = [newer.parent]
     (told,) = passed_over(find_runs(above), above)
-    assert "newest of 2 runs" in told
+    assert "the newest of 2 runs is" in told
     assert newer.name in told
     assert passed_over([older], [older]) == passed_over([older, newer], [older, newer]) == []

@@ -64,7 +64,7 @@ def test_without_masks_there_are_tables_only(make_run):
 
 
 def test_provenance_names_versions_and_no_folder():
-    facts = provenance.manifest()
+    facts = provenance.versions()
     assert facts["numpy"].split(".")[0].isdigit()
     assert "/" not in json.dumps(facts)
 

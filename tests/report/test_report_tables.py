@@ -11,7 +11,7 @@ from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
 from rich.console import Console
 
 from zoo_exp.report import markdown, tables, terminal
-from zoo_exp.runs.records import read_records, read_timings
+from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import Results, compute
 
 HOSTILE = "<script>alert(1)</script> | [x](y) *b* `c` _d_\n# $1$ [red]e[/red]"

@@ -13,8 +13,8 @@ from loopback_wandb import Server
 from wandb_file import read_back
 
 from zoo_exp.config import compose
-from zoo_exp.pipeline import merge_all
 from zoo_exp.runs import cells
+from zoo_exp.runs.merge import merge_run
 from zoo_exp.tracking.cell_logger import CellLogger
 
 
@@ -57,7 +57,7 @@ def test_each_cell_is_a_run_that_grows_and_closes_whole(experiment):
     assert last["kept_tokens/zoo multiply @16"] == 16
     assert last["flops_tflop/full"] == pytest.approx(0.002)
     assert last["select_ms/zoo multiply @16"] == 2.0
-    assert last["generate_ms/zoo multiply @16"] == 30.0
+    assert last["prefill_decode_ms/zoo multiply @16"] == 30.0
     assert {key for key in last if key.startswith("mean_score/random")} == {"mean_score/random @16 (3 seeds)"}
     assert last["results"]["nrows"] == 3
     assert last["masks/zoo multiply @16"]["count"] == 4
@@ -81,7 +81,7 @@ def test_a_resumed_cell_goes_on_under_its_id_and_its_last_folder_is_whole(experi
     logger = CellLogger(experiment, print, every=0)
     attempt(experiment, [(cell, range(3))], logger)
     logger.close()
-    merge_all(experiment)  # what a stopped run does
+    merge_run(experiment)  # what a stopped run does
     time.sleep(1.1)  # W&B names folders by the second
     logger = CellLogger(experiment, print, every=0)
     attempt(experiment, [(cell, range(3, QUESTIONS))], logger)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from zoo_exp import pipeline
 from zoo_exp.config import compose
-from zoo_exp.runs import journal, lock
+from zoo_exp.runs import lock, reading
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -80,7 +80,7 @@ def until(condition, seconds=240):
 
 
 def rows(folder):
-    return sum(1 for _ in journal.read(folder, "records"))
+    return sum(1 for _ in reading.records(folder))
 
 
 def test_an_array_with_a_failing_cell_and_the_second_submission(shell, tmp_path):

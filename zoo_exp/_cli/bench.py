@@ -66,6 +66,7 @@ def bench(args: argparse.Namespace) -> int:
     """Measure, print the table, and write table and figures to the run folder."""
     from zoo_exp.config.compose import compose
     from zoo_exp.console import plain_console
+    from zoo_exp.runs.folder import bench as bench_folder
 
     settings, overrides = take_settings(args.overrides)
     chosen = [text.lstrip("+").partition("=")[0] for text in overrides]
@@ -90,7 +91,7 @@ def bench(args: argparse.Namespace) -> int:
 
     arms = [replace(arm, label=arm.row) for arm in experiment.arms if not arm.seed_index]
     rows = run_bench(loaded, arms, prepare, plan, lambda line: console.print(line, style="dim"))
-    folder = experiment.run_dir / "bench" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = bench_folder(experiment.run_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     scores, metric = _scores(experiment) if "exp" in chosen else ({}, "")
     write(rows, folder, scores, metric)
     show(rows, console)
@@ -168,22 +169,20 @@ def device_for(accelerator: str) -> "torch.device":
 
 def write(rows: Sequence["Row"], folder: Path, scores: Mapping[str, float], metric: str) -> None:
     """bench.csv, bench.md, bench.json, stages.png, and score_against_latency.png where there are scores."""
+    from zoo_exp.files import write_text
     from zoo_exp.measure import figure, table
-    from zoo_exp.report.files import atomic_path, write_text_atomic
     from zoo_exp.report.markdown import escape
-    from zoo_exp.runs.provenance import manifest
+    from zoo_exp.runs.provenance import versions
 
-    write_text_atomic(folder / "bench.csv", table.csv_text(rows))
-    write_text_atomic(folder / "bench.md", table.markdown(rows, escape))
-    document = {"provenance": manifest(), "rows": [row.as_dict() for row in rows]}
-    write_text_atomic(folder / "bench.json", json.dumps(document, indent=1) + "\n")
-    with atomic_path(folder / "stages.png") as path:
-        figure.stage_bars(rows, path)
+    write_text(folder / "bench.csv", table.csv_text(rows))
+    write_text(folder / "bench.md", table.markdown(rows, escape))
+    document = {"provenance": versions(), "rows": [row.as_dict() for row in rows]}
+    write_text(folder / "bench.json", json.dumps(document, indent=1) + "\n")
+    figure.stage_bars(rows, folder / "stages.png")
     if scores:
         smallest = min(row.batch_size for row in rows)
         alone = [row for row in rows if row.batch_size == smallest]
-        with atomic_path(folder / "score_against_latency.png") as path:
-            figure.score_against_latency(alone, scores, metric, path)
+        figure.score_against_latency(alone, scores, metric, folder / "score_against_latency.png")
 
 
 def show(rows: Sequence["Row"], console: Any) -> None:
@@ -275,9 +274,9 @@ def _prepare(
 
 def _scores(experiment: "Experiment") -> tuple[dict[str, float], str]:
     """Arm -> score in the experiment's first task, from the results that its run wrote; and what the score is."""
-    path = experiment.run_dir / "results.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    from zoo_exp.runs.folder import results
+
+    rows = json.loads(results(experiment.run_dir, ".json").read_text(encoding="utf-8"))["rows"]
     mine = [row for row in rows if row["task"] == experiment.tasks[0] and row["value"] is not None]
-    # A table names how many seeds a row has.
-    scores = {str(row["arm"]).split(" (")[0]: float(row["value"]) for row in mine}
+    scores = {str(row["row"]): float(row["value"]) for row in mine}
     return scores, f"{experiment.tasks[0]}: {mine[0]['metric']}" if mine else ""

@@ -38,7 +38,7 @@ def report(args: argparse.Namespace) -> int:
     from zoo_exp.console import plain_console
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes
-    from zoo_exp.report.runs import find_runs, passed_over
+    from zoo_exp.runs.load import find_runs, passed_over
 
     folders = find_runs(args.runs)
     for line in passed_over(folders, args.runs):

@@ -58,7 +58,7 @@ def slurm(args: argparse.Namespace) -> int:
 
     from zoo_exp.cluster import resources, status, submission, tools
     from zoo_exp.config.compose import compose
-    from zoo_exp.runs import cells
+    from zoo_exp.runs import cells, folder
 
     if not args.overrides:
         raise InvalidValueError(
@@ -95,7 +95,7 @@ def slurm(args: argparse.Namespace) -> int:
         found = status.rows(experiment)
         print(status.table(found))
     complete = all(row.state == cells.DONE for row in found)
-    if complete and not (experiment.run_dir / "results.json").is_file():
+    if complete and not folder.results(experiment.run_dir, ".json").is_file():
         # The job that completed the last cell makes the tables; this one was cut short before it did.
         from zoo_exp import pipeline
         from zoo_exp.console import plain_console

@@ -11,7 +11,7 @@ from zoo_exp.cluster import tools
 from zoo_exp.cluster.resources import Resources
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.errors import MissingFileError
-from zoo_exp.runs.merge import replaced
+from zoo_exp.files import write_text
 
 FOLDER, PLAN, LOGS = "slurm", "plan.json", "logs"
 
@@ -82,8 +82,7 @@ def submit(submission: Submission, experiment: Experiment, config_dirs: Sequence
         "tasks": list(experiment.tasks),
         "experiment": experiment.as_dict(),
     }
-    with replaced(folder / PLAN) as file:
-        file.write((json.dumps(content, indent=1, default=str) + "\n").encode())
+    write_text(folder / PLAN, json.dumps(content, indent=1, default=str) + "\n")
     return tools.call(submission.command).split(";")[0]
 
 

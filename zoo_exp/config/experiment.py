@@ -50,10 +50,11 @@ class Arm:
         return {
             "arm": self.label,
             "arm_id": self.id,
+            "row": self.row,
             "selector": self.selector,
             "options": dict(self.options),
             "budget": None if self.budget is None else str(self.budget),
-            "seed_index": self.seed_index,
+            "seed": self.seed_index,
         }
 
 
@@ -107,7 +108,7 @@ class Experiment:
     def id(self) -> str:
         """Hash of cells, arms and limit: every table has its own folder, wherever and however it is run.
 
-        Records are not bound to it: a run copies the records that its siblings have (`evaluation.resume`).
+        Records are not bound to it: a run copies the records that its siblings have (`runs.resume`).
         """
         cells, arms = [cell.id for cell in self.cells()], [arm.id for arm in self.arms]
         return identity.digest({"cells": cells, "arms": arms, "limit": self.limit})

@@ -21,7 +21,19 @@ LENGTH = 12
 """Hexadecimal digits of an id: 48 bits; among a million ids a collision has a probability below 0.2 %."""
 LARGEST_HASHED_FILE = 64 * 2**20
 """Bytes; larger files are identified by their size, since hashing a 7B checkpoint takes a minute."""
-_MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
+MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
+"""Fields of the model that change its records."""
+LATER_FIELDS = ("clip", "trust_remote_code")
+"""The same; they came later, and enter a hash only where they are set, so that earlier ids stay."""
+FREE = (
+    *("question", "overrides", "out", "limit", "logger", "trainer", "cache", "data.workers"),
+    *(
+        f"model.{item.name}"
+        for item in dataclasses.fields(ModelConfig)
+        if item.name not in (*MODEL_FIELDS, *LATER_FIELDS)
+    ),
+)
+"""Keys of an experiment that change no record: a run may be resumed with other values of them."""
 
 
 def digest(content: Any) -> str:
@@ -42,9 +54,9 @@ def cell_id(model: ModelConfig, task: str, seed: int) -> str:
 
 
 def _fields(model: ModelConfig) -> dict[str, Any]:
-    """What of a model's configuration decides its answers; a CLIP beside it only where there is one."""
-    beside = {} if model.clip is None else {"clip": model.clip}
-    return {name: getattr(model, name) for name in _MODEL_FIELDS} | beside
+    """What of a model's configuration decides its answers."""
+    later = {name: value for name in LATER_FIELDS if (value := getattr(model, name))}
+    return {name: getattr(model, name) for name in MODEL_FIELDS} | later
 
 
 def weights_id(model: ModelConfig) -> str:

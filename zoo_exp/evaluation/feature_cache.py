@@ -14,9 +14,9 @@ from zoo_exp.config.identity import digest, weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation.feature_store import Entry, FeatureStore
+from zoo_exp.files import log
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.runs.journal import log
 from zoo_exp.runs.manifest import device
 
 _TENSORS = (

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo_exp.runs.journal import log
-from zoo_exp.runs.merge import replaced
+from zoo_exp.files import log, replaced
 
 _MAGIC = b"ZOOEXP01"
 _HEAD = len(_MAGIC) + 32 + 8  # magic, SHA-256 of all that follows, length of the JSON part

@@ -1,6 +1,5 @@
 """Kept-token masks of the first questions of each task, for galleries and W&B."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from PIL import Image
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.samples import Batch, Sample
 from zoo_exp.evaluation.seen import seen
-from zoo_exp.runs.journal import Journal
-from zoo_exp.runs.merge import replaced
+from zoo_exp.files import replaced
+from zoo_exp.runs import folder
+from zoo_exp.runs.records import MaskArm, MaskRow, Record
 from zoo_exp.tasks.base import Task
 
 QUESTIONS = 12  # of each task: enough to find one on which arms disagree
@@ -22,72 +22,59 @@ def wanted(sample: Sample, images: Sequence[VisualTokens]) -> bool:
     return sample.number < QUESTIONS and len(images) == 1
 
 
-class MaskWriter:
-    """Writes one row per question to masks.jsonl and its picture to masks/, for single-image questions.
+def make(
+    run: Path,
+    task: Task,
+    batch: Batch,
+    tokens: Sequence[Sequence[VisualTokens]],
+    records: Sequence[Record],
+    selections: Sequence[Mapping[str, Sequence[Selection]]],
+    processor: Any = None,
+) -> list[MaskRow]:
+    """Mask rows of those samples of a batch that are among the task's first; their images are written to masks/.
 
     Args:
-        folder: the run folder.
-        cell: id of the cell.
-        rank: number of the process.
+        run: the run folder.
+        task: the task.
+        batch: its questions, and what the processor made of their images.
+        tokens: visual tokens per sample and image.
+        records: the batch's records, all arms.
+        selections: per arm, sample id -> selection per image.
+        processor: knows how pixels were normalised.
     """
-
-    def __init__(self, folder: Path, cell: str, rank: int = 0) -> None:
-        self.folder = folder
-        self.journal = Journal(folder, "masks", cell, rank)
-
-    def write(
-        self,
-        task: Task,
-        batch: Batch,
-        tokens: Sequence[Sequence[VisualTokens]],
-        records: Sequence[Mapping[str, Any]],
-        selections: Sequence[Mapping[str, Sequence[Selection]]],
-        processor: Any = None,
-    ) -> None:
-        """Rows of those samples of a batch that are among the task's first.
-
-        Args:
-            task: the task.
-            batch: its questions, and what the processor made of their images.
-            tokens: visual tokens per sample and image.
-            records: the batch's records, all arms.
-            selections: per arm, sample id -> selection per image.
-            processor: knows how pixels were normalised.
-        """
-        rows, place = [], 0
-        for sample, images in zip(batch.samples, tokens, strict=True):
-            number, place = place, place + len(images)
-            mine = [record for record in records if record["sample_id"] == sample.id]
-            if not wanted(sample, images) or not mine:
-                continue
-            view = seen(images[0], task.images(sample.doc)[0], batch.inputs, number, processor)
-            if view is None:
-                continue
-            by_arm = [view.marked(arm[sample.id][0].indices) for arm in selections if sample.id in arm]
-            arms = [
-                {"arm": r["arm"], "indices": indices, "response": r["response"], "score": r["score"]}
-                for r, indices in zip(mine, by_arm, strict=True)
-            ]
-            rows.append(
-                {
-                    "task": task.name,
-                    "sample_id": sample.id,
-                    "question": task.question(sample.doc),
-                    "reference": task.reference(sample.doc),
-                    "grid": list(view.grid),
-                    "image": self._picture(task, sample, view.picture),
-                    "arms": arms,
-                }
+    rows, place = [], 0
+    for sample, images in zip(batch.samples, tokens, strict=True):
+        number, place = place, place + len(images)
+        mine = [record for record in records if record.sample_id == sample.id]
+        if not wanted(sample, images) or not mine:
+            continue
+        view = seen(images[0], task.images(sample.doc)[0], batch.inputs, number, processor)
+        if view is None:
+            continue
+        by_arm = [view.marked(arm[sample.id][0].indices) for arm in selections if sample.id in arm]
+        arms = tuple(
+            MaskArm(arm=r.arm, arm_id=r.arm_id, indices=tuple(indices), response=r.response, score=r.score)
+            for r, indices in zip(mine, by_arm, strict=True)
+        )
+        rows.append(
+            MaskRow(
+                task=task.name,
+                cell=mine[0].cell,
+                sample_id=sample.id,
+                question=mine[0].question,
+                reference=mine[0].reference,
+                grid=(int(view.grid[0]), int(view.grid[1])),
+                image=_write_image(run, task, sample, view.picture),
+                arms=arms,
             )
-        if rows:
-            self.journal.append(rows)
+        )
+    return rows
 
-    def _picture(self, task: Task, sample: Sample, picture: Image.Image) -> str:
-        """Save the picture that the model saw, once; its path inside the run folder."""
-        name = hashlib.sha256(f"{task.name}/{sample.id}".encode()).hexdigest()[:16]
-        path = self.folder / "masks" / f"{name}.png"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            with replaced(path) as file:
-                picture.save(file, format="PNG")
-        return path.relative_to(self.folder).as_posix()
+
+def _write_image(run: Path, task: Task, sample: Sample, image: Image.Image) -> str:
+    """Write the image that the model saw, once; its path inside the run folder."""
+    path = folder.mask_image(run, task.name, sample.id)
+    if not path.exists():
+        with replaced(path) as file:
+            image.save(file, format="PNG")
+    return path.relative_to(run).as_posix()

@@ -29,9 +29,9 @@ from zoo_exp.models.answering import (
 )
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.runs.records import Record, Timing
 from zoo_exp.selectors.layer.base import LayerSelector
 
-Rows = list[dict[str, Any]]
 Chosen = dict[str, list[Selection]]
 """Sample id -> selection per image, as masks show it."""
 
@@ -103,8 +103,8 @@ class PrunedVLM(lightning.LightningModule):
             raise stop.Stopped
         if self.work is not self.left[dataloader_idx]:
             self.begin(self.left[dataloader_idx])
-        records: Rows = []
-        timings: Rows = []
+        records: list[Record] = []
+        timings: list[Timing] = []
         chosen: list[Chosen] = []
         with torch.inference_mode():
             started = time.perf_counter()
@@ -134,7 +134,7 @@ class PrunedVLM(lightning.LightningModule):
         encoded: EncodedBatch,
         ratings: Ratings,
         vision_ms: float,
-    ) -> tuple[Rows, dict[str, Any], Chosen]:
+    ) -> tuple[list[Record], Timing, Chosen]:
         """Records, timing and selections of one arm on samples that it has not answered yet."""
         selector, settings = self.selectors[arm.id], self.task.generation
         flops = _LayerFlops(self.costs.text)
@@ -157,22 +157,24 @@ class PrunedVLM(lightning.LightningModule):
         records = [
             self._record(arm, *row) for row in zip(samples, answers, encoded.tokens, spent, strict=True)
         ]
-        timing = {
-            "task": self.task.name,
-            "arm": arm.label,
-            "arm_id": arm.id,
-            "batch_size": len(samples),
-            "vision_ms": round(vision_ms, 3),
-            "select_ms": round(generated.selected.milliseconds, 3),
-            "prefill_decode_ms": round(generated.generate_ms, 3),
+        timing = Timing(
+            task=self.task.name,
+            cell=self.cell.id,
+            arm=arm.label,
+            arm_id=arm.id,
+            sample_ids=tuple(sample.id for sample in samples),
+            batch_size=len(samples),
+            vision_ms=round(vision_ms, 3),
+            select_ms=round(generated.selected.milliseconds, 3),
+            prefill_decode_ms=round(generated.generate_ms, 3),
             # The time of this call alone: scores that an earlier arm computed are not in it.
-            "spent_ms": round(generated.spent_ms, 3),
-        }
+            spent_ms=round(generated.spent_ms, 3),
+        )
         return records, timing, _shown(samples, encoded, generated)
 
     def _record(
         self, arm: Arm, sample: Sample, answer: Answer, images: Sequence[VisualTokens], select_flops: int
-    ) -> dict[str, Any]:
+    ) -> Record:
         """The record of one answer.
 
         Its FLOPs are those of this answer alone: vision encoder, projector, selector with its scores, prefill, decode.
@@ -181,39 +183,40 @@ class PrunedVLM(lightning.LightningModule):
         length, counts = answer.prompt_tokens, answer.layer_tokens
         depth = length if counts is None else [length - answer.kept_tokens + count for count in counts]
         flops = self.costs.stages(images, depth, answer.new_tokens).total + select_flops
-        return {
-            "task": self.task.name,
+        # Several embedded benchmarks ask about the same scene: the scene is the cluster of the bootstrap.
+        image_id = sample.doc.get("scene") or self.task.image_id(sample.doc)
+        return Record(
+            task=self.task.name,
+            cell=self.cell.id,
             **arm.as_dict(),
-            "cell": self.cell.id,
-            "sample_id": sample.id,
-            # Several embedded benchmarks ask about the same scene: the scene is the cluster of the bootstrap.
-            "image_id": sample.doc.get("scene") or self.task.image_id(sample.doc),
-            "question": self.task.question(sample.doc),
-            "reference": self.task.reference(sample.doc),
-            "response": answer.text,
-            "score": parts["score"],
-            "parts": parts,
-            "kept_tokens": answer.kept_tokens,
-            **({} if counts is None else {"layer_tokens": fmean(counts)}),
-            "n_visual": sum(image.count for image in images),
-            "prompt_tokens": length,
-            "new_tokens": answer.new_tokens,
-            "flops_tflop": round(flops / 1e12, 9),
-        }
+            sample_id=sample.id,
+            image_id=str(image_id or f"sample {sample.id}"),
+            question=str(self.task.question(sample.doc)),
+            reference=self.task.reference(sample.doc),
+            response=answer.text,
+            score=parts["score"],
+            parts=parts,
+            kept_tokens=answer.kept_tokens,
+            layer_tokens=None if counts is None else fmean(counts),
+            n_visual=sum(image.count for image in images),
+            prompt_tokens=length,
+            new_tokens=answer.new_tokens,
+            flops_tflop=round(flops / 1e12, 9),
+        )
 
     def _write(
         self,
         batch: Batch,
         encoded: EncodedBatch,
-        records: Rows,
-        timings: Rows,
+        records: Sequence[Record],
+        timings: Sequence[Timing],
         chosen: Sequence[Mapping[str, Sequence[Selection]]],
     ) -> None:
         """Append the rows of a batch to the journals of the cell."""
         assert self._writer is not None
-        self._writer.records.append(records)
-        self._writer.timings.append(timings)
-        self._writer.masks.write(self.task, batch, encoded.tokens, records, chosen, self.loaded.processor)
+        processor = self.loaded.processor
+        masks = mask_rows.make(self.folder, self.task, batch, encoded.tokens, records, chosen, processor)
+        self._writer.write(masks, timings, records)
         self.last_answers = len(records)
         self.recorded += len(records)
 

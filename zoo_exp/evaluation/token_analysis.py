@@ -1,6 +1,5 @@
 """Token scores and kept sets across the arms of an experiment, without generating responses."""
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,16 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.kept_set import above, effective_rank, overlap, spearman
 from zoo_exp.evaluation.samples import Batch, Collate, Pending, make_loader
 from zoo_exp.evaluation.sources import load_configured
+from zoo_exp.files import encode, replaced
 from zoo_exp.models.answering import Ratings, select
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.runs.folder import tokens as tokens_file
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.tasks import data
 from zoo_exp.tasks import get as get_task
 
-FILE = "tokens.jsonl"
 THRESHOLD = 0.5
 SAMPLES = 50
 BATCH = 4  # small, because the inputs of every encoder layer stay in memory
@@ -68,10 +68,10 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
         )
     folder = experiment.run_dir
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE}.tmp"
+    path = tokens_file(folder)
     started, written = time.perf_counter(), 0
     loaded = _load(experiment)
-    with temporary.open("w", encoding="utf-8") as file, torch.inference_mode():
+    with replaced(path) as file, torch.inference_mode():
         for task in experiment.tasks:
             console.print(f"{experiment.name}: tokens of {task}", style="dim")
             for sample, images in _images(experiment, loaded, task, arms, samples):
@@ -79,13 +79,10 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
                 for number, (image, arms_of_image) in enumerate(zip(images, rated, strict=True)):
                     for row in _rows(arms_of_image, reference, image):
                         line = {"task": task, "sample_id": sample, "image": number, **row}
-                        file.write(json.dumps(line) + "\n")
+                        file.write(encode(line))
                         written += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
-    console.print(f"{written} rows in {time.perf_counter() - started:.0f} s: {folder / FILE}", soft_wrap=True)
-    return folder / FILE
+    console.print(f"{written} rows in {time.perf_counter() - started:.0f} s: {path}", soft_wrap=True)
+    return path
 
 
 def _rates(arm: Arm, selector: Selector) -> bool:

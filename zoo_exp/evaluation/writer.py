@@ -1,25 +1,36 @@
-"""What one process writes for one cell: records, timings and masks, each to a journal of its own."""
+"""What one process writes for one cell: masks, timings and records, each to a journal of its own."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from zoo_exp.evaluation.mask_rows import MaskWriter
+from zoo_exp.runs import folder
 from zoo_exp.runs.journal import Journal
+from zoo_exp.runs.records import MaskRow, Record, Timing
 
 
 class CellWriter:
     """The three journals of a cell.
 
     Args:
-        folder: the run folder.
+        run: the run folder.
         cell: id of the cell.
         rank: number of the process.
     """
 
-    def __init__(self, folder: Path, cell: str, rank: int) -> None:
-        self.records = Journal(folder, "records", cell, rank)
-        self.timings = Journal(folder, "timings", cell, rank)
-        self.masks = MaskWriter(folder, cell, rank)
+    def __init__(self, run: Path, cell: str, rank: int) -> None:
+        self._masks, self._timings, self._records = (
+            Journal(run, kind, cell, rank) for kind in (folder.MASKS, folder.TIMINGS, folder.RECORDS)
+        )
+
+    def write(self, masks: Iterable[MaskRow], timings: Iterable[Timing], records: Iterable[Record]) -> None:
+        """Write the rows of a batch; they are on disk when this returns.
+
+        Records come last: a recorded question is not asked again, so its masks and timings must be there by then.
+        """
+        self._masks.append(row.to_row() for row in masks)
+        self._timings.append(row.to_row() for row in timings)
+        self._records.append(row.to_row() for row in records)
 
     def __enter__(self) -> "CellWriter":
         return self
@@ -31,6 +42,5 @@ class CellWriter:
 
     def close(self) -> None:
         """Close the files; every row that was appended is on disk already."""
-        self.records.close()
-        self.timings.close()
-        self.masks.journal.close()
+        for journal in (self._masks, self._timings, self._records):
+            journal.close()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo_exp.files import replaced
 from zoo_exp.measure.rows import Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES
 
@@ -152,5 +153,6 @@ def _figure(width: float, height: float) -> tuple[Any, Any, Any]:
 
 
 def _save(plt: Any, figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with replaced(path, sync=False) as file:
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
     plt.close(figure)

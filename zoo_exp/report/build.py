@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from zoo_exp.files import write_text
 from zoo_exp.report import latex, markdown, tables
 from zoo_exp.report.drawing import drawers
-from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.html.page import page
 from zoo_exp.report.markdown import escape
 from zoo_exp.report.naming import slugs, titles
-from zoo_exp.report.runs import check_together, find_runs, load_run
 from zoo_exp.report.section import Section, make_section
+from zoo_exp.runs import folder as run_folder
+from zoo_exp.runs.load import check_together, find_runs, load_run
 from zoo_exp.statistics.bootstrap import DRAWS
 
 PAGE = "index.html"
@@ -54,7 +55,11 @@ def build(
         runs = [step(folder.parent.name, load_run(folder)) for folder in folders]
         warnings = check_together(runs, mixed)
         folder = (
-            Path(out) if out is not None else runs[0].folder / "report" if len(runs) == 1 else Path("report")
+            Path(out)
+            if out is not None
+            else run_folder.report(runs[0].folder)
+            if len(runs) == 1
+            else Path("report")
         )
         sections = [
             step(run.name, make_section(run, slug, folder / FIGURES, draws, executor, title))
@@ -66,8 +71,8 @@ def build(
     for section in sections:
         tables.write_csv(section.results, folder / f"{section.slug}.csv")
         latex.write_latex(section.results, folder / f"{section.slug}.tex", str(section.run.model.get("name")))
-    write_text_atomic(folder / "report.md", _markdown(title, sections, warnings))
-    write_text_atomic(folder / PAGE, page(title, sections, warnings))
+    write_text(folder / "report.md", _markdown(title, sections, warnings))
+    write_text(folder / PAGE, page(title, sections, warnings))
     return folder / PAGE
 
 

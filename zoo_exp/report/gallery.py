@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.report.files import atomic_path
+from zoo_exp.files import replaced
 from zoo_exp.report.masks import MaskArm, MaskItem, kept_mask
 
 # Okabe and Ito's palette: distinguishable with any colour vision; the mark says the same without colour.
@@ -70,9 +70,9 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
         top += QUESTION + tile + RESPONSE
     for number, text in enumerate(lines):
         pen.text((MARGIN, top + 6 + 20 * number), text, SOFT, small)
-    with atomic_path(path) as temporary:
+    with replaced(path, sync=False) as file:
         # Level 4: as small as the default 6 within a few percent, in half of the time.
-        canvas.save(temporary, format="PNG", compress_level=4)
+        canvas.save(file, format="PNG", compress_level=4)
 
 
 def darkened(picture: Pixels) -> Pixels:

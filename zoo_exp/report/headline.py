@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from zoo_exp.report import tables
 from zoo_exp.report.tables import count, signed, with_interval
-from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.frame import AVERAGE, measured_tokens
 from zoo_exp.statistics.results import Results
 
 
@@ -78,7 +79,7 @@ def headline(results: Results) -> Headline | None:
     if compared.empty:
         return None
     # The leader of each budget is who the others are compared with; without a comparison, who retains most.
-    small = mine[mine["budget"] == compared.loc[compared["kept_tokens"].fillna(0).idxmin(), "budget"]]
+    small = mine[mine["budget"] == compared.loc[measured_tokens(compared).fillna(0).idxmin(), "budget"]]
     leaders = small[small["arm"].isin(pairs["arm"])] if len(pairs) else small
     best: dict[str, Any] = (leaders if len(leaders) else small).sort_values("retained").iloc[-1].to_dict()
     against = pairs[pairs["arm"] == best["arm"]]
@@ -89,7 +90,7 @@ def headline(results: Results) -> Headline | None:
     )
     return Headline(
         arm=str(best["arm"]),
-        kept=float(best["kept_tokens"]),
+        kept=tables.measured_tokens(best),
         n_visual=float(best["n_visual"]),
         retained=float(best["retained"]),
         low=float(best["retained_low"]),

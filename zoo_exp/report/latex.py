@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo_exp.files import write_text
 from zoo_exp.report import published_table
-from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.published import CAPTION
 from zoo_exp.report.tables import ABOVE_BUDGET, display_scale, kept_count, number, unique_short_names
 from zoo_exp.statistics.frame import AVERAGE
@@ -52,7 +52,7 @@ def render(results: Results, model: str = "") -> str:
 
 def write_latex(results: Results, path: Path, model: str = "") -> None:
     """Write `render` to `path`."""
-    write_text_atomic(path, render(results, model))
+    write_text(path, render(results, model))
 
 
 def _results(results: Results, name: str, label: str) -> str:

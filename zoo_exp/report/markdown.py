@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from zoo_exp.files import write_text
 from zoo_exp.report import published_table
-from zoo_exp.report.files import write_text_atomic
 from zoo_exp.report.headline import headline
 from zoo_exp.report.markdown_statistics import contribution, difficulty
 from zoo_exp.report.markdown_table import bold, escape, table
@@ -55,7 +55,7 @@ def render(results: Results, masks: str | None = None) -> str:
 
 def write_markdown(results: Results, path: Path, masks: str | None = None) -> None:
     """Write `render` to `path`."""
-    write_text_atomic(path, render(results, masks))
+    write_text(path, render(results, masks))
 
 
 def _compact(results: Results) -> str:
@@ -70,7 +70,7 @@ def _compact(results: Results) -> str:
         share = with_interval(average["retained"], average["retained_low"], average["retained_high"])
         score = with_interval(100 * average["value"], 100 * average["low"], 100 * average["high"])
         cells += [bold(escape(share), average["best"]), escape(score), number(average["select_ms"], 2)]
-        cells += [number(average["generate_ms"], 2), *([] if costs is None else [costs[1][str(arm)]])]
+        cells += [number(average["prefill_decode_ms"], 2), *([] if costs is None else [costs[1][str(arm)]])]
         rows.append(cells)
     tasks = [escape(heads[task]) for task in results.tasks]
     last = [
@@ -108,7 +108,7 @@ def _task(results: Results, task: str) -> str:
             escape(with_interval(line["retained"], line["retained_low"], line["retained_high"])),
             number(line["seed_sd"] * scale, 2),
             number(line["select_ms"], 2),
-            number(line["generate_ms"], 2),
+            number(line["prefill_decode_ms"], 2),
         ]
         for line in part.to_dict("records")
     ]

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.runs import journal
-from zoo_exp.runs.records import read_jsonl
+from zoo_exp.files import log
+from zoo_exp.runs import folder, reading
 from zoo_exp.statistics.rows import ArmRow
 
-MASKS_FILE = "masks.jsonl"
 CORRECT = 0.5
 """Responses with at least this score count as correct."""
 RULE = (
@@ -88,49 +87,25 @@ def kept_mask(indices: Sequence[int], grid: tuple[int, int]) -> NDArray[np.bool_
 def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[MaskItem]:
     """Every question of the run that has masks, with its image; empty where the run recorded none.
 
-    A run in progress, or one that was interrupted, has rows in its journals: their arms join those of the merged
-    file.
+    A damaged row, or an image that is missing, unreadable or outside the run folder, is named and left out.
 
     Args:
         run_dir: the run folder.
         tasks: only these tasks; all, if None.
-
-    Raises:
-        MissingFileError: a damaged line, or an image that is missing, unreadable or outside the run folder.
     """
-    merged = Path(run_dir) / MASKS_FILE
-    paths = [*([merged] if merged.exists() else []), *journal.journals(Path(run_dir), "masks")]
-    items: dict[tuple[str, str], MaskItem] = {}
-    for path, number, row in ((file, *line) for file in paths for line in read_jsonl(file)):
-        if tasks is not None and row.get("task") not in tasks:
+    items = []
+    for row in reading.masks(Path(run_dir)):
+        if tasks is not None and row.task not in tasks:
             continue
         try:
-            item = MaskItem(
-                task=str(row["task"]),
-                sample_id=str(row["sample_id"]),
-                question=str(row.get("question") or ""),
-                reference=_answer(row.get("reference")),
-                grid=(int(row["grid"][0]), int(row["grid"][1])),
-                image=_image(Path(run_dir), str(row["image"])),
-                arms=tuple(
-                    MaskArm(
-                        str(arm["arm"]),
-                        tuple(int(i) for i in arm["indices"]),
-                        str(arm.get("response") or ""),
-                        float(arm.get("score") or 0.0),
-                    )
-                    for arm in row["arms"]
-                ),
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise MissingFileError(f"{path}, line {number} is not a mask row: {error!r}") from error
-        key = item.task, item.sample_id
-        known = {arm.arm for arm in items[key].arms} if key in items else set()
-        if key not in items:
-            items[key] = item
-        elif more := tuple(arm for arm in item.arms if arm.arm not in known):
-            items[key] = replace(items[key], arms=items[key].arms + more)
-    return list(items.values())
+            image = _image(Path(run_dir), row.image)
+        except MissingFileError as error:
+            log.warning(f"{error}: the masks of {row.task} {row.sample_id} are left out")
+            continue
+        arms = tuple(MaskArm(arm.arm, arm.indices, arm.response, arm.score or 0.0) for arm in row.arms)
+        reference = _answer(row.reference)
+        items.append(MaskItem(row.task, row.sample_id, row.question, reference, row.grid, image, arms))
+    return items
 
 
 def choose(
@@ -206,11 +181,13 @@ def _answer(reference: Any) -> str:
 
 
 def _image(run_dir: Path, name: str) -> Image.Image:
-    path = (run_dir / name).resolve()
-    if not path.is_relative_to(run_dir.resolve()):
-        raise MissingFileError(f"image '{name}' of {MASKS_FILE} lies outside the run folder: not opened")
+    path = run_dir / name
     try:
-        with Image.open(path) as image:
+        if not folder.inside(run_dir, path):
+            raise MissingFileError(f"image '{name}' lies outside the run folder: not opened")
+        with Image.open(path, formats=("PNG",)) as image:
             return image.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
+    except MissingFileError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MissingFileError(f"cannot read image {path}: {error}") from error

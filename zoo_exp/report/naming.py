@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from zoo_exp.report.runs import Run
+from zoo_exp.runs.load import Run
 
 UNTOLD = ("out=", "logger=", "+exp=", "exp=")
 """Overrides that say nothing about the experiment's points."""

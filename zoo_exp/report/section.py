@@ -20,8 +20,9 @@ from zoo_exp.report.masks import (
     read_masks,
     successes,
 )
-from zoo_exp.report.runs import Run
+from zoo_exp.report.runs import results_of
 from zoo_exp.report.token_rows import averages, read_tokens
+from zoo_exp.runs.load import Run
 from zoo_exp.statistics.contribution import Contribution, contribution
 from zoo_exp.statistics.results import Results
 from zoo_exp.statistics.rows import ArmRow, group
@@ -85,7 +86,7 @@ def make_section(
         executor: who draws (see `drawing.drawers`); this process, if None.
         title: name for readers; the experiment's, if None.
     """
-    results = run.results(draws)
+    results = results_of(run, draws)
     rows = group(run.experiment["arms"])
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)

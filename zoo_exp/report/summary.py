@@ -11,14 +11,13 @@ from zoo_exp.report import markdown, tables, terminal
 from zoo_exp.report.gallery import draw_gallery
 from zoo_exp.report.masks import RULE, choose, read_masks
 from zoo_exp.report.published import beside
-from zoo_exp.runs.provenance import manifest
-from zoo_exp.runs.records import read_records, read_timings, recorded_arms
+from zoo_exp.runs import folder
+from zoo_exp.runs.provenance import versions
+from zoo_exp.runs.reading import read_records, read_timings, recorded_arms
 from zoo_exp.statistics.alignment import Aggregate, Scoring
 from zoo_exp.statistics.bootstrap import DRAWS
 from zoo_exp.statistics.results import Results, compute
 from zoo_exp.statistics.rows import ArmRow, group
-
-GALLERY = "masks.png"
 
 
 def write(
@@ -40,7 +39,7 @@ def write(
         run_dir: holds records.jsonl, and timings.jsonl and masks.jsonl where the run made them.
         experiment_name: heading of the tables.
         tasks: order of the columns.
-        arms: order of the rows; mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, `seed_index`.
+        arms: order of the rows; mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, `seed`.
         aggregate: function (task, rows) -> metrics; a row is `sample_id` and the record's parts.
         main_metric: function task -> the metric that the table shows.
         console: where the table is printed; None prints nothing.
@@ -54,7 +53,8 @@ def write(
         MissingFileError: no records, a damaged file, or a folder that cannot be written to.
     """
     run_dir = Path(run_dir)
-    records, timings = read_records(run_dir), read_timings(run_dir)
+    records = read_records(run_dir, {str(arm["arm_id"]) for arm in arms})
+    timings = read_timings(run_dir)
     results = compute(
         experiment_name,
         records,
@@ -69,12 +69,12 @@ def write(
     )
     joined, left_out = beside(results.frame, config or {})
     notes = [*results.notes, *left_out]
-    results = replace(results, provenance=manifest(), published=joined, notes=notes)
-    tables.write_csv(results, run_dir / "results.csv")
-    tables.write_json(results, run_dir / "results.json")
+    results = replace(results, provenance=versions(), published=joined, notes=notes)
+    tables.write_csv(results, folder.results(run_dir, ".csv"))
+    tables.write_json(results, folder.results(run_dir, ".json"))
     rows = group(list(arms) or recorded_arms(records))
     galleries = write_galleries(run_dir, rows, results.tasks)
-    markdown.write_markdown(results, run_dir / "results.md", GALLERY if galleries else None)
+    markdown.write_markdown(results, folder.results(run_dir, ".md"), galleries[0].name if galleries else None)
     if console is not None:
         terminal.show(results, console)
     return results
@@ -99,11 +99,7 @@ def write_galleries(run_dir: Path, rows: Sequence[ArmRow], tasks: Sequence[str])
         chosen = choose(items, names, tasks)
         if not chosen:
             continue
-        path = run_dir / (GALLERY if place == 0 else f"masks_{_file_name(str(budget))}.png")
+        path = folder.gallery(run_dir, None if place == 0 else str(budget))
         draw_gallery(chosen, path, f"Outlined: kept visual tokens (count in the corner). {RULE}")
         written.append(path)
     return written
-
-
-def _file_name(budget: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in budget)

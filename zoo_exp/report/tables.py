@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from zoo_exp.report.files import write_text_atomic
+from zoo_exp.files import write_text
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
 
@@ -112,9 +112,15 @@ def display_scale(results: Results, task: str) -> float:
     return results.scales[task]
 
 
+def measured_tokens(line: Mapping[str, Any]) -> float:
+    """A row's measured tokens: of layer selectors the mean over layers, else the tokens that entered."""
+    layers = float(line["layer_tokens"])
+    return float(line["kept_tokens"]) if math.isnan(layers) else layers
+
+
 def kept_count(line: Mapping[str, Any]) -> str:
     """A row's measured tokens, marked where they are more than its budget names."""
-    return count(line["kept_tokens"]) + (ABOVE_BUDGET if line.get("above_budget") else "")
+    return count(measured_tokens(line)) + (ABOVE_BUDGET if line.get("above_budget") else "")
 
 
 def method_lines(results: Results) -> list[str]:
@@ -140,9 +146,9 @@ def method_lines(results: Results) -> list[str]:
             "layers), so it is not compared within that budget."
         )
     spread = [
-        f"{row.arm.split(' (')[0]} {number(row.seed_sd, 2)}"
-        for row in averages.itertuples()
-        if not math.isnan(row.seed_sd)
+        f"{line['row']} {number(line['seed_sd'], 2)}"
+        for line in averages.to_dict("records")
+        if not math.isnan(line["seed_sd"])
     ]
     if spread:
         lines.append(f"Standard deviation of Avg. between seeds: {', '.join(spread)}.")
@@ -160,10 +166,10 @@ def write_csv(results: Results, path: Path) -> None:
 
     What has a published counterpart goes into a file of its own beside it, so that no row of ours is a paper's.
     """
-    write_text_atomic(path, _csv(results.frame))
+    write_text(path, _csv(results.frame))
     beside = path.with_name(f"{path.stem}_published.csv")
     if len(results.published):
-        write_text_atomic(beside, _csv(results.published))
+        write_text(beside, _csv(results.published))
     else:
         beside.unlink(missing_ok=True)
 
@@ -186,7 +192,7 @@ def write_json(results: Results, path: Path) -> None:
         "notes": results.notes,
         "provenance": results.provenance,
     }
-    write_text_atomic(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

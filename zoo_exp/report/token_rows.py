@@ -1,14 +1,16 @@
 """Read tokens.jsonl of a run (`python -m zoo_exp tokens`) and average it over images."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from zoo_exp.errors import MissingFileError
-from zoo_exp.runs.records import read_jsonl
+from zoo_exp.files import DamagedRowError
+from zoo_exp.runs import folder
+from zoo_exp.runs.reading import optional
 
-TOKENS_FILE = "tokens.jsonl"
 COLUMNS = (
     *("task", "sample_id", "image", "arm", "selector", "options", "budget", "reference"),
     *("spearman", "spearman_above", "overlap", "effective_rank", "kept_tokens", "n_visual", "select_ms"),
@@ -17,19 +19,22 @@ NUMBERS = COLUMNS[8:]
 
 
 def read_tokens(run_dir: Path) -> pd.DataFrame:
-    """One row per question, image and arm; empty where `tokens` was not run.
-
-    Raises:
-        MissingFileError: a damaged line, or one that lacks a column.
-    """
-    path = Path(run_dir) / TOKENS_FILE
-    rows = read_jsonl(path) if path.exists() else []
-    for number, row in rows:
-        missing = [name for name in COLUMNS if name not in row]
-        if missing:
-            raise MissingFileError(f"{path}, line {number} lacks {', '.join(missing)}: run `tokens` again")
-    frame = pd.DataFrame([row for _, row in rows], columns=list(COLUMNS))
+    """One row per question, image and arm; empty where `tokens` was not run. Damaged lines are left out."""
+    frame = pd.DataFrame(optional(folder.tokens(Path(run_dir)), _checked), columns=list(COLUMNS))
     return frame.astype(dict.fromkeys(NUMBERS, float))
+
+
+def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise DamagedRowError(f"it lacks {', '.join(missing)}: run `tokens` again")
+    for name in ("task", "sample_id", "arm", "selector", "reference"):
+        if not isinstance(row[name], str):
+            raise DamagedRowError(f"{name} is no text")
+    for name in NUMBERS:
+        if row[name] is not None and type(row[name]) not in (int, float):
+            raise DamagedRowError(f"{name} is no number")
+    return row
 
 
 def averages(tokens: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Where a cell stands: what is expected of it, how its last attempt ended, and how many answers are there.
+"""The state of a cell: how many responses are expected and recorded, and how its last attempt ended.
 
 The records decide what is done; `cells/TASK.json`, replaced in one step, only says what they cannot: how many
 samples there are, and the error that ended an attempt.
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_exp.config.experiment import Cell
-from zoo_exp.runs import journal, lock
-from zoo_exp.runs.merge import replaced
+import pandas as pd
 
-FOLDER = "cells"
-DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
+from zoo_exp.config.experiment import Cell
+from zoo_exp.files import write_text
+from zoo_exp.runs import folder, lock, reading
+
+STATES = DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 Answered = dict[str, dict[str, set[str]]]
 """Cell id -> arm id -> ids of the samples that have a record."""
 
@@ -27,10 +28,10 @@ class State:
 
     Attributes:
         cell: the cell.
-        state: done, running, stopped (to go on), failed, or missing (never begun).
+        state: done, running, stopped (can be resumed), failed, or missing (never started).
         answers: how many are recorded.
         expected: how many there will be, or None before the first attempt has counted them.
-        note: what ended the last attempt, or who is at work.
+        note: the error that ended the last attempt, or the process that runs the cell.
     """
 
     cell: Cell
@@ -45,67 +46,88 @@ class State:
         return self.expected is not None and self.answers >= self.expected
 
 
-def answered(folder: Path, cells: list[Cell] | None = None) -> Answered:
+def answered(run: Path, cells: list[Cell] | None = None) -> Answered:
     """What has a record; only what belongs to some cells, if they are given."""
     found: Answered = defaultdict(lambda: defaultdict(set))
     names: dict[str, str] = {}  # one string for a sample's id under all arms
     wanted = None if cells is None else {cell.id for cell in cells}
-    for row in journal.read(folder, "records", wanted):
-        try:
-            cell, arm, sample = row["cell"], row["arm_id"], row["sample_id"]
-        except KeyError:
-            continue
-        if wanted is None or cell in wanted:
-            found[cell][arm].add(names.setdefault(sample, sample))
+    for row in reading.records(run, wanted):
+        if wanted is None or row["cell"] in wanted:
+            sample = row["sample_id"]
+            found[row["cell"]][row["arm_id"]].add(names.setdefault(sample, sample))
     return found
 
 
-def note(folder: Path, cell: Cell, state: str, **facts: Any) -> None:
-    """Write down how an attempt on a cell stands; facts that are not given stay as they are."""
-    path = _file(folder, cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def note(run: Path, cell: Cell, state: str, **facts: Any) -> None:
+    """Write the state of a cell; facts that are not given stay as they are."""
+    path = folder.cell(run, cell.task)
     old = _read(path)
     if old.get("cell") != cell.id:
         old = {}
     content = {**old, "task": cell.task, "cell": cell.id, "state": state, "error": "", **facts}
-    with replaced(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def states(folder: Path, cells: list[Cell]) -> list[State]:
-    """How all cells stand."""
-    records = answered(folder, cells)
-    return [_state(folder, cell, records.get(cell.id, {})) for cell in cells]
+def states(run: Path, cells: list[Cell]) -> list[State]:
+    """The state of every cell."""
+    records = answered(run, cells)
+    return [_state(run, cell, records.get(cell.id, {})) for cell in cells]
 
 
-def _state(folder: Path, cell: Cell, records: Mapping[str, set[str]]) -> State:
-    content = _read(_file(folder, cell))
+def unfinished(run: Path, records: pd.DataFrame, cells: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """One note for each task that lacks responses of some arm, or of all arms alike, as after an interrupted run.
+
+    Args:
+        run: the run folder; `cells/TASK.json` says how many questions there are.
+        records: from `reading.read_records`.
+        cells: task -> cell ids of its records.
+    """
+    counts = records.groupby(["task", "arm_id"]).size().unstack(fill_value=0)
+    notes = []
+    for name, row in counts.iterrows():
+        task, low, high = str(name), int(row.min()), int(row.max())
+        content = _read(folder.cell(run, task))
+        total = content.get("samples") if content.get("cell") in cells.get(task, ()) else None
+        whole = f" of {total}" if total is not None and total > low else ""
+        if low < high:
+            answered = f"between {low} and {high}{whole} questions answered, by arm"
+        elif whole:
+            answered = f"{low}{whole} questions answered"
+        else:
+            continue
+        notes.append(f"{task}: unfinished, {answered}; rerun the same command to resume")
+    return notes
+
+
+def _state(run: Path, cell: Cell, records: Mapping[str, set[str]]) -> State:
+    content = _read(folder.cell(run, cell.task))
     if content.get("cell") != cell.id:
         content = {}
     answers = sum(len(records.get(arm.id, ())) for arm in cell.arms)
     samples = content.get("samples")
     expected = None if samples is None else samples * len(cell.arms)
-    holder = lock.holder(folder, cell.id)
+    holder = lock.holder(run, cell.id)
     error = str(content.get("error") or "")
     if holder is not None:
         return State(cell, RUNNING, answers, expected, holder)
     if expected is not None and answers >= expected > 0:
         return State(cell, DONE, answers, expected, "")
-    state = content.get("state", MISSING)
-    if state == RUNNING:  # nobody holds the lock, so it was killed without a word
+    state = content.get("state")
+    if state not in STATES:
+        return State(cell, MISSING, answers, expected, error)
+    if state == RUNNING:  # nobody holds the lock: the process was killed before it could write anything
         return State(cell, FAILED, answers, expected, "ended without a message (killed, or out of memory)")
     if state == DONE:
         return State(cell, MISSING, answers, expected, "records were lost or arms were added")
     return State(cell, state, answers, expected, error)
 
 
-def _file(folder: Path, cell: Cell) -> Path:
-    return folder / FOLDER / f"{cell.task}.json"
-
-
 def _read(path: Path) -> dict[str, Any]:
+    """The content of a state file; empty where it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    samples = content.get("samples") if isinstance(content, dict) else False
+    whole = samples is None or (type(samples) is int and 0 <= samples < 2**53)
+    return dict(content) if whole else {}

@@ -10,35 +10,34 @@ from pathlib import Path
 from typing import IO
 
 from zoo_exp.errors import ZooExpError
-
-FOLDER = "locks"
+from zoo_exp.runs import folder
 
 
 @contextmanager
-def cells(folder: Path, names: Collection[str]) -> Iterator[None]:
-    """Hold the locks of cells, so that nobody else records for them.
+def cells(run: Path, names: Collection[str]) -> Iterator[None]:
+    """Hold the locks of cells, so that no other process writes their records.
 
     Raises:
         ZooExpError: another process holds one of them.
     """
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(_held(folder, name))
+            stack.enter_context(_held(run, name))
         yield
 
 
 @contextmanager
-def waiting(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock of the folder's that is soon free again: waits for it."""
-    with _file(folder, name) as file:
+def waiting(run: Path, name: str) -> Iterator[None]:
+    """Hold a lock that is soon free again: wait for it."""
+    with _file(run, name) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _sign(file)
         yield
 
 
-def holder(folder: Path, name: str) -> str | None:
-    """Who records for a cell at this moment, or None."""
-    path = folder / FOLDER / f"{name}.lock"
+def holder(run: Path, name: str) -> str | None:
+    """Who writes the records of a cell at this moment, or None."""
+    path = folder.lock(run, name)
     try:
         file = path.open("r+")
     except FileNotFoundError:
@@ -53,13 +52,13 @@ def holder(folder: Path, name: str) -> str | None:
 
 
 @contextmanager
-def _held(folder: Path, name: str) -> Iterator[None]:
-    with _file(folder, name) as file:
+def _held(run: Path, name: str) -> Iterator[None]:
+    with _file(run, name) as file:
         if not _taken(file):
             file.seek(0)
             other = file.read().strip() or "an unknown process"
             raise ZooExpError(
-                f"{folder} is being written by another run ({other}): wait for it, "
+                f"{run} is being written by another run ({other}): wait for it, "
                 "or give another folder with out=DIR"
             )
         _sign(file)
@@ -67,7 +66,7 @@ def _held(folder: Path, name: str) -> Iterator[None]:
 
 
 def _taken(file: IO[str]) -> bool:
-    """Take a lock; tries for a second, since `holder` takes it for a moment too."""
+    """Take a lock; try for a second, since `holder` takes it for a moment too."""
     for _ in range(10):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,15 +78,15 @@ def _taken(file: IO[str]) -> bool:
 
 
 @contextmanager
-def _file(folder: Path, name: str) -> Iterator[IO[str]]:
-    path = folder / FOLDER / f"{name}.lock"
+def _file(run: Path, name: str) -> Iterator[IO[str]]:
+    path = folder.lock(run, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         yield file
 
 
 def _sign(file: IO[str]) -> None:
-    """Write down who holds it; the lock itself is the kernel's and needs no text."""
+    """Write who holds it into the file; the lock itself is the kernel's and needs no text."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     index = os.environ.get("SLURM_ARRAY_TASK_ID")
     place = f", SLURM job {job}{f'_{index}' if index else ''}" if job else ""

@@ -1,4 +1,4 @@
-"""What a run folder says about itself, and the refusal to go on in it with another configuration."""
+"""The manifest of a run folder, `experiment.json`: what it was made by, and the refusal to resume it with another."""
 
 import json
 import os
@@ -7,28 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.config.identity import data_source
-from zoo_exp.errors import InvalidValueError
-from zoo_exp.runs.merge import replaced
+from zoo_exp.config.identity import FREE, data_source
+from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.files import write_text
+from zoo_exp.runs import folder
+from zoo_exp.runs.records import arm_row
 
-FILE = "experiment.json"
-_FREE = (
-    *("question", "overrides", "out", "limit", "logger", "trainer", "cache"),
-    *("model.name", "model.batch_size", "model.device_map", "model.budgets", "model.n_visual"),
-    *("model.default_tasks", "model.default_limit", "data.workers"),
-)
-"""What may change under a half-done run: none of it changes a record."""
+_SLURM = ("SLURM_CLUSTER_NAME", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_RESTART_COUNT")
 
 
-def write(folder: Path, experiment: Experiment, provenance: Mapping[str, Any]) -> None:
+def write(run: Path, experiment: Experiment, provenance: Mapping[str, Any]) -> None:
     """Write the resolved configuration, versions, data revisions and device.
 
     Raises:
         InvalidValueError: the folder holds another configuration's records.
     """
-    check(folder, experiment)
-    with replaced(folder / "config.yaml") as file:
-        file.write(experiment.to_yaml().encode())
+    check(run, experiment)
+    write_text(folder.config(run), experiment.to_yaml())
     content = {
         "experiment": experiment.as_dict(),
         "provenance": dict(provenance),
@@ -37,21 +32,66 @@ def write(folder: Path, experiment: Experiment, provenance: Mapping[str, Any]) -
         "attention": experiment.model.attention,
         "slurm": {name: value for name, value in sorted(os.environ.items()) if name in _SLURM},
     }
-    with replaced(folder / FILE) as file:
-        file.write((json.dumps(content, indent=1, default=str) + "\n").encode())
+    write_text(folder.experiment(run), json.dumps(content, indent=1, default=str) + "\n")
 
 
-def check(folder: Path, experiment: Experiment) -> None:
-    """Refuse to go on in a folder whose records another configuration made.
+def read(run: Path) -> dict[str, Any]:
+    """The manifest of a run folder; the arms have the keys of `Arm.as_dict`, whatever version wrote them.
 
     Raises:
-        InvalidValueError: it is so; shows what is different.
+        MissingFileError: there is none, or it is damaged.
+    """
+    path = folder.experiment(run)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingFileError(
+            f"{run} is no run folder: cannot read {path.name} ({error.strerror}); give runs/NAME/ID"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise MissingFileError(_damaged(path, "not JSON")) from error
+    experiment = content.get("experiment") if isinstance(content, dict) else None
+    kinds = {"name": str, "model": dict, "tasks": list, "arms": list}
+    if not isinstance(experiment, dict):
+        raise MissingFileError(_damaged(path, "it has no experiment"))
+    for name, kind in kinds.items():
+        if not isinstance(experiment.get(name), kind):
+            raise MissingFileError(_damaged(path, f"it lacks {name}"))
+    arms = experiment["arms"]
+    texts = [*experiment["tasks"], *(arm.get("arm") if isinstance(arm, dict) else None for arm in arms)]
+    if not all(isinstance(text, str) for text in texts):
+        raise MissingFileError(_damaged(path, "a task or an arm has no name"))
+    for name in ("provenance", "data"):
+        if not isinstance(content.get(name), dict):
+            content[name] = {}
+    content["experiment"] = experiment | {"arms": [arm_row(arm) for arm in arms]}
+    return dict(content)
+
+
+def arms(run: Path) -> list[dict[str, Any]]:
+    """The arms of a run as its manifest has them; none where it cannot be read."""
+    try:
+        return list(read(run)["experiment"]["arms"])
+    except MissingFileError:
+        return []
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}): rerun the experiment to rewrite it"
+
+
+def check(run: Path, experiment: Experiment) -> None:
+    """Refuse to resume a folder whose records another configuration made.
+
+    Raises:
+        InvalidValueError: it is so; every difference is shown.
     """
     try:
-        old = json.loads((folder / FILE).read_text(encoding="utf-8"))["experiment"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        old = json.loads(folder.experiment(run).read_text(encoding="utf-8"))["experiment"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
-    refuse_changes(f"{folder} was begun with another configuration", old, experiment)
+    if isinstance(old, dict):
+        refuse_changes(f"{run} was started with another configuration", old, experiment)
 
 
 def refuse_changes(what: str, old: Mapping[str, Any], experiment: Experiment) -> None:
@@ -66,16 +106,16 @@ def refuse_changes(what: str, old: Mapping[str, Any], experiment: Experiment) ->
             found.append(f"limit: {old.get('limit')} -> {experiment.limit}")
         shown = "\n".join(f"  {line}" for line in found[:20])
         raise InvalidValueError(
-            f"{what}:\n{shown}\nUndo the change to go on, or start anew with another folder: out=DIR"
+            f"{what}:\n{shown}\nUndo the change to resume, or start a new run in another folder: out=DIR"
         )
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     """`key: old -> new` for every value that changes records."""
-    if key in _FREE or key.endswith("].arm"):  # the label of an arm
+    if key in FREE or key.endswith(("].arm", "].row")):  # labels
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted(set(old) & set(new)):  # another version of the package may know more keys
+        for name in sorted(set(old) & set(new)):  # another version may have more keys
             yield from differences(old[name], new[name], f"{key}.{name}".lstrip("."))
     elif _is_list(old) and _is_list(new) and len(old) == len(new):
         for number, (left, right) in enumerate(zip(old, new, strict=True)):
@@ -95,9 +135,6 @@ def device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
-
-
-_SLURM = ("SLURM_CLUSTER_NAME", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_RESTART_COUNT")
 
 
 def _is_list(value: Any) -> bool:

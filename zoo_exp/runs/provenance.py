@@ -21,8 +21,8 @@ PACKAGES = (
 )
 
 
-def manifest(root: Path | None = None) -> dict[str, Any]:
-    """What to write beside results; nothing here names a user, a host or a folder.
+def versions(root: Path | None = None) -> dict[str, Any]:
+    """Versions, commit and machine, to write beside results; nothing here names a user, a host or a folder.
 
     Args:
         root: folder whose git commit counts; the installed package's by default.
@@ -34,7 +34,7 @@ def manifest(root: Path | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
     }
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
-    # Only a process that computed with torch has a thread count to tell; a report never imports torch for it.
+    # Only a process that computed with torch has a thread count; a report does not import torch for it.
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         facts["torch_threads"] = torch.get_num_threads()

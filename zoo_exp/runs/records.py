@@ -1,152 +1,330 @@
-"""Read the records and timings of a run folder into data frames."""
+"""What a run folder holds, row by row: records, timings and masks, each a typed row with a schema version.
 
-import gc
-import json
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+Version 2 is written. Rows of version 1 (without the key `version`) are read; rows of a newer version are refused.
+"""
 
-import pandas as pd
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import inf
+from types import NoneType
+from typing import Any, Self
 
-from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.runs import journal
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.files import DamagedRowError, Row
 
-RECORDS_FILE = "records.jsonl"
-TIMINGS_FILE = "timings.jsonl"
-REQUIRED = ("task", "arm", "sample_id", "response", "score", "kept_tokens")
-COLUMNS = (
-    *REQUIRED,
-    *("arm_id", "selector", "options", "budget", "seed_index", "image_id", "parts", "n_visual"),
-    *("question", "reference", "flops_tflop", "cell"),
-)
+VERSION = 2
+LARGEST_GRID = 4096
+"""Rows or columns of a token grid; more would be a file made to fill the memory of its reader."""
+LARGEST_COUNT = 2**53
+Types = Mapping[str, tuple[type, ...]]
+_MILLISECONDS = ("vision_ms", "select_ms", "prefill_decode_ms", "spent_ms")
+_NUMBER = (float, int)
+_JSON: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    int: (int,),
+    str | None: (str, NoneType),
+    int | None: (int, NoneType),
+    float | None: (*_NUMBER, NoneType),
+    Mapping[str, Any]: (dict,),
+    Any: (),
+}
+"""Annotation of a field -> the Python types that its JSON value may have; tuples are lists."""
 
 
-def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with its line number (from 1).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one question gave under one arm.
 
-    A last line without a line end that is no whole object is what a killed process leaves behind: ignored.
+    Attributes:
+        version: of this schema.
+        task: name of the task.
+        cell: id of the cell (hash of model, weights, task, data and seed).
+        arm: label of the arm, unique in its experiment.
+        arm_id: hash of selector, all options, budget and seed.
+        row: the label without the seed: the row of a table that the arm belongs to.
+        selector: name of the selector.
+        options: what the configuration gave it.
+        budget: as a user types it; None for `full` and `blind`.
+        seed: number of the repetition, from 0.
+        sample_id: the question's id.
+        image_id: the image's id: questions about one image are one cluster of the bootstrap.
+        question: as asked.
+        reference: the reference answer, or answers.
+        response: the generated text.
+        score: 0 to 1; None where only the benchmark's server can score.
+        parts: what the task's metric is made of.
+        kept_tokens: visual tokens that entered the language model.
+        layer_tokens: visual tokens at the input of a decoder layer, mean over the layers; layer selectors only.
+        n_visual: visual tokens before pruning.
+        prompt_tokens: length of the prompt that the language model read, visual tokens included.
+        new_tokens: generated tokens, the end mark included.
+        flops_tflop: TFLOP of the answer: vision encoder, selector, prefill and decoding.
+    """
+
+    version: int = VERSION
+    task: str
+    cell: str
+    arm: str
+    arm_id: str
+    row: str
+    selector: str
+    options: Mapping[str, Any]
+    budget: str | None
+    seed: int
+    sample_id: str
+    image_id: str
+    question: str
+    reference: Any
+    response: str
+    score: float | None
+    parts: Mapping[str, Any]
+    kept_tokens: int
+    layer_tokens: float | None
+    n_visual: int
+    prompt_tokens: int | None
+    new_tokens: int | None
+    flops_tflop: float | None
+
+    def to_row(self) -> Row:
+        """The record as JSON values, in a fixed order of keys."""
+        return {name: getattr(self, name) for name in _RECORD}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """A record of version 1 or 2.
+
+        Raises:
+            DamagedRowError: it is no record; the text says why.
+            InvalidValueError: it is of a newer version.
+        """
+        checked = record_row(row)
+        return cls(**{name: checked[name] for name in _RECORD})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What one arm took on one batch, in milliseconds for the whole batch.
+
+    Attributes:
+        sample_ids: the questions of the batch; empty in rows of version 1.
+        vision_ms: the vision pass, which all arms share.
+        select_ms: the selector, with the whole of its rating.
+        prefill_decode_ms: the language model.
+        spent_ms: wall time of the arm; a rating that an earlier arm made is not in it.
+    """
+
+    version: int = VERSION
+    task: str
+    cell: str
+    arm: str
+    arm_id: str
+    sample_ids: tuple[str, ...]
+    batch_size: int
+    vision_ms: float | None
+    select_ms: float | None
+    prefill_decode_ms: float | None
+    spent_ms: float | None
+
+    def to_row(self) -> Row:
+        """The timing as JSON values, in a fixed order of keys."""
+        return {name: getattr(self, name) for name in _TIMING} | {"sample_ids": list(self.sample_ids)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """A timing of version 1 or 2; raises as `Record.from_row`."""
+        new: Mapping[str, Any] = row
+        if _version(row) == 1:
+            optional = dict.fromkeys(_MILLISECONDS) | {"cell": "", "arm_id": "", "sample_ids": []}
+            new = optional | dict(row) | {"version": VERSION}
+        _check(new, _TIMING)
+        if new["batch_size"] < 1:
+            raise DamagedRowError(f"batch_size is {_short(new['batch_size'])}")
+        _check_amounts(new, _MILLISECONDS)
+        if not all(type(name) is str for name in new["sample_ids"]):
+            raise DamagedRowError("sample_ids holds something else than text")
+        values = {name: new[name] for name in _TIMING}
+        return cls(**values | {"sample_ids": tuple(new["sample_ids"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskArm:
+    """What one arm kept of an image and answered.
+
+    Attributes:
+        indices: cells of the grid that show a kept token, row by row from 0, ascending.
+    """
+
+    arm: str
+    arm_id: str
+    indices: tuple[int, ...]
+    response: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskRow:
+    """What every arm kept of the image of one question.
+
+    Attributes:
+        grid: rows and columns of the token grid.
+        image: path of the image as the model saw it, inside the run folder.
+        arms: in the order of the experiment.
+    """
+
+    version: int = VERSION
+    task: str
+    cell: str
+    sample_id: str
+    question: str
+    reference: Any
+    grid: tuple[int, int]
+    image: str
+    arms: tuple[MaskArm, ...]
+
+    def to_row(self) -> Row:
+        """The masks as JSON values, in a fixed order of keys."""
+        row = {name: getattr(self, name) for name in _MASK}
+        arms = [{name: getattr(arm, name) for name in _MASK_ARM} for arm in self.arms]
+        return row | {
+            "grid": list(self.grid),
+            "arms": [arm | {"indices": list(arm["indices"])} for arm in arms],
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Masks of version 1 or 2; raises as `Record.from_row`."""
+        new: Row = dict(row)
+        old = _version(row) == 1
+        if old:
+            new = {"cell": "", "question": "", "reference": None} | new | {"version": VERSION}
+        _check(new, _MASK)
+        grid = new["grid"]
+        if len(grid) != 2 or not all(type(n) is int and 1 <= n <= LARGEST_GRID for n in grid):
+            raise DamagedRowError(f"grid is {_short(grid)}")
+        arms = tuple(_mask_arm(arm, grid[0] * grid[1], old) for arm in new["arms"])
+        values = {name: new[name] for name in _MASK}
+        return cls(**values | {"grid": (grid[0], grid[1]), "arms": arms})
+
+
+def _mask_arm(arm: Any, cells: int, old: bool) -> MaskArm:
+    if not isinstance(arm, dict):
+        raise DamagedRowError(f"arms holds {_short(arm)}")
+    if old:
+        arm = {"arm_id": "", "response": "", "score": None} | arm
+    _check(arm, _MASK_ARM)
+    indices = arm["indices"]
+    if not all(type(n) is int and 0 <= n < cells for n in indices):
+        raise DamagedRowError("an index lies outside the grid")
+    _check_amounts(arm, ("score",))
+    return MaskArm(**{name: arm[name] for name in _MASK_ARM} | {"indices": tuple(indices)})
+
+
+def record_row(row: Mapping[str, Any]) -> Row:
+    """The values of a record in the words of version 2, checked.
 
     Raises:
-        MissingFileError: no such file, or a damaged line before the last one.
+        DamagedRowError: the row is no record; the text says why.
+        InvalidValueError: it is of a newer version.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MissingFileError(f"cannot read {path}: {error.strerror}") from error
-    lines = data.split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise MissingFileError(f"{path}, line {number} is damaged (not JSON: {error})") from error
-        if not isinstance(row, dict):
-            raise MissingFileError(f"{path}, line {number} is damaged (a JSON object is expected)")
-        rows.append((number, row))
-    return rows
+    new = row if _version(row) == VERSION else _record_of_version_1(row)
+    _check(new, _RECORD)
+    score = new["score"]
+    if score is not None and not 0 <= score <= 1:
+        raise DamagedRowError(f"score is {_short(score)}, allowed is a number from 0 to 1")
+    for name in ("kept_tokens", "n_visual", "seed", "prompt_tokens", "new_tokens"):
+        if new[name] is not None and not 0 <= new[name] <= LARGEST_COUNT:
+            raise DamagedRowError(f"{name} is {_short(new[name])}, allowed is a whole number from 0")
+    _check_amounts(new, ("layer_tokens", "flops_tflop"))
+    return dict(new)
 
 
-def read_records(run_dir: Path) -> pd.DataFrame:
-    """All records of a run, one row each, unique by (task, arm_id, sample_id), in file order.
+def arm_row(arm: Mapping[str, Any]) -> Row:
+    """An arm as `Arm.as_dict` writes it, from a file of version 1 or 2.
 
-    Columns are `COLUMNS`; `image_id` falls back to the sample's own id, so that every row has a cluster.
-
-    Raises:
-        MissingFileError: no records, a damaged line, or a line without a required key.
-        InvalidValueError: a score outside [0, 1] or a token count that is not a whole number from 0.
+    Version 1 did not write the table row. It labelled an arm `ROW seed N` where the arm has repetitions and `ROW`
+    otherwise, and did write N: taking off exactly that suffix gives the row back.
     """
-    path = Path(run_dir) / RECORDS_FILE
-    # A run that was cut off has left journals beside the merged file, or without one.
-    journals = journal.journals(Path(run_dir), "records")
-    files = [*([path] if path.exists() else []), *journals]
-    if not files:
-        raise MissingFileError(f"cannot read {path}: no records yet; start the run again to go on with it")
-    with _no_collection():
-        rows = [_checked(row, file, number) for file in files for number, row in read_jsonl(file)]
-    if not rows:
-        raise MissingFileError(f"{path} holds no records yet: start the run again to go on with it")
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    # A resumed or distributed run may hold a sample twice; both rows are the same answer.
-    return frame.drop_duplicates(["task", "arm_id", "sample_id"], ignore_index=True)
-
-
-def read_timings(run_dir: Path) -> pd.DataFrame:
-    """Per (task, arm): milliseconds per question, the median over batches (so that warm-up does not count).
-
-    Columns: task, arm, select_ms, generate_ms, vision_ms; empty where the run has no timings.
-    """
-    path = Path(run_dir) / TIMINGS_FILE
-    names = {"select_ms": "select_ms", "prefill_decode_ms": "generate_ms", "vision_ms": "vision_ms"}
-    rows: list[dict[str, Any]] = []
-    for number, row in read_jsonl(path) if path.exists() else []:
-        try:
-            size = float(row["batch_size"])
-            per_question = {new: _number(row.get(old)) / size for old, new in names.items()}
-            rows.append({"task": str(row["task"]), "arm": str(row["arm"]), **per_question})
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise MissingFileError(f"{path}, line {number} is no timing row: {error!r}") from error
-    frame = pd.DataFrame(rows, columns=["task", "arm", *names.values()])
-    return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
-
-
-def recorded_arms(records: pd.DataFrame) -> list[dict[str, Any]]:
-    """The arms that have records, in order of appearance, as mappings for `arms.group`."""
-    columns = ["arm", "arm_id", "selector", "options", "budget", "seed_index"]
-    arms = records.drop_duplicates("arm_id")[columns].to_dict("records")
-    # pandas turns the missing budget of an arm into nan, which is not equal to itself.
-    return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Rows hold no cycles, and looking for some in millions of them again and again takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _number(value: object) -> float:
-    return math.nan if value is None else float(value)  # type: ignore[arg-type]
-
-
-def _checked(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
-    missing = [key for key in REQUIRED if key not in row]
-    if missing:
-        raise MissingFileError(f"{path}, line {number} is no record: it lacks {', '.join(missing)}")
-    score, kept = row["score"], row["kept_tokens"]
-    if score is None:  # answers that are hidden from everybody but the benchmark's server
-        score = math.nan
-    elif isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-        raise InvalidValueError(f"{path}, line {number}: score is {score!r}, allowed is a number from 0 to 1")
-    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
-        raise InvalidValueError(
-            f"{path}, line {number}: kept_tokens is {kept!r}, allowed is a whole number from 0"
-        )
-    # What a layer selector drops on the way counts: the mean over decoder layers.
-    layers = row.get("layer_tokens")
-    sample, image = str(row["sample_id"]), row.get("image_id")
-    n_visual = row.get("n_visual")
+    if "row" in arm:
+        return dict(arm)
+    label, seed = arm["arm"], arm.get("seed_index") or 0
     return {
-        **row,
+        "arm": label,
+        "arm_id": arm.get("arm_id") or f"{label}#{seed}",
+        "row": label.removesuffix(f" seed {seed}") if isinstance(label, str) else label,
+        "selector": arm.get("selector") or label,
+        "options": arm.get("options") or {},
+        "budget": arm.get("budget"),
+        "seed": seed,
+    }
+
+
+def _record_of_version_1(row: Mapping[str, Any]) -> Row:
+    """Version 1 had neither `row` nor `seed`, and much in it was optional."""
+    required = ("task", "arm", "sample_id", "response", "score", "kept_tokens")
+    missing = [name for name in required if name not in row]
+    if missing:
+        raise DamagedRowError(f"it lacks {', '.join(missing)}")
+    sample, image, n_visual = row["sample_id"], row.get("image_id"), row.get("n_visual")
+    if type(sample) is int:
+        sample = str(sample)
+    new = {"cell": "", "question": "", "reference": None, **row, **arm_row(row)}
+    for name in ("layer_tokens", "prompt_tokens", "new_tokens", "flops_tflop"):
+        new.setdefault(name, None)
+    return new | {
+        "version": VERSION,
         "sample_id": sample,
         "image_id": f"sample {sample}" if image in (None, "") else str(image),
-        "arm_id": str(row.get("arm_id") or f"{row['arm']}#{row.get('seed_index') or 0}"),
-        "seed_index": int(row.get("seed_index") or 0),
-        "selector": str(row.get("selector") or row["arm"]),
-        "options": row.get("options") or {},
         "parts": row.get("parts") or {},
         # Without a count, any kept token shows that there was an image.
-        "n_visual": int(kept if n_visual is None else n_visual),
-        "score": score,
-        "kept_tokens": kept if layers is None else float(layers),
+        "n_visual": row["kept_tokens"] if n_visual is None else n_visual,
     }
+
+
+def _version(row: Mapping[str, Any]) -> int:
+    version = row.get("version", 1)
+    if type(version) is not int or version < 1:
+        raise DamagedRowError(f"version is {_short(version)}")
+    if version > VERSION:
+        raise InvalidValueError(
+            f"written by a newer zoo_exp (schema version {version}, this one reads 1 to {VERSION}): "
+            "install the newer version"
+        )
+    return version
+
+
+_checked: set[tuple[Any, ...]] = set()
+"""Names and types of rows that have been checked: most rows of a file are of one shape."""
+
+
+def _check(row: Mapping[str, Any], types: Types) -> None:
+    """Refuse a row that lacks a key or has a value of another type."""
+    shape = (id(types), *row, *map(type, row.values()))
+    if shape in _checked:
+        return
+    missing = [name for name in types if name not in row]
+    if missing:
+        raise DamagedRowError(f"it lacks {', '.join(missing)}")
+    for name, allowed in types.items():
+        if allowed and type(row[name]) not in allowed:
+            raise DamagedRowError(f"{name} is {_short(row[name])}")
+    if len(_checked) < 1000:
+        _checked.add(shape)
+
+
+def _check_amounts(row: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        value = row[name]
+        if value is not None and not 0 <= value < inf:
+            raise DamagedRowError(f"{name} is {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _types(schema: type) -> Types:
+    return {field.name: _JSON.get(field.type, (list,)) for field in fields(schema)}
+
+
+_RECORD, _TIMING, _MASK, _MASK_ARM = map(_types, (Record, Timing, MaskRow, MaskArm))

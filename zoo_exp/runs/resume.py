@@ -5,22 +5,27 @@ siblings have, and computes the rest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zoo_exp.config.experiment import Cell
-from zoo_exp.runs import journal, lock
+from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.files import Row, log, write_bytes
+from zoo_exp.runs import folder, manifest, reading
 from zoo_exp.runs.cells import Answered
-from zoo_exp.runs.merge import replaced
+from zoo_exp.runs.journal import Journal
+from zoo_exp.runs.records import MaskRow, Record
 
 
 def adopt(
-    folder: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
+    run: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
 ) -> dict[str, int]:
-    """Copy records that sibling folders have and this one lacks.
+    """Copy records that sibling folders have and this one lacks, with their masks.
+
+    A sibling that cannot be read, or was written by a newer version, is named and left out.
 
     Args:
-        folder: the run folder; its siblings are other runs of the same experiment.
+        run: the run folder; its siblings are other runs of the same experiment.
         cells: the run's cells.
         wanted: cell id -> ids of the samples that the run asks.
         have: what is recorded here; takes up what is copied.
@@ -28,70 +33,72 @@ def adopt(
     Returns:
         Name of the sibling folder -> number of records taken from it.
     """
-    labels = {(cell.id, arm.id): arm.label for cell in cells for arm in cell.arms}
     taken: dict[str, int] = {}
-    for sibling in sorted(path for path in folder.parent.iterdir() if path.is_dir() and path != folder):
-        rows: dict[str, list[journal.Row]] = {cell.id: [] for cell in cells}
-        for row in _rows(sibling, "records", rows):
-            key = (row.get("cell"), row.get("arm_id"))
-            if key not in labels or row.get("sample_id") not in wanted[key[0]]:
-                continue
-            done = have[key[0]][key[1]]
-            if row["sample_id"] not in done:
-                done.add(row["sample_id"])
-                rows[key[0]].append({**row, "arm": labels[key]})
-        for cell, mine in rows.items():
-            with journal.Journal(folder, "records", cell) as records:
-                records.append(mine)
-        count = sum(map(len, rows.values()))
+    for sibling in sorted(path for path in run.parent.iterdir() if path != run and path.is_dir()):
+        try:
+            records = _lacking(sibling, cells, wanted, have)
+            masks = _masks_of(sibling, records)
+        except (MissingFileError, InvalidValueError, OSError) as error:
+            log.warning(f"no records are taken from {sibling}: {error}")
+            continue
+        # Records say what is done: they are written last.
+        for cell, rows in masks.items():
+            copied = [row.to_row() for row in rows if _copy_image(sibling / row.image, run / row.image)]
+            with Journal(run, folder.MASKS, cell) as journal:
+                journal.append(copied)
+        for cell, found in records.items():
+            with Journal(run, folder.RECORDS, cell) as journal:
+                journal.append(found)
+            for row in found:
+                have[cell][row["arm_id"]].add(row["sample_id"])
+        count = sum(map(len, records.values()))
         if count:
-            keys = {(r["task"], r["sample_id"], r["arm"]) for mine in rows.values() for r in mine}
-            _adopt_masks(folder, sibling, {cell.task: cell.id for cell in cells}, keys)
             taken[sibling.name] = count
     return taken
 
 
-def _rows(sibling: Path, kind: str, cells: Collection[str]) -> list[journal.Row]:
-    """Rows of another run; what is damaged there is that run's business."""
-    unread: list[str] = []
-    paths = [*journal.journals(sibling, kind, cells), journal.merged_file(sibling, kind)]
-    return [line.row for path in paths for line in journal.lines(path, unread)]
+def _lacking(
+    sibling: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
+) -> dict[str, list[Row]]:
+    """Cell id -> records of a sibling that are wanted and not here, with the labels that arms have here."""
+    arms = {(cell.id, arm.id): arm for cell in cells for arm in cell.arms}
+    found: dict[tuple[str, str, str], Row] = {}
+    # What is damaged in another run is its own affair.
+    for row in reading.records(sibling, [cell.id for cell in cells], damaged=[]):
+        key = row["cell"], row["arm_id"], row["sample_id"]
+        arm = arms.get(key[:2])
+        if arm is not None and key[2] in wanted[key[0]] and key[2] not in have[key[0]][key[1]]:
+            found.setdefault(key, Record.from_row(row).to_row() | {"arm": arm.label, "row": arm.row})
+    return {cell.id: [row for key, row in found.items() if key[0] == cell.id] for cell in cells}
 
 
-def _adopt_masks(folder: Path, sibling: Path, cells: dict[str, str], keys: set[tuple[str, str, str]]) -> None:
-    """Copy the masks of adopted records, and their pictures."""
-    rows: dict[str, list[journal.Row]] = {}
-    for row in _rows(sibling, "masks", cells.values()):
-        arms = [arm for arm in row["arms"] if (row["task"], row["sample_id"], arm["arm"]) in keys]
-        source = sibling / row["image"]
-        if arms and source.is_file():
-            target = folder / row["image"]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(target) as file:
-                file.write(source.read_bytes())
-            rows.setdefault(cells[row["task"]], []).append({**row, "arms": arms})
-    for cell, mine in rows.items():
-        with journal.Journal(folder, "masks", cell) as masks:
-            masks.append(mine)
+def _masks_of(sibling: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, list[MaskRow]]:
+    """Cell id -> the masks of some records of a sibling whose image can be read."""
+    known = manifest.arms(sibling)  # version 1 wrote labels only, which may differ from ours
+    places = {(r["task"], r["sample_id"], r["arm_id"]): cell for cell, rows in records.items() for r in rows}
+    labels = {row["arm_id"]: row["arm"] for rows in records.values() for row in rows}
+    ids = {str(arm["arm"]): str(arm["arm_id"]) for arm in known}
+    found: dict[str, list[MaskRow]] = {}
+    for row in reading.masks(sibling, damaged=[]):
+        arms = [replace(arm, arm_id=arm.arm_id or ids.get(arm.arm, "")) for arm in row.arms]
+        mine = [arm for arm in arms if (row.task, row.sample_id, arm.arm_id) in places]
+        image = sibling / row.image
+        if mine and image.is_file() and folder.inside(sibling, image):
+            cell = places[row.task, row.sample_id, mine[0].arm_id]
+            named = tuple(replace(arm, arm=labels[arm.arm_id]) for arm in mine)
+            found.setdefault(cell, []).append(replace(row, cell=cell, arms=named))
+    return found
 
 
-def merge_masks(folder: Path) -> None:
-    """One row per question: arms that were run later join the row that is there."""
-    with lock.waiting(folder, "merge"):
-        sources = journal.journals(folder, "masks")
-        if not sources:
-            return
-        merged: dict[tuple[str, str], dict[str, Any]] = {}
-        for path in [journal.merged_file(folder, "masks"), *sources]:
-            for line in journal.lines(path):
-                row = line.row
-                mine = merged.setdefault((row["task"], row["sample_id"]), {**row, "arms": []})
-                known = {arm["arm"] for arm in mine["arms"]}
-                mine["arms"] += [arm for arm in row["arms"] if arm["arm"] not in known]
-        with replaced(journal.merged_file(folder, "masks")) as file:
-            file.writelines(journal.encode(merged[key]) for key in sorted(merged))
-        for path in sources:
-            path.unlink()
+def _copy_image(source: Path, target: Path) -> bool:
+    """Whether the image is here now."""
+    if not target.exists():
+        try:
+            content = source.read_bytes()
+        except OSError:
+            return False
+        write_bytes(target, content)
+    return True
 
 
 def describe(taken: dict[str, int]) -> str:

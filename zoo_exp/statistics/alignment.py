@@ -43,6 +43,8 @@ class TaskSamples:
         clusters: number of the image of each question, 0 to G - 1 [n].
         scores: per-question scores in [0, 1] [n, A].
         kept: visual tokens that entered the language model; nan where the question has no image [n, A].
+        layers: of layer selectors, visual tokens at the input of a decoder layer, mean over the layers; nan for
+            input selectors and where the question has no image [n, A].
         flops: TFLOP per question, nan where not recorded [n, A].
         n_visual: visual tokens before pruning; nan where the question has no image [n].
         rows: what the task's aggregate reads, per arm and question.
@@ -56,6 +58,7 @@ class TaskSamples:
     clusters: NDArray[np.int64]
     scores: Floats
     kept: Floats
+    layers: Floats
     flops: Floats
     n_visual: Floats
     rows: list[list[dict[str, Any]]]
@@ -65,6 +68,11 @@ class TaskSamples:
     def images(self) -> int:
         """G, the number of different images."""
         return len(self.image_ids)
+
+    @property
+    def measured(self) -> Floats:
+        """What a budget limits: the mean over layers of layer selectors, else the tokens that entered [n, A]."""
+        return np.where(np.isnan(self.layers), self.kept, self.layers)
 
 
 def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSamples | None:
@@ -100,6 +108,7 @@ def align(records: pd.DataFrame, task: str, arm_ids: Sequence[str]) -> TaskSampl
         clusters=clusters.astype(np.int64),
         scores=table("score"),
         kept=np.where(has_image[:, None], table("kept_tokens"), np.nan),
+        layers=np.where(has_image[:, None], table("layer_tokens"), np.nan),
         flops=table("flops_tflop"),
         n_visual=np.where(has_image, n_visual, np.nan),
         rows=[

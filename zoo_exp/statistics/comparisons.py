@@ -30,7 +30,7 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
         kept, before = [], []
         for task in samples:
             members = [task.arm_ids.index(member) for member in row.members if member in task.arm_ids]
-            kept.append(task.kept[:, members].ravel())
+            kept.append(task.measured[:, members].ravel())
             before.append(task.n_visual)
         measured, visual = (np.concatenate(values) if values else np.empty(0) for values in (kept, before))
         if row.budget is None or np.isnan(measured).all() or np.isnan(visual).all():

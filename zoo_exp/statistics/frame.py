@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zoo_exp.runs.reading import MILLISECONDS
 from zoo_exp.statistics.alignment import TaskSamples
 from zoo_exp.statistics.bootstrap import Floats, percentile_interval, retained
 from zoo_exp.statistics.comparisons import above_budget, best_rows
@@ -15,8 +16,7 @@ from zoo_exp.statistics.intervals import Interval, seed_spread
 from zoo_exp.statistics.rows import ArmRow
 
 AVERAGE = "average"
-MILLISECONDS = ("select_ms", "generate_ms", "vision_ms")
-MEASURED = ("kept_tokens", "n_visual", "flops_tflop", *MILLISECONDS)
+MEASURED = ("kept_tokens", "layer_tokens", "n_visual", "flops_tflop", *MILLISECONDS)
 
 
 def build_frame(
@@ -28,7 +28,7 @@ def build_frame(
         rows: the R rows of a table.
         tasks: the estimates of each task.
         reference: number of the row that keeps every token, or None.
-        timings: from `records.read_timings`.
+        timings: from `reading.read_timings`.
     """
     above = above_budget(rows, [task.samples for task in tasks])
     shown = [_task_lines(rows, task, reference, timings, above) for task in tasks]
@@ -106,6 +106,7 @@ def _average_spread(tasks: Sequence[TaskEstimate], row: ArmRow, index: int, refe
 def _identity(row: ArmRow) -> dict[str, Any]:
     return {
         "arm": row.label,
+        "row": row.row,
         "selector": row.selector,
         "options": row.options,
         "budget": row.budget,
@@ -127,6 +128,7 @@ def _tokens(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
     members = [samples.arm_ids.index(member) for member in row.members if member in samples.arm_ids]
     return {
         "kept_tokens": _mean(samples.kept[:, members]),
+        "layer_tokens": _mean(samples.layers[:, members]),
         "n_visual": _mean(samples.n_visual),
         "flops_tflop": _mean(samples.flops[:, members]),
     }
@@ -135,6 +137,11 @@ def _tokens(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
 def _milliseconds(timed: pd.DataFrame, row: ArmRow) -> dict[str, float]:
     mine = timed.reindex(row.names).to_numpy(float)
     return {name: _mean(mine[:, column]) for column, name in enumerate(MILLISECONDS)}
+
+
+def measured_tokens(rows: pd.DataFrame) -> pd.Series:
+    """What a budget limits, by row: of layer selectors the mean over layers, else the tokens that entered."""
+    return rows["layer_tokens"].fillna(rows["kept_tokens"])
 
 
 def _mean(values: Floats) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from zoo_exp.errors import MissingFileError, ZooExpError
-from zoo_exp.runs.records import recorded_arms
+from zoo_exp.runs.reading import recorded_arms
 from zoo_exp.statistics.alignment import Aggregate, Scoring, TaskSamples, align
 from zoo_exp.statistics.bootstrap import DRAWS, retained
 from zoo_exp.statistics.comparisons import above_budget, compare
@@ -88,8 +88,8 @@ def compute(
 
     Args:
         experiment: its name.
-        records: from `records.read_records`.
-        timings: from `records.read_timings`.
+        records: from `reading.read_records`.
+        timings: from `reading.read_timings`.
         tasks: in the order of the table's columns.
         arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows;
             without any, the arms of the records are taken in order of appearance.

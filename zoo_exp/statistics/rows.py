@@ -1,12 +1,11 @@
 """Which arms share a row of the table: the seeds of a random selector do."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SEED_SUFFIX = re.compile(r"[\s,]+\(?(?:seed[ =_]?|#)\d+\)?$")
+from zoo_exp.runs.records import arm_row
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,8 @@ class ArmRow:
     """One row of a table.
 
     Attributes:
-        label: what the table shows.
+        label: what the table shows: `row`, with the number of seeds where there are several.
+        row: the label that the arms share; unique in a table.
         selector: name of the selector.
         options: its options as sorted JSON.
         budget: the budget as a user types it, or None (`full`, `blind`).
@@ -23,6 +23,7 @@ class ArmRow:
     """
 
     label: str
+    row: str
     selector: str
     options: str
     budget: str | None
@@ -34,36 +35,25 @@ def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
     """Put arms that differ in their seed only into one row.
 
     The order is the paper's: arms without a budget, then budget by budget, `blind` (no image at all) last;
-    within that, order of first appearance. Labels are unique.
+    within that, order of first appearance.
 
     Args:
-        arms: mappings with `arm` and `arm_id`; `selector`, `options`, `budget` are read where they are there.
+        arms: mappings as `Arm.as_dict` gives them, or as version 1 wrote them.
     """
+    arms = [arm_row(arm) for arm in arms]
     groups: dict[tuple[str, str, str, str | None], dict[str, str]] = {}
     for arm in arms:
-        name = str(arm["arm"])
-        options = {key: value for key, value in dict(arm.get("options") or {}).items() if key != "seed"}
-        budget = arm.get("budget")
-        key = (
-            SEED_SUFFIX.sub("", name) or name,
-            str(arm.get("selector") or name),
-            json.dumps(options, sort_keys=True, default=str),
-            None if budget is None else str(budget),
-        )
-        groups.setdefault(key, {})[str(arm.get("arm_id") or name)] = name
+        settings = {k: v for k, v in dict(arm["options"]).items() if k not in _counting(arm, arms)}
+        options = json.dumps(settings, sort_keys=True, default=str)
+        key = str(arm["row"]), str(arm["selector"]), options, arm["budget"]
+        groups.setdefault(key, {})[str(arm["arm_id"])] = str(arm["arm"])
     labels = [label for label, *_ in groups]
-    rows = [
-        ArmRow(
-            label=(label if labels.count(label) == 1 else f"{label} {options}")
-            + (f" ({len(members)} seeds)" if len(members) > 1 else ""),
-            selector=selector,
-            options=options,
-            budget=budget,
-            members=tuple(members),
-            names=tuple(dict.fromkeys(members.values())),
-        )
-        for (label, selector, options, budget), members in groups.items()
-    ]
+    rows = []
+    for (label, selector, options, budget), members in groups.items():
+        row = label if labels.count(label) == 1 else f"{label} {options}"
+        seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
+        names = tuple(dict.fromkeys(members.values()))
+        rows.append(ArmRow(row + seeds, row, selector, options, budget, tuple(members), names))
     budgets = list(dict.fromkeys(row.budget for row in rows if row.budget is not None))
 
     def place(row: ArmRow) -> int:
@@ -72,3 +62,11 @@ def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
         return budgets.index(row.budget)
 
     return sorted(rows, key=place)
+
+
+def _counting(arm: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Options that count the repetitions of an arm, such as the seed of a method's random weights."""
+    same = [other for other in arms if all(other[key] == arm[key] for key in ("row", "selector", "budget"))]
+    if len(same) == 1:
+        return set()
+    return {name for name in arm["options"] if all(one["options"].get(name) == one["seed"] for one in same)}

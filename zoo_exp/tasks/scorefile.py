@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
+from zoo_exp.files import write_text
 from zoo_exp.tasks.base import Task
-from zoo_exp.tasks.files import write_text
 from zoo_exp.tasks.intervals import intervals
 from zoo_exp.tasks.scoring.yes_no import UnpairedError
 

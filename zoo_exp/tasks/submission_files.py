@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.files import write_bytes
 from zoo_exp.tasks.base import Task
-from zoo_exp.tasks.files import write_bytes
 from zoo_exp.tasks.xlsx import workbook
 
 Row = Mapping[str, Any]

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from zoo_exp.config.experiment import Cell, Experiment
 from zoo_exp.report.masks import choose, read_masks
 from zoo_exp.runs import cells
+from zoo_exp.runs.reading import MILLISECONDS
 from zoo_exp.statistics.rows import group
 from zoo_exp.tracking.mode import Mode, resolve_mode
 from zoo_exp.tracking.session import (
@@ -28,7 +29,7 @@ from zoo_exp.tracking.session import (
     read_marker,
     short,
 )
-from zoo_exp.tracking.tally import STEP, TIMES, Tail, Tally, digest_of, metrics_of, whole_rows
+from zoo_exp.tracking.tally import STEP, Tail, Tally, digest_of, metrics_of, whole_rows
 
 EVERY = 30.0
 """Seconds between two rows of a cell that is being answered."""
@@ -90,7 +91,7 @@ class CellRun:
         metrics = metrics_of(self.cell.task, self.arms, rows)
         scalars = {f"{name}/{plain_key(arm)}": value for (name, arm), value in metrics.items()}
         running = self._tally.scalars()
-        quantities = ["mean_score", "kept_tokens", "flops_tflop", *TIMES.values()]
+        quantities = ["mean_score", "kept_tokens", "layer_tokens", "flops_tflop", *MILLISECONDS]
         names = list(dict.fromkeys(name for name, _ in metrics))
         data = [
             [a.label, a.selector, a.options, a.budget, *(metrics.get((n, a.label)) for n in names)]

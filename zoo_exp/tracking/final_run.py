@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo_exp.errors import MissingFileError
 from zoo_exp.report.masks import choose, read_masks
+from zoo_exp.runs import folder
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.tracking.mode import resolve_mode
 from zoo_exp.tracking.session import (
@@ -27,7 +28,7 @@ from zoo_exp.tracking.session import (
 __all__ = ["log_run", "plain_key", "resolve_mode"]
 
 MARKER = "experiment"
-SCALARS = ("retained", "kept_tokens", "select_ms", "generate_ms", "flops_tflop", "value")
+SCALARS = ("retained", "kept_tokens", "layer_tokens", "select_ms", "prefill_decode_ms", "flops_tflop", "value")
 
 
 def log_run(
@@ -96,7 +97,7 @@ def _log(place: Place, results: dict[str, Any], config: Mapping[str, Any], diges
 
 
 def _results(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "results.json"
+    path = folder.results(run_dir, ".json")
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo_exp.report.files import write_text_atomic
+from zoo_exp.files import write_text
 from zoo_exp.report.masks import MaskItem, kept_mask
 from zoo_exp.tracking.mode import Mode, environment
 
@@ -99,7 +99,7 @@ def read_marker(run_dir: Path, name: str) -> Marker:
 
 def write_marker(run_dir: Path, name: str, marker: Marker) -> None:
     """Remember it."""
-    write_text_atomic(run_dir / FOLDER / f"{name}.json", json.dumps(marker.__dict__) + "\n")
+    write_text(run_dir / FOLDER / f"{name}.json", json.dumps(marker.__dict__) + "\n")
 
 
 class Session:

@@ -11,13 +11,15 @@ from typing import Any
 
 from zoo_exp.config.experiment import Cell
 from zoo_exp.errors import ZooExpError
-from zoo_exp.runs import journal
+from zoo_exp.files import read_lines
+from zoo_exp.runs import folder as run_folder
+from zoo_exp.runs import reading
+from zoo_exp.runs.reading import MILLISECONDS
 from zoo_exp.statistics.results import SUBMISSION
 from zoo_exp.statistics.rows import ArmRow
 from zoo_exp.tracking.session import plain_key
 
 STEP = "answers"
-TIMES = {"select_ms": "select_ms", "prefill_decode_ms": "generate_ms", "vision_ms": "vision_ms"}
 Rows = dict[str, dict[str, dict[str, Any]]]
 """Arm id -> sample id -> record."""
 
@@ -48,10 +50,9 @@ class Tally:
         if label is None or key in self._seen:
             return
         self._seen.add(key)
-        kept = row["kept_tokens"] if row.get("layer_tokens") is None else row["layer_tokens"]
         # A question without an image says nothing about visual tokens.
-        tokens = kept if row.get("n_visual") else None
-        numbers = {"mean_score": row.get("score"), "kept_tokens": tokens}
+        kept, layers = (row["kept_tokens"], row.get("layer_tokens")) if row.get("n_visual") else (None, None)
+        numbers = {"mean_score": row.get("score"), "kept_tokens": kept, "layer_tokens": layers}
         for name, value in (numbers | {"flops_tflop": row.get("flops_tflop")}).items():
             if value is not None and not math.isnan(value):
                 self._values.setdefault((name, label), []).append(float(value))
@@ -59,15 +60,15 @@ class Tally:
     def timing(self, row: dict[str, Any]) -> None:
         """Count the times of one batch, as milliseconds per question."""
         label = self._by_name.get(str(row.get("arm")))
-        for old, new in TIMES.items():
-            if label is not None and row.get(old) is not None:
-                self._values.setdefault((new, label), []).append(row[old] / row["batch_size"])
+        for name in MILLISECONDS:
+            if label is not None and row.get(name) is not None:
+                self._values.setdefault((name, label), []).append(row[name] / row["batch_size"])
 
     def scalars(self) -> dict[str, float]:
         """`<quantity>/<arm>`: means over answers; of times the median over batches, as in the tables."""
         found: dict[str, float] = {STEP: self.answers}
         for (name, label), values in self._values.items():
-            middle = median(values) if name in TIMES.values() else fmean(values)
+            middle = median(values) if name in MILLISECONDS else fmean(values)
             found[f"{name}/{plain_key(label)}"] = middle
         return found
 
@@ -88,12 +89,12 @@ class Tail:
     def new(self) -> Iterator[dict[str, Any]]:
         """Whole lines that were not given before; the merged file of earlier attempts comes first."""
         if not self._read:
-            merged = journal.merged_file(self._folder, self._kind)
+            merged = run_folder.merged(self._folder, self._kind)
             self._read[merged] = 0
-            for line in journal.lines(merged, []):
+            for line in read_lines(merged, dict, []):
                 if line.row.get("cell", self._cell) == self._cell:
                     yield line.row
-        for path in journal.journals(self._folder, self._kind, [self._cell]):
+        for path in run_folder.journals(self._folder, self._kind, [self._cell]):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 data = file.read()
@@ -107,9 +108,9 @@ class Tail:
 def whole_rows(folder: Path, cell: Cell) -> Rows:
     """Records of a cell, each answer once."""
     found: Rows = {arm.id: {} for arm in cell.arms}
-    for row in journal.read(folder, "records", [cell.id]):
-        if row.get("cell") == cell.id and row.get("arm_id") in found:
-            found[row["arm_id"]].setdefault(str(row["sample_id"]), row)
+    for row in reading.records(folder, [cell.id], damaged=[]):
+        if row["cell"] == cell.id and row["arm_id"] in found:
+            found[row["arm_id"]].setdefault(row["sample_id"], row)
     return found
 
 

@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from zoo_exp.errors import MissingFileError
+from zoo_exp.files import write_text
 from zoo_exp.report import markdown
-from zoo_exp.report.files import write_text_atomic
-from zoo_exp.report.runs import Run, find_runs, load_run
+from zoo_exp.report.runs import results_of
+from zoo_exp.runs.load import Run, find_runs, load_run
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
 from zoo_exp.tracking.final_run import plain_key, resolve_mode
@@ -46,7 +47,7 @@ def make_report(paths: Sequence[Path], out: Path) -> str:
     report = build(library, runs, project, NOBODY, linked=False)
     path = out / SPECIFICATION
     text = report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    write_text_atomic(path, json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n")
     return f"W&B report: offline ({mode.reason}); specification in {path}. Online: WANDB_MODE=online and an API key"
 
 
@@ -63,7 +64,7 @@ def build(library: ModuleType, runs: Sequence[Run], project: str, entity: str, *
     title = f"zoo_exp: {runs[0].name}" if len(runs) == 1 else f"zoo_exp: {len(runs)} experiments"
     blocks: list[Any] = [library.TableOfContents()]
     for run in runs:
-        results = run.results()
+        results = results_of(run)
         question = markdown.escape(run.experiment.get("question") or "")
         # The table as our own Markdown page has it, without its heading and its pictures.
         table = markdown.render(results).split("\n\n", 1)[1].split("\n\n## ", 1)[0]
@@ -86,7 +87,7 @@ def _panels(library: ModuleType, results: Results) -> list[Any]:
         for key, title in (
             ("retained", "Retained average, %"),
             ("kept_tokens", "Visual tokens kept"),
-            ("generate_ms", "Prefill and decode, ms a question"),
+            ("prefill_decode_ms", "Prefill and decode, ms a question"),
             ("select_ms", "Selector, ms a question"),
         )
     ]

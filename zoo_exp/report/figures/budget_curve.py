@@ -34,7 +34,7 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
         for number, line in enumerate(lines):
             rows = line.rows
             # Points of one budget would hide each other's intervals.
-            x = rows["kept_tokens"].to_numpy(float) * (1 + 0.012 * (number - len(lines) / 2))
+            x = rows["measured_tokens"].to_numpy(float) * (1 + 0.012 * (number - len(lines) / 2))
             y = rows["retained"].to_numpy(float)
             bars = np.abs(np.stack([y - rows["retained_low"], rows["retained_high"] - y]))
             axes.errorbar(
@@ -65,7 +65,7 @@ def draw(frame: pd.DataFrame, path: Path) -> bool:
             )
         axes.set_xscale("log", base=2)
         ticks = sorted(
-            {round(float(v)) for line in lines for v in line.rows["kept_tokens"] if v == v and v > 0}
+            {round(float(v)) for line in lines for v in line.rows["measured_tokens"] if v == v and v > 0}
         )
         axes.set_xticks(ticks, apart(ticks))
         axes.minorticks_off()

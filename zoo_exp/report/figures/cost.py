@@ -12,7 +12,7 @@ from zoo_exp.report.figures.style import GREY, figure, legend_right, line_style,
 def draw(frame: pd.DataFrame, path: Path) -> bool:
     """Draw both panels; False where the run has neither times nor operations, or no retained average."""
     lines = series(frame)
-    total = frame.assign(time=frame["select_ms"].fillna(0) + frame["generate_ms"])
+    total = frame.assign(time=frame["select_ms"].fillna(0) + frame["prefill_decode_ms"])
     quantities = [
         ("time", 1.0, "selector + prefill + decode, ms a question"),
         ("flops_tflop", 1e3, "all stages, GFLOP a question"),

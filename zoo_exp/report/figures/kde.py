@@ -22,10 +22,11 @@ def draw(tokens: pd.DataFrame, path: Path, column: str = "spearman_above") -> bo
         path: the files' common name.
         column: `spearman` (all tokens), or `spearman_above` (those above the threshold, as in the supplement).
     """
+    base = {arm: base_label(arm, budget) for arm, budget in zip(tokens["arm"], tokens["budget"], strict=True)}
     others = tokens[(tokens["arm"] != tokens["reference"]) & tokens[column].notna()]
-    others = others.assign(base=others["arm"].map(base_label))
-    # Budgets of one rule have the same scores, and the reference's other budgets are the reference itself.
-    others = others[others["base"] != others["reference"].map(base_label)]
+    others = others.assign(base=others["arm"].map(base))
+    # Budgets of one selector have the same scores, and the reference's other budgets are the reference itself.
+    others = others[others["base"] != others["reference"].map(base)]
     others = others.drop_duplicates(["task", "sample_id", "image", "base"])
     tasks = list(others["task"].unique())[:MAX_PANELS]
     if not tasks:

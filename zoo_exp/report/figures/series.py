@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.frame import AVERAGE, measured_tokens
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Series:
 def series(frame: pd.DataFrame) -> list[Series]:
     """One for each selector and options that have a budget, in the order of the table."""
     averages = frame[(frame["task"] == AVERAGE) & frame["budget"].notna()]
+    averages = averages.assign(measured_tokens=measured_tokens(averages))
     return [
-        Series(base_label(str(rows["arm"].iloc[0])), rows.sort_values("kept_tokens"))
-        for _, rows in averages.assign(base=averages["arm"].map(base_label)).groupby("base", sort=False)
+        Series(base_label(rows["row"].iloc[0], rows["budget"].iloc[0]), rows.sort_values("measured_tokens"))
+        for _, rows in averages.groupby(["selector", "options"], sort=False)
     ]
 
 
-def base_label(arm: str) -> str:
-    """The label of an arm without budget and number of seeds.
+def base_label(row: str, budget: str | None) -> str:
+    """The label of a row without its budget, which is known.
 
-    >>> base_label("random @16 (3 seeds)"), base_label("zoo multiply @48"), base_label("full")
-    ('random', 'zoo multiply', 'full')
+    >>> base_label("zoo multiply @48", "48"), base_label("ours @home @48", "48"), base_label("full", None)
+    ('zoo multiply', 'ours @home', 'full')
     """
-    head, mark, _ = arm.rpartition(" @")
-    return head if mark else arm
+    return row.removesuffix(f" @{budget}")
 
 
 def reference_row(frame: pd.DataFrame, selector: str) -> pd.Series | None:

@@ -1,5 +1,6 @@
 """One style for every figure: Okabe and Ito's colours, a marker and a dash for each, no chart junk."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zoo_exp.report.files import atomic_path
+from zoo_exp.files import replaced
 
 # Told apart with any colour vision; marker and dash say the same in grey print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7a00")
@@ -73,13 +74,12 @@ def figure(
         if layout is not None:
             layout.execute(drawn)
         drawn.set_layout_engine(None)
-        with atomic_path(path.with_suffix(".svg")) as target:
-            drawn.savefig(
-                str(target), format="svg", metadata=dict.fromkeys(("Date", "Format", "Type", "Creator"))
-            )
-            target.write_text(_rounded(target.read_text(encoding="utf-8")), encoding="utf-8")
-        with atomic_path(path.with_suffix(".png")) as target:
-            drawn.savefig(str(target), format="png", dpi=160, metadata={"Software": None})
+        svg = io.StringIO()
+        drawn.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Format", "Type", "Creator")))
+        with replaced(path.with_suffix(".svg"), sync=False) as file:
+            file.write(_rounded(svg.getvalue()).encode())
+        with replaced(path.with_suffix(".png"), sync=False) as file:
+            drawn.savefig(file, format="png", dpi=160, metadata={"Software": None})
 
 
 def _rounded(svg: str) -> str:

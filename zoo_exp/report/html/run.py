@@ -17,6 +17,7 @@ from zoo_exp.report.section import Section
 from zoo_exp.report.tables import (
     display_scale,
     kept_count,
+    measured_tokens,
     method_lines,
     number,
     unique_short_names,
@@ -83,7 +84,7 @@ def _main_table(section: Section) -> str:
         average = lines[AVERAGE]
         row: list[Cell | str] = [
             Cell(str(arm)),
-            figure_cell(average["kept_tokens"], kept_count(average)),
+            figure_cell(measured_tokens(average), kept_count(average)),
         ]
         for task in results.tasks:
             value = lines[task]["value"] * display_scale(results, task)
@@ -95,7 +96,9 @@ def _main_table(section: Section) -> str:
         if needed and needed.needing:
             row.append(figure_cell(needed.retained.get(str(arm), float("nan"))))
         row += [figure_cell(average["seed_sd"], number(average["seed_sd"], 2))]
-        row += [figure_cell(average[key], number(average[key], 2)) for key in ("select_ms", "generate_ms")]
+        row += [
+            figure_cell(average[key], number(average[key], 2)) for key in ("select_ms", "prefill_decode_ms")
+        ]
         gflop = 1000 * average["flops_tflop"]
         row.append(figure_cell(gflop, f"{gflop:.4g}" if gflop == gflop else "-"))
         rows.append(row)

@@ -15,7 +15,8 @@ from rich.console import Console
 from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.evaluation import stop
-from zoo_exp.runs import cells, journal
+from zoo_exp.runs import cells, reading
+from zoo_exp.runs import folder as run_folder
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ def answers(out):
     return {
         (row["task"], row["arm"], row["sample_id"])
         for folder in out.glob("*/*")
-        for row in journal.read(folder, "records")
+        for row in reading.records(folder)
     }
 
 
@@ -136,7 +137,7 @@ def until_whole(out, start, whole):
         assert -signal.SIGKILL in codes, (codes, (out.parent / "log").read_text()[-3000:])
     (path,) = out.glob("*/*/records.jsonl")
     assert path.read_bytes() == whole
-    assert journal.journals(path.parent, "records") == []
+    assert run_folder.journals(path.parent, "records") == []
     return kills
 
 

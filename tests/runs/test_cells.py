@@ -13,6 +13,7 @@ POPE, GQA = EXPERIMENT.cells()
 def answer(folder, cell, samples, arms=None):
     rows = [
         {"cell": cell.id, "task": cell.task, "arm_id": arm.id, "arm": arm.label, "sample_id": str(n)}
+        | {"response": "", "score": 0.0, "kept_tokens": 0}
         for arm in (arms or cell.arms)
         for n in range(samples)
     ]

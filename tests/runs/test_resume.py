@@ -14,7 +14,7 @@ from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 from zoo_exp.evaluation import attempt, stop
-from zoo_exp.runs import cells, journal, lock
+from zoo_exp.runs import cells, folder, journal, lock, reading
 
 BASE = [
     "selector=[full,zoo,random]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=8", "logger=none",
@@ -38,46 +38,46 @@ def run(out, *more, tasks=None):
 @pytest.fixture(scope="module")
 def whole(one_model, tmp_path_factory):
     """The bytes of a run that nothing disturbed."""
-    code, folder = run(tmp_path_factory.mktemp("whole"))
+    code, run_dir = run(tmp_path_factory.mktemp("whole"))
     assert code == 0
-    return (folder / "records.jsonl").read_bytes()
+    return (run_dir / "records.jsonl").read_bytes()
 
 
-def answers(folder):
-    return {(r["task"], r["arm"], r["sample_id"]) for r in journal.read(folder, "records")}
+def answers(run_dir):
+    return {(r["task"], r["arm"], r["sample_id"]) for r in reading.records(run_dir)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_records_do_not_depend_on_the_batch_size(whole, tmp_path, batch_size):
-    _, folder = run(tmp_path, f"model.batch_size={batch_size}")
-    assert (folder / "records.jsonl").read_bytes() == whole
+    _, run_dir = run(tmp_path, f"model.batch_size={batch_size}")
+    assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
 def test_cells_run_one_by_one_end_in_the_same_folder_with_the_same_bytes(whole, tmp_path):
-    _, folder = run(tmp_path, tasks=["embedded_gqa"])
-    assert not (folder / "records.jsonl").exists()
-    assert len(journal.journals(folder, "records")) == 1
+    _, run_dir = run(tmp_path, tasks=["embedded_gqa"])
+    assert not (run_dir / "records.jsonl").exists()
+    assert len(folder.journals(run_dir, "records")) == 1
     _, again = run(tmp_path, tasks=["embedded_pope"])
-    assert again == folder
-    assert (folder / "records.jsonl").read_bytes() == whole
-    assert journal.journals(folder, "records") == []
+    assert again == run_dir
+    assert (run_dir / "records.jsonl").read_bytes() == whole
+    assert folder.journals(run_dir, "records") == []
     with pytest.raises(UnknownNameError, match="embedded_pop'"):
         run(tmp_path, tasks=["embedded_pop"])
 
 
 def test_nothing_is_asked_twice(whole, tmp_path, monkeypatch):
-    _, folder = run(tmp_path)
+    _, run_dir = run(tmp_path)
     monkeypatch.setattr(attempt, "_load", None)  # a finished run needs no model
-    assert run(tmp_path) == (0, folder)
-    assert (folder / "records.jsonl").read_bytes() == whole
+    assert run(tmp_path) == (0, run_dir)
+    assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
 def test_lost_records_are_made_again_and_only_they(whole, tmp_path):
-    _, folder = run(tmp_path)
+    _, run_dir = run(tmp_path)
     lines = whole.splitlines(keepends=True)
     gone = random.Random(0).sample(range(len(lines)), 5)
     kept = [b"garbage\n" if n == gone[0] else line for n, line in enumerate(lines) if n not in gone[1:]]
-    (folder / "records.jsonl").write_bytes(b"".join(kept))
+    (run_dir / "records.jsonl").write_bytes(b"".join(kept))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         append = journal.Journal.append
@@ -90,13 +90,13 @@ def test_lost_records_are_made_again_and_only_they(whole, tmp_path):
         patch.setattr(journal.Journal, "append", note)
         run(tmp_path)
     assert len(seen) == 5
-    assert (folder / "records.jsonl").read_bytes() == whole
+    assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
 def test_another_limit_and_another_arm_take_over_what_there_is(whole, tmp_path):
     run(tmp_path, "limit=3", "selector=[full,zoo]")
-    _, folder = run(tmp_path)
-    assert (folder / "records.jsonl").read_bytes() == whole
+    _, run_dir = run(tmp_path)
+    assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
 def test_a_signal_stops_between_two_arms_and_the_next_run_goes_on(whole, tmp_path, monkeypatch):
@@ -109,13 +109,13 @@ def test_a_signal_stops_between_two_arms_and_the_next_run_goes_on(whole, tmp_pat
         return answer(self, *args)
 
     monkeypatch.setattr(attempt.PrunedVLM, "_answer", interrupted)
-    code, folder = run(tmp_path)
+    code, run_dir = run(tmp_path)
     assert code == stop.EXIT_CODE
     assert len(calls) == 5  # the arm in hand was the last one
-    assert len(answers(folder)) == 10
-    assert {s.state for s in cells.states(folder, compose(BASE).cells())} == {cells.STOPPED}
+    assert len(answers(run_dir)) == 10
+    assert {s.state for s in cells.states(run_dir, compose(BASE).cells())} == {cells.STOPPED}
     assert run(tmp_path)[0] == 0
-    assert (folder / "records.jsonl").read_bytes() == whole
+    assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
 def test_an_error_is_written_down_beside_its_cell_and_what_was_recorded_is_merged(tmp_path, monkeypatch):
@@ -148,14 +148,14 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
-    _, folder = run(tmp_path)
-    content = json.loads((folder / "experiment.json").read_text())
+    _, run_dir = run(tmp_path)
+    content = json.loads((run_dir / "experiment.json").read_text())
     content["experiment"]["model"]["dtype"] = "float16"
-    (folder / "experiment.json").write_text(json.dumps(content))
-    before = (folder / "records.jsonl").read_bytes()
+    (run_dir / "experiment.json").write_text(json.dumps(content))
+    before = (run_dir / "records.jsonl").read_bytes()
     with pytest.raises(InvalidValueError, match=r'model\.dtype: "float16" -> "float32"'):
         run(tmp_path)
-    assert (folder / "records.jsonl").read_bytes() == before
+    assert (run_dir / "records.jsonl").read_bytes() == before
 
 
 def killed_child(out, prepare):
