@@ -108,14 +108,13 @@ class Attempt:
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
         module = self.module = PrunedVLM(loaded, self.folder, cache)
-        progress = RunProgress(self.console)
+        progress = RunProgress(self.console, module, self.trainer.world_size)
         if self.trainer.is_global_zero:
             self.console.print(
                 f"{experiment.name}: {self.missing} answers ({len(self.work)} tasks, {len(experiment.arms)} "
                 f"arms) on {loaded.name}; records in {self.folder}"
             )
             progress.expect(self.missing)
-        self.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
 
         def collate(item: Work) -> Collate:
             return Collate(item.task, loaded.processor, experiment.model.prompt_family)
