@@ -112,9 +112,7 @@ def own_loop(place: Path, args: argparse.Namespace) -> tuple[Answers, Metrics]:
         task = tasks.get(name)
         ids = data.load(task, limit=args.limit).sample_ids(task)
         mine = {
-            record["sample_id"]: record
-            for record in records
-            if record["task"] == name and not record["seed"]
+            record["sample_id"]: record for record in records if record["task"] == name and not record["seed"]
         }
         answers[name] = {row: (mine[i]["response"], mine[i]["score"]) for row, i in enumerate(ids)}
         metrics[name] = task.aggregate([{"sample_id": i, **mine[i]["parts"]} for i in ids])

@@ -1,4 +1,4 @@
-"""An experiment from its cells to its tables: run what is missing, merge, report."""
+"""The pipeline: answer what is missing in the cells of an experiment, merge the journals, report."""
 
 import time
 from collections.abc import Callable, Collection
@@ -21,47 +21,58 @@ from zoo_exp.tasks.submission_files import write_submissions
 
 
 def run(experiment: Experiment, console: Console | None = None, tasks: Collection[str] | None = None) -> int:
-    """Run an experiment, or go on with it; print and write its tables once every cell is complete.
+    """Run an experiment or resume it; once every cell is complete, print and write its tables.
 
     Args:
         experiment: from `zoo_exp.config.compose`.
-        console: where tables and messages go; standard output by default.
-        tasks: run the cells of these tasks only; records go to the folder of the whole experiment.
+        console: receives tables and messages; standard output by default.
+        tasks: run the cells of these tasks only; their records go to the folder of the whole experiment.
 
     Returns:
-        Exit code: 0, or 75 where SIGUSR1 or SIGTERM stopped the run before its end.
+        Exit code: 0, or 75 if SIGUSR1 or SIGTERM stopped the run.
 
     Raises:
-        ZooExpError: whatever the user can mend.
+        ZooExpError: any error the user can correct.
     """
     quieten()
     with stop.listening():
-        watch = _watch(experiment, console, tasks)
-        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, watch)
-        main = trainer.is_global_zero
-        console = console or plain_console(quiet=not main)
+        callbacks = _callbacks(experiment, console, tasks)
+        trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, callbacks)
+        console = console or plain_console(quiet=not trainer.is_global_zero)
         attempt = Attempt(experiment, trainer, console, tasks)
-        if not main:
+        if not trainer.is_global_zero:
             return attempt.follow()
-        run_dir = experiment.run_dir
-        run_dir.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        with lock.cells(run_dir, [item.cell.id for item in attempt.work]):
-            remove_leftovers(run_dir)
-            manifest.write(run_dir, experiment, provenance.versions())
-            code = stop.EXIT_CODE
-            try:
-                code = attempt.lead()
-            finally:
-                for logger in watch:
-                    logger.close()
-                # Who holds all cells and is alone may merge what there is, whatever has happened.
-                if code and tasks is None and trainer.world_size == 1:
-                    with suppress(OSError, ZooExpError):
-                        merge.merge_run(experiment)
+        code = _answer(experiment, attempt, callbacks, alone=tasks is None and trainer.world_size == 1)
         if code == 0 and (tasks is None or _is_last(experiment, console)):
             finish(experiment, console, attempt.missing, time.perf_counter() - started)
         return code
+
+
+def _answer(experiment: Experiment, attempt: Attempt, callbacks: list[Any], alone: bool) -> int:
+    """Answer what is missing while this process holds the locks of its cells; the exit code.
+
+    Args:
+        experiment: the experiment.
+        attempt: what is left to answer, and how.
+        callbacks: closed at the end.
+        alone: whether this process holds all cells, so that it may merge an incomplete run.
+    """
+    run_dir = experiment.run_dir
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with lock.cells(run_dir, [item.cell.id for item in attempt.work]):
+        remove_leftovers(run_dir)
+        manifest.write(run_dir, experiment, provenance.versions())
+        code = stop.EXIT_CODE
+        try:
+            code = attempt.lead()
+        finally:
+            for callback in callbacks:
+                callback.close()
+            if code and alone:
+                with suppress(OSError, ZooExpError):
+                    merge.merge_run(experiment)
+    return code
 
 
 def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: float = 0.0) -> None:
@@ -69,9 +80,9 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
 
     Args:
         experiment: the experiment.
-        console: where tables and messages go.
-        answers: how many were made just now; 0 where a finished run is shown again.
-        seconds: what they took.
+        console: receives tables and messages.
+        answers: number of new answers; 0 if a finished run is shown again.
+        seconds: time that they took.
     """
     with lock.waiting(experiment.run_dir, "finish"):
         merge.merge_run(experiment)
@@ -79,7 +90,7 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
 
 
 def _is_last(experiment: Experiment, console: Console) -> bool:
-    """Whether a process that ran one cell finds all cells complete, and nobody has merged them before it."""
+    """Whether all cells are complete after this process ran some of them, and no other process has merged them."""
     states = cells.states(experiment.run_dir, experiment.cells())
     left = [state.cell.task for state in states if not state.complete]
     if left:
@@ -88,13 +99,13 @@ def _is_last(experiment: Experiment, console: Console) -> bool:
 
 
 def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
-    """Tables, gallery, W&B, and where everything lies."""
+    """Write submissions and tables, log to W&B, and print where the results are."""
     tasks = {name: get_task(name) for name in experiment.tasks}
     records = reading.records(experiment.run_dir, damaged=[])
     for path in write_submissions(tasks.values(), records, folder.submissions(experiment.run_dir)):
-        console.print(f"to hand in: {path}", soft_wrap=True, highlight=False)
+        console.print(f"submission file: {path}", soft_wrap=True, highlight=False)
     if all(task.submission_only for task in tasks.values()):
-        return  # nothing here can be scored without the benchmark's server
+        return  # only the server of the benchmark can score these
     summary.write(
         experiment.run_dir,
         experiment.name,
@@ -120,11 +131,11 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
             entity=experiment.logger.entity,
             tags=experiment.logger.tags,
         )
-    console.print(f"table, records and pictures: {experiment.run_dir}", soft_wrap=True, highlight=False)
+    console.print(f"tables, records and figures: {experiment.run_dir}", soft_wrap=True, highlight=False)
 
 
-def _watch(experiment: Experiment, console: Console | None, tasks: Collection[str] | None) -> list[Any]:
-    """What follows the cells while they are answered: W&B, unless it is switched off."""
+def _callbacks(experiment: Experiment, console: Console | None, tasks: Collection[str] | None) -> list[Any]:
+    """The W&B logger, unless it is switched off."""
     if experiment.logger.name != "wandb":
         return []
     from zoo_exp.tracking.cell_logger import CellLogger
@@ -137,7 +148,7 @@ def _plain(console: Console) -> Callable[[str], None]:
 
 
 def _pace(experiment: Experiment) -> str:
-    """What all arms cost beside the full-token arm alone, from the stage times of this run."""
+    """Time of all arms relative to the full-token arm alone, from the stage times of this run."""
     spent: dict[str, float] = {}
     vision: dict[str, float] = {}
     for timing in reading.timings(experiment.run_dir):

@@ -71,7 +71,7 @@ def test_the_same_command_again_answers_nothing_twice(finished, capsys):
     before = (folder / "records.jsonl").read_bytes()
     assert run(finished) == 0
     assert (folder / "records.jsonl").read_bytes() == before
-    assert "72 of 72 answers are there already" in capsys.readouterr().out
+    assert "72 of 72 answers are already recorded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])

@@ -1,4 +1,4 @@
-"""Two ranks give the bytes of one process: also when one is killed, and when fewer samples than ranks are left."""
+"""Two ranks write the same bytes as one process, also if one is killed or fewer samples than ranks are left."""
 
 import subprocess
 import sys
@@ -60,15 +60,15 @@ def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
     first.wait()
     finish(out)
     assert (folder / "records.jsonl").read_bytes() == expected
-    # Both ranks of one attempt left their rows, each in a journal of its own, and none is left over.
+    # Each rank wrote to its own journal; the merge left none.
     assert run_folder.journals(folder, "records") == []
     lines = expected.splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[1:]))
-    assert f"{len(lines) - 1} of {len(lines)} answers are there already" in finish(out)
+    assert f"{len(lines) - 1} of {len(lines)} answers are already recorded" in finish(out)
     assert (folder / "records.jsonl").read_bytes() == expected
 
 
-def test_sigterm_to_the_first_rank_stops_both_and_the_next_run_goes_on(tmp_path):
+def test_sigterm_to_the_first_rank_stops_both_and_the_next_run_resumes(tmp_path):
     expected = single(tmp_path / "one", "limit=60")
     out = tmp_path / "two"
     folder = compose([*BASE, "limit=60", f"out={out}"]).run_dir

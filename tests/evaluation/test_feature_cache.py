@@ -1,4 +1,4 @@
-"""The vision cache: what comes back is what was put in, whatever happens to the files, and the tower rests."""
+"""The feature cache: stored tensors are read back exactly, damage is detected, and the encoder does not run."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def entries(store):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_tensors_come_back_bit_by_bit(tmp_path, dtype):
+def test_tensors_are_read_back_bit_by_bit(tmp_path, dtype):
     store = FeatureStore(tmp_path)
     assert store.get("k") is None
     store.put("k", tensors(dtype), {"grid": [2, 3]})
@@ -70,7 +70,7 @@ def test_damage_anywhere_is_named_and_repaired(tmp_path_factory, place, cut):
     assert torch.equal(store.get("k")[0]["n"], tensors()["n"])
 
 
-def test_damage_is_said(tmp_path, caplog):
+def test_damage_is_logged(tmp_path, caplog):
     store = FeatureStore(tmp_path)
     store.put("k", tensors(), {})
     (path,) = entries(store)
@@ -79,7 +79,7 @@ def test_damage_is_said(tmp_path, caplog):
     assert f"{path} is damaged" in caplog.text
 
 
-def test_the_size_stays_below_its_limit_and_what_is_used_stays(tmp_path):
+def test_the_folder_stays_below_its_limit_and_recently_used_entries_stay(tmp_path):
     import os
 
     one = {"a": torch.zeros(1000)}
@@ -93,7 +93,7 @@ def test_the_size_stays_below_its_limit_and_what_is_used_stays(tmp_path):
     assert len(entries(store)) >= 5
 
 
-def test_an_entry_larger_than_the_limit_is_not_kept(tmp_path):
+def test_an_entry_larger_than_the_limit_is_not_stored(tmp_path):
     store = FeatureStore(tmp_path, limit_gb=1e-6)
     store.put("k", {"a": torch.zeros(1000)}, {})
     assert store.get("k") is None
@@ -122,7 +122,7 @@ def test_a_known_image_is_not_encoded_again(family, tmp_path, monkeypatch):
             assert image.has("projector") == reference.has("projector")
 
 
-def test_other_weights_other_needs_and_other_pixels_are_other_entries(tmp_path):
+def test_weights_needs_and_pixels_identify_an_entry(tmp_path):
     model = tiny_model("llava")
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES["llava"])
@@ -136,7 +136,7 @@ def test_other_weights_other_needs_and_other_pixels_are_other_entries(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
-def test_a_smaller_image_is_encoded_anew_and_the_rest_is_read(family, tmp_path):
+def test_a_smaller_image_is_encoded_again_and_the_rest_is_read(family, tmp_path):
     """`resize` needs the pixels, which every batch brings, and nothing that the tower said of the whole image."""
     model = tiny_model(family)
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
@@ -153,7 +153,7 @@ def test_a_smaller_image_is_encoded_anew_and_the_rest_is_read(family, tmp_path):
     assert not torch.equal(found[0][0].pixels_encoder((1, 2)), found[1][0].pixels_encoder((1, 2)))
 
 
-def test_tiles_have_no_smaller_image(tmp_path):
+def test_tiled_images_cannot_be_resized(tmp_path):
     model = tiny_model("llava_next")
     cache = FeatureCache(adapter_for(model, None), FeatureStore(tmp_path), "model")
     for read in (0, 2):
@@ -162,7 +162,7 @@ def test_tiles_have_no_smaller_image(tmp_path):
         assert all(image.pixels_encoder is None for row in found for image in row)
 
 
-def test_a_batch_with_a_new_image_is_encoded_whole(tmp_path):
+def test_a_batch_with_a_new_image_is_encoded_as_a_whole(tmp_path):
     """Bits of an image may depend on the others of its batch: nothing is mixed that a run would not mix."""
     model = tiny_model("llava")
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
@@ -173,11 +173,11 @@ def test_a_batch_with_a_new_image_is_encoded_whole(tmp_path):
     cache = FeatureCache(adapter, store, "model")
     cache.encode(inputs, frozenset())
     assert (cache.hits, cache.misses, len(entries(store))) == (0, 2, 2)
-    assert "a batch with a new image is encoded whole" in cache.summary()
+    assert "a batch with a new image is encoded as a whole" in cache.summary()
     assert old.read_bytes() == before
 
 
-def test_what_cannot_be_stored_runs_the_tower(tmp_path):
+def test_needs_that_are_not_stored_run_the_encoder(tmp_path):
     model = tiny_model("llava")
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
     cache = FeatureCache(adapter, store, "model")

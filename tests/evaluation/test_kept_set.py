@@ -1,4 +1,4 @@
-"""Ranks, thresholds and effective rank against slow obvious references."""
+"""Rank correlation, threshold and effective rank against simple reference implementations."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_two_tokens_have_no_correlation():
     assert math.isnan(spearman(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0])))
 
 
-def test_the_threshold_is_half_of_the_way_up():
+def test_the_threshold_is_halfway_between_lowest_and_highest():
     assert above(torch.tensor([10.0, 14.0, 15.0, 20.0]), 0.5).tolist() == [2, 3]
     assert above(torch.ones(3), 0.5).tolist() == [0, 1, 2]
 
@@ -46,6 +46,6 @@ def test_effective_rank_counts_directions():
     assert effective_rank(torch.zeros(2, 8)) == pytest.approx(1.0)
 
 
-def test_overlap_is_jaccards():
+def test_overlap_is_the_jaccard_index():
     assert overlap(torch.tensor([0, 1, 2]), torch.tensor([2, 3])) == 0.25
     assert math.isnan(overlap(torch.tensor([]), torch.tensor([])))

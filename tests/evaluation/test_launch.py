@@ -1,4 +1,4 @@
-"""Which processes there are, and which part of the samples is whose."""
+"""The number of processes, and the share of the samples of each."""
 
 import pytest
 from hypothesis import given
@@ -33,18 +33,18 @@ def test_shards_are_a_partition_except_for_ranks_without_work(todo, world):
         ({**STEP, "SLURM_STEP_ID": "4294967290"}, False),  # a shell inside an allocation
     ],
 )
-def test_only_srun_brings_siblings(environment, expected):
+def test_only_srun_starts_the_other_ranks(environment, expected):
     assert launch.under_srun(environment) is expected
 
 
-def test_slurm_says_how_many_processes_there_are():
+def test_slurm_determines_the_number_of_processes():
     shape = launch.slurm_shape({"SLURM_NNODES": "2", "SLURM_NTASKS": "8"})
     assert shape == {"devices": 4, "num_nodes": 2, "strategy": "ddp"}
     assert launch.slurm_shape({}) == {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 @pytest.mark.parametrize("wrong", [{"accelerator": "gpuu"}, {"strategy": "dddp"}])
-def test_a_trainer_that_cannot_be_is_refused_with_what_was_given(tmp_path, wrong):
+def test_an_impossible_trainer_is_refused_with_the_given_values(tmp_path, wrong):
     with pytest.raises(InvalidValueError, match=f"trainer: .*given: .*{next(iter(wrong.values()))}"):
         launch.make_trainer(TrainerConfig(**wrong), tmp_path, [])
 

@@ -1,4 +1,4 @@
-"""Masks of a run: what each arm left to the language model, and of layer selectors what their last layer saw."""
+"""Masks of a run: the tokens that each arm kept; for layer selectors, the tokens at the last layer."""
 
 import json
 
@@ -21,7 +21,7 @@ def rows(tmp_path_factory):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_layer_selectors_show_what_their_last_layer_sees(rows):
+def test_masks_of_layer_selectors_show_the_tokens_at_the_last_layer(rows):
     arms = {arm.label: arm for arm in compose(RUN).arms}
     left = {}
     for row in rows:
@@ -35,7 +35,7 @@ def test_layer_selectors_show_what_their_last_layer_sees(rows):
         if name in ("fastv", "dart"):
             planned = arm.build().schedule(arm.budget, 144, 4)
             last = planned[max(planned)]
-            # DART gives every pivot the same number of neighbours: what is left over by the division is not kept.
+            # DART gives every pivot the same number of neighbours and drops the remainder of the division.
             assert all(0.7 * last <= len(each) <= last < 144 for each in left[name]), name
             assert len({tuple(each) for each in left[name]}) > 1, name
     assert all(len(each) < 144 for each in left["sparsevlm"])

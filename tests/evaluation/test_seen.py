@@ -1,4 +1,4 @@
-"""Gallery pictures show what the model saw, cell by cell."""
+"""Gallery images show what the model saw, cell by cell."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from zoo_exp.evaluation.seen import CELL, seen
 
 
 def wide():
-    """200 x 100: green at the left edge, which a centre crop cuts off, red in the middle, blue on the right."""
+    """200 x 100: green on the left, which a centre crop removes, red in the middle, blue on the right."""
     image = Image.new("RGB", (200, 100), (0, 160, 0))
     ImageDraw.Draw(image).rectangle((50, 0, 149, 99), fill=(220, 0, 0))
     ImageDraw.Draw(image).rectangle((150, 0, 199, 99), fill=(0, 0, 220))
@@ -21,7 +21,7 @@ def cropping():
     return CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
 
 
-def test_what_was_cropped_off_is_not_shown():
+def test_cropped_parts_are_not_shown():
     processor = cropping()
     inputs = dict(processor(images=[Image.new("RGB", (60, 60)), wide()], return_tensors="pt"))
     tokens = VisualTokens(projected=torch.zeros(16, 2), grid=(4, 4))
@@ -33,7 +33,7 @@ def test_what_was_cropped_off_is_not_shown():
     assert view.marked(torch.tensor([0, 5, 15])) == [0, 5, 15]
 
 
-def test_patches_in_a_row_show_the_whole_image():
+def test_flat_patches_show_the_whole_image():
     inputs = {"pixel_values": torch.zeros(8 * 4, 588), "image_grid_thw": torch.tensor([[1, 4, 8]])}
     view = seen(VisualTokens(projected=torch.zeros(8, 2), grid=(2, 4)), wide(), inputs, 0, None)
     assert view.picture.size == (200, 100)
@@ -41,13 +41,13 @@ def test_patches_in_a_row_show_the_whole_image():
 
 
 def tiled_tokens():
-    """A base tile of 3 x 3 and two joined tiles: 2 rows of 6, each closed by a newline."""
+    """A base tile of 3 x 3 and two joined tiles: 2 rows of 6, each ended by a newline."""
     row = [1, 1, 1, 2, 2, 2, -1]
     tile = torch.tensor([0] * 9 + row * 2)
     return VisualTokens(projected=torch.zeros(len(tile), 2), tile=tile)
 
 
-def test_tiles_stand_beside_the_whole_image_and_kept_tokens_meet_their_places():
+def test_tiles_are_shown_beside_the_base_image_with_kept_tokens_in_place():
     processor = cropping()
     base = processor(images=wide().resize((48, 48)), return_tensors="pt")["pixel_values"]
     inputs = {"pixel_values": torch.stack([base[0], base[0], base[0]])[None]}
@@ -55,7 +55,7 @@ def test_tiles_stand_beside_the_whole_image_and_kept_tokens_meet_their_places():
     rows, columns = view.grid
     assert (rows, columns) == (3, 3 + 1 + 6)
     assert view.picture.size == (columns * CELL, rows * CELL)
-    # The last token of the base tile, the first of the tiles, a newline (which has no place), the last of all.
+    # The last token of the base tile, the first of the tiles, a newline (which has no cell), the last token.
     assert view.marked(torch.tensor([8, 9, 15, 21])) == [4, columns + 9, 2 * columns + 2]
 
     def colour(cell):
@@ -68,7 +68,7 @@ def test_tiles_stand_beside_the_whole_image_and_kept_tokens_meet_their_places():
     assert max(colour(2 * columns + 6)) < 40  # and below the tiles there is nothing.
 
 
-def test_a_sequence_that_is_no_raster_has_no_picture():
+def test_tokens_that_form_no_grid_have_no_image():
     tile = torch.tensor([0] * 9 + [1, 1, 1, -1, 1, 1, -1])
     assert seen(VisualTokens(projected=torch.zeros(16, 2), tile=tile), wide(), {}, 0, None) is None
     assert seen(VisualTokens(projected=torch.zeros(16, 2)), wide(), {}, 0, None) is None

@@ -1,4 +1,4 @@
-"""What is looked at before anything slow: folders that were named, and whether the hub answers at all."""
+"""Checks before anything slow starts: the given folders, and whether the hub can be reached."""
 
 import os
 import socket
@@ -38,12 +38,12 @@ def experiment(*overrides):
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/nowhere"])
-def test_a_folder_of_a_model_that_is_not_there(path):
+def test_a_missing_model_folder_is_refused(path):
     with pytest.raises(MissingFileError, match=rf"model.path={path}: no such folder.*model.path=DIR"):
         sources.check(experiment("model=llava15_7b", f"model.path={path}", "task=gqa"))
 
 
-def test_what_is_no_checkpoint_is_told_before_it_is_loaded(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused_before_loading(tmp_path):
     def refused(path, error, words):
         with pytest.raises(error, match=words):
             sources.check(experiment("model=llava15_7b", f"model.path={path}", "task=embedded_pope"))
@@ -56,7 +56,7 @@ def test_what_is_no_checkpoint_is_told_before_it_is_loaded(tmp_path):
     refused(tmp_path, InvalidValueError, "pickled")
 
 
-def test_a_root_of_data_that_is_not_there(tmp_path):
+def test_a_missing_data_root_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match=r"data.root=/nowhere: no such folder.*data.root=DIR"):
         sources.check(experiment("task=gqa", "data.root=/nowhere"))
     with pytest.raises(MissingFileError, match=rf"gqa: no folder {tmp_path}/gqa\. .*hf download"):
@@ -64,7 +64,7 @@ def test_a_root_of_data_that_is_not_there(tmp_path):
     sources.check(experiment("task=embedded_pope", "data.root=/nowhere"))  # needs none
 
 
-def test_a_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+def test_a_path_may_start_with_a_tilde(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "gqa").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     sources.check(experiment("task=gqa", "data.root=~/benchmarks"))
@@ -77,7 +77,7 @@ def test_a_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
      (["model=llava15_7b", "model.weights=random", "task=embedded_pope"], False),
      (["model=llava15_7b", "model.path=some/other", "model.weights=random", "task=embedded_pope"], True)],
 )  # fmt: skip
-def test_the_hub_is_asked_only_by_who_needs_it(clean, tmp_path, overrides, needed):
+def test_the_hub_is_contacted_only_if_needed(clean, tmp_path, overrides, needed):
     (tmp_path / "gqa").mkdir()
     told = []
     sources.check(experiment(*(text.format(root=tmp_path) for text in overrides)), told.append)
@@ -88,7 +88,7 @@ def test_the_hub_is_asked_only_by_who_needs_it(clean, tmp_path, overrides, neede
         assert os.environ["HF_ENDPOINT"] in told[0]
 
 
-def test_a_hub_that_answers_is_left_alone(clean):
+def test_a_reachable_hub_changes_no_setting(clean):
     with socket.create_server(("127.0.0.1", 0)) as server:
         clean.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}/mirror")
         visitor = threading.Thread(target=lambda: server.accept()[0].close())
@@ -102,7 +102,7 @@ def test_a_hub_that_answers_is_left_alone(clean):
 @pytest.mark.parametrize(
     ("name", "value"), [("HF_HUB_OFFLINE", "0"), ("HF_HUB_OFFLINE", "1"), ("http_proxy", "http://proxy:3128")]
 )
-def test_what_the_user_has_settled_stays(clean, name, value):
+def test_settings_of_the_user_stay(clean, name, value):
     clean.setenv(name, value)
     assert hub.go_offline_if_unreachable() is None
     assert os.environ[name] == value
@@ -115,7 +115,7 @@ def test_what_the_user_has_settled_stays(clean, name, value):
      ["run", "selector=zoo", "budget=64", "model=llava15_7b", "task=embedded_pope", "logger=none"]],
     ids=["data", "data check", "model"],
 )  # fmt: skip
-def test_without_a_network_the_message_comes_without_retries(clean, tmp_path, command):
+def test_without_a_network_the_error_comes_without_retries(clean, tmp_path, command):
     out = [f"out={tmp_path}/runs"] if command[0] == "run" else []
     clean.setenv("HF_HOME", str(tmp_path / "hf"))
     done = subprocess.run(

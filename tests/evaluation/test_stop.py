@@ -1,4 +1,4 @@
-"""The stop flag: signals that would kill become a wish, and the job goes back into the queue when it should."""
+"""The stop flag: signals set it instead of killing the process, and the job is requeued when appropriate."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def scontrol(tmp_path, monkeypatch):
     return tmp_path / "asked"
 
 
-def test_handlers_are_given_back_and_the_flag_is_forgotten():
+def test_handlers_are_restored_and_the_flag_is_cleared():
     before = [signal.getsignal(number) for number in stop.SIGNALS]
     with stop.listening():
         assert stop.requested() is None
@@ -44,7 +44,7 @@ def test_a_signal_between_install_and_the_run_counts():
     assert run.stdout == "SIGUSR1\n"
 
 
-def test_it_loads_nothing_slow():
+def test_the_module_imports_nothing_slow():
     code = "import sys; from zoo_exp.evaluation import stop; print('torch' in sys.modules, 'yaml' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False False\n"
@@ -59,7 +59,7 @@ def told(number, **environment):
             return stop.requeue(recorded=int(environment.get("recorded", 5)))
 
 
-def test_the_end_of_the_time_requeues_the_array_index(scontrol):
+def test_the_time_limit_requeues_the_array_index(scontrol):
     said = told(signal.SIGUSR1, SLURM_JOB_ID="19", SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="2")
     assert "17_2 is requeued" in said
     assert scontrol.read_text() == "requeue 17_2\n"
@@ -67,20 +67,20 @@ def test_the_end_of_the_time_requeues_the_array_index(scontrol):
     assert scontrol.read_text().endswith("requeue 20\n")
 
 
-def test_preemption_and_scancel_are_slurms_business(scontrol):
+def test_preempted_and_cancelled_jobs_are_not_requeued(scontrol):
     assert "same command" in told(signal.SIGTERM, SLURM_JOB_ID="20")
     assert "same command" in told(signal.SIGUSR1)  # no SLURM around
     assert not scontrol.exists()
 
 
-def test_a_job_that_never_gets_anywhere_is_not_requeued_for_ever(scontrol):
+def test_a_job_without_progress_is_not_requeued_forever(scontrol):
     last = {"SLURM_JOB_ID": "20", "SLURM_RESTART_COUNT": str(stop.IDLE_RESTARTS)}
     assert "time=" in told(signal.SIGUSR1, **last, recorded="0")
     assert not scontrol.exists()
     assert "is requeued" in told(signal.SIGUSR1, **last, recorded="1")
 
 
-def test_a_requeue_that_fails_is_said(scontrol, monkeypatch):
+def test_a_failed_requeue_is_reported(scontrol, monkeypatch):
     (scontrol.parent / "scontrol").write_text("#!/bin/sh\necho no such job >&2; exit 1\n")
     assert "could not be requeued (no such job)" in told(signal.SIGUSR1, SLURM_JOB_ID="20")
     monkeypatch.setenv("PATH", str(scontrol.parent / "nothing"))

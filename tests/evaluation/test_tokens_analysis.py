@@ -1,4 +1,4 @@
-"""`tokens` on the embedded model: one row per question and arm, the same each time, read back by the report."""
+"""`tokens` on the embedded model: one row per question and arm, reproducible, and readable by the report."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def rows(tmp_path, *texts):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_arm_is_compared_with_the_first_that_rates(tmp_path):
+def test_every_arm_is_compared_with_the_first_that_scores_tokens(tmp_path):
     found = rows(tmp_path, "selector=[random,feature_norm,divprune,zoo]", "selector.seeds=1")
     assert len(found) == 2 * 4
     assert {row["reference"] for row in found} == {"feature_norm @16"}
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_rows(tmp_path):
     assert first == again
 
 
-def test_without_an_opinion_on_tokens_there_is_nothing_to_compare(tmp_path):
+def test_an_experiment_without_token_scores_is_refused(tmp_path):
     with pytest.raises(InvalidValueError, match=r"no arm of custom scores tokens.*selector="):
         rows(tmp_path, "selector=[random,divprune]")
 

@@ -144,7 +144,7 @@ def test_the_references_registry_resolves_both_kinds(models):
     assert registry.get_model_class("zoo_exp", force_simple=True) is models.ZooExpSimple
 
 
-def test_arguments_come_as_a_string(models):
+def test_arguments_are_parsed_from_a_string(models):
     text = "pretrained=embedded,selector=zoo,budget=16,fusion=sum,dtype=float32"
     model = models.ZooExpChat.create_from_arg_string(text, {"batch_size": "4", "device": None})
     assert (model.answerer.selector.fusion, model.answerer.budget.resolve(144)) == ("sum", 16)
@@ -156,7 +156,7 @@ def test_arguments_come_as_a_string(models):
 
 @pytest.mark.parametrize("kind", ["Chat", "Simple"])
 @pytest.mark.parametrize(("selector", "budget"), [("full", None), ("divprune", 16), ("visionzip", "11.1%")])
-def test_answers_are_those_of_a_plain_script(models, loaded, kind, selector, budget):
+def test_answers_equal_those_of_a_plain_script(models, loaded, kind, selector, budget):
     model = make(models, kind, selector=selector, budget=budget)
     results = model.generate_until(requests(kind, range(7)))
     wanted = [slowly(loaded, selector, place, budget) for place in range(7)]
@@ -179,7 +179,7 @@ def test_a_layer_selector_prunes_inside_the_model(models, loaded):
     assert texts(results) == [slowly(loaded, FastV(k=1), place, 16) for place in range(4)]
 
 
-def test_order_company_and_settings_do_not_change_an_answer(models):
+def test_order_batch_and_settings_of_others_do_not_change_an_answer(models):
     """Requests of two kinds of settings, in any order and any batches."""
     settings = [{**GREEDY, "max_new_tokens": 2 + 4 * (place % 2)} for place in range(7)]
     alone = make(models, "Chat", selector="random", budget=16, batch_size=1)
@@ -209,7 +209,7 @@ def test_seeds_equal_those_of_a_run(models, loaded):
     assert models.sample_name("embedded_scienceqa", {}, 7) == "embedded_scienceqa/7/0"
 
 
-def test_the_cache_hears_of_every_answer(models):
+def test_every_answer_is_added_to_the_cache(models):
     model = make(models, "Simple", selector="divprune", budget=16)
     heard = []
 
@@ -226,7 +226,7 @@ def test_the_cache_hears_of_every_answer(models):
     ]
 
 
-def test_clean_gives_the_model_back_and_the_next_request_loads_it_again(models):
+def test_clean_frees_the_model_and_the_next_request_loads_it_again(models):
     model = make(models, "Chat", selector="divprune", budget=16)
     before = texts(model.generate_until(requests("Chat", range(2))))
     model.clean()
@@ -249,7 +249,7 @@ def test_clean_gives_the_model_back_and_the_next_request_loads_it_again(models):
         ({"batch_size": 0}, InvalidValueError, "batch_size 0"),
     ],
 )
-def test_a_bad_argument_is_named_before_a_model_is_loaded(models, given, error, message):
+def test_an_invalid_argument_is_refused_before_a_model_is_loaded(models, given, error, message):
     with pytest.raises(error, match=message):
         make(models, "Chat", **given)
     assert models.loads == []
@@ -260,7 +260,7 @@ def test_a_budget_above_the_models_tokens_is_refused(models):
         make(models, "Chat", selector="zoo", budget=145)
 
 
-def test_what_it_cannot_answer_is_said(models):
+def test_unsupported_request_types_are_refused(models):
     model = make(models, "Chat", selector="full")
     with pytest.raises(InvalidValueError, match="this task needs loglikelihood"):
         model.loglikelihood([])
@@ -268,7 +268,7 @@ def test_what_it_cannot_answer_is_said(models):
         model.generate_until_multi_round([])
 
 
-def test_without_lmms_eval_the_class_says_what_to_install(monkeypatch):
+def test_without_lmms_eval_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lmms_eval.api.instance", None)
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     module = importlib.import_module(NAME)
@@ -292,13 +292,13 @@ def test_settings_are_greedy_unless_there_is_a_temperature(given, until, options
     assert Settings.read(given) == Settings(until, options)
 
 
-def test_settings_without_an_effect_are_told(caplog):
+def test_ignored_settings_are_logged(caplog):
     Settings.read({"until": [], "repetition_penalty": 2, "image_aspect_ratio": "original"})
     assert "repetition_penalty" in caplog.text
     assert "image_aspect_ratio" not in caplog.text
 
 
-def test_an_answer_ends_at_the_first_mark():
+def test_an_answer_ends_at_the_first_stop_text():
     assert cut(" no\n\nUSER: and?", ("\n\n", "USER:")) == "no"
     assert cut("a\n\nb", ()) == "a\n\nb"
 
@@ -322,7 +322,7 @@ def shape(ask):
         ("a <image> b", 0, ["a", "b"]),
     ],
 )
-def test_pictures_take_the_marked_places(context, n, wanted):
+def test_images_take_the_marked_places(context, n, wanted):
     ask = from_context(context, [IMAGE] * n, "x")
     assert shape(ask) == wanted
     assert len(ask.images) == n

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.tasks.metric import TaskMetric
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scoring"
 
@@ -35,7 +36,7 @@ def single(task, rows):
 @pytest.mark.parametrize(("name", "file"), CASES)
 def test_the_metric_is_the_aggregate_whatever_the_order_and_the_repeats(name, file):
     task, rows = scored(name, file)
-    metric = task.metric()
+    metric = TaskMetric(task)
     seen = rows + rows[:7]
     random.Random(0).shuffle(seen)
     for start in range(0, len(seen), 5):
@@ -49,11 +50,11 @@ def test_the_metric_is_the_aggregate_whatever_the_order_and_the_repeats(name, fi
 
 def test_ids_and_parts_go_together():
     with pytest.raises(InvalidValueError, match="2 sample ids for 1 scores"):
-        tasks.get("gqa").metric().update(["a", "b"], [{"score": 1.0}])
+        TaskMetric(tasks.get("gqa")).update(["a", "b"], [{"score": 1.0}])
 
 
 def test_an_empty_metric_says_so():
-    metric = tasks.get("gqa").metric()
+    metric = TaskMetric(tasks.get("gqa"))
     with pytest.warns(UserWarning, match="before the"), pytest.raises(InvalidValueError, match="no rows"):
         metric.compute()
 
@@ -61,7 +62,7 @@ def test_an_empty_metric_says_so():
 def test_of_two_results_for_one_sample_the_choice_does_not_depend_on_who_came_first():
     values = []
     for order in ((0.0, 1.0), (1.0, 0.0)):
-        metric = tasks.get("gqa").metric()
+        metric = TaskMetric(tasks.get("gqa"))
         for score in order:
             metric.update(["a"], [{"score": score}])
         values.append(metric.compute()["exact_match"])
@@ -77,9 +78,15 @@ def _rank(rank, folder):
         # Rank 0 has two thirds, rank 1 the rest and, as a padded sampler would give it, some of rank 0's.
         cut = 2 * len(rows) // 3
         mine = rows[:cut] if rank == 0 else rows[cut:] + rows[:3]
-        metric = task.metric()
+        metric = TaskMetric(task)
         metric.update(*zip(*mine, strict=True))
         results[name] = metric.compute()
+        alone = TaskMetric(task, sync_on_compute=False)  # only rank 1 has samples
+        if rank:
+            alone.update(*zip(*rows, strict=True))
+        assert alone.running() == (single(task, rows) if rank else {})
+        assert alone.synced() == single(task, rows)
+        assert TaskMetric(task).synced() == {}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
@@ -89,3 +96,41 @@ def test_two_processes_with_uneven_repeated_shards_equal_one(tmp_path):
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     expected = {name: single(*scored(name, file)) for name, file in CASES}
     assert results == [expected, expected]
+
+
+def test_running_values_follow_the_samples_and_compacting_changes_nothing():
+    task, rows = scored("mme", "mme")
+    metric = TaskMetric(task)
+    assert metric.running() == {}
+    seen = []
+    for start in range(0, len(rows), 7):
+        metric.update(*zip(*rows[start : start + 7], strict=True))
+        seen += rows[start : start + 7]
+        images = [parts["image"] for _, parts in seen]
+        pairs = [row for row in seen if images.count(row[1]["image"]) == 2]
+        assert metric.running() == (single(task, pairs) if pairs else {})
+    assert len(pairs) == len(seen)
+    metric.compact()
+    assert metric.running() == single(task, rows)
+    metric.update(*zip(*rows[:3], strict=True))
+    assert metric.running() == single(task, rows)
+
+
+def test_a_running_value_needs_a_complete_unit():
+    task, rows = scored("mmbench_en_dev_static", "mmbench_en_dev")
+    rotated = [row for row in rows if row[1]["index"] >= 1_000_000]
+    metric = TaskMetric(task)
+    metric.update(*zip(*rotated[:1], strict=True))
+    assert metric.running() == {}
+    metric.update(*zip(*rows, strict=True))
+    assert metric.running() == single(task, rows)
+
+
+def test_forward_gives_the_value_of_the_batch_and_keeps_the_sum():
+    task, rows = scored("pope", "pope")
+    metric = TaskMetric(task)
+    metric.running()
+    for start in range(0, len(rows), 6):
+        batch = rows[start : start + 6]
+        assert metric(*zip(*batch, strict=True)) == single(task, batch)
+    assert metric.compute() == single(task, rows)

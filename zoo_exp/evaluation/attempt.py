@@ -1,4 +1,4 @@
-"""One attempt at the cells of an experiment: find out what is missing, answer it, check that nothing is."""
+"""One attempt at the cells of an experiment: find the missing answers, generate them, check that all are there."""
 
 import os
 import signal
@@ -25,16 +25,16 @@ from zoo_exp.selectors.layer.base import LayerSelector
 
 
 class Attempt:
-    """One process's part in one attempt at some cells of an experiment.
+    """One process in one attempt at some cells of an experiment.
 
     Args:
         experiment: the experiment.
-        trainer: knows the ranks.
-        console: where messages go.
-        tasks: whose cells; None for all.
+        trainer: the Trainer, which has the ranks.
+        console: receives messages.
+        tasks: run the cells of these tasks only; None for all.
 
     Raises:
-        UnknownNameError: a task that the experiment does not have.
+        UnknownNameError: a task that is not part of the experiment.
         ZooExpError: data that cannot be read.
     """
 
@@ -56,16 +56,16 @@ class Attempt:
         self.missing = 0
 
     def follow(self) -> int:
-        """The part of a rank that is not 0; its exit code."""
+        """Run as a rank other than 0; returns the exit code."""
         try:
             self._answer()
         except stop.Stopped:
-            # Lightning's launcher kills rank 0 when a process that it started ends with a code.
+            # Lightning's launcher kills rank 0 when a process that it started exits with a nonzero code.
             return stop.EXIT_CODE if launch.under_srun(os.environ) else 0
         return 0
 
     def lead(self) -> int:
-        """The part of rank 0: find out what is missing, answer it, check that nothing is; its exit code."""
+        """Run as rank 0: find the missing answers, generate them, check that all are there; returns the exit code."""
         for item in self.work:
             cells.note(self.folder, item.cell, cells.RUNNING, samples=len(item.ids), device=manifest.device())
         try:
@@ -91,9 +91,9 @@ class Attempt:
                 self._look_up(have)
         missing, total = sum(item.answers for item in self.work), sum(item.total for item in self.work)
         if missing < total:
-            self.console.print(f"{total - missing} of {total} answers are there already", style="dim")
+            self.console.print(f"{total - missing} of {total} answers are already recorded", style="dim")
         self.missing = missing
-        # Ranks that srun or torchrun started wait for this one, also where nothing is left.
+        # Ranks started by srun or torchrun wait for this one, even if nothing is left.
         environment = self.trainer.strategy.cluster_environment if self.trainer.world_size > 1 else None  # type: ignore[attr-defined]
         if missing or (environment is not None and environment.creates_processes_externally):
             self._answer()
@@ -102,20 +102,19 @@ class Attempt:
         self.work = [item.after(have.get(item.cell.id, {})) for item in self.work]
 
     def _answer(self) -> None:
-        """Answer what is missing, as far as it is this rank's part."""
+        """Generate the missing answers of this rank."""
         experiment = self.experiment
         launch.share_threads(self.trainer)
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
         module = self.module = PrunedVLM(loaded, self.folder, cache)
-        progress = RunProgress(self.console)
+        progress = RunProgress(self.console, module, self.trainer.world_size)
         if self.trainer.is_global_zero:
             self.console.print(
                 f"{experiment.name}: {self.missing} answers ({len(self.work)} tasks, {len(experiment.arms)} "
                 f"arms) on {loaded.name}; records in {self.folder}"
             )
             progress.expect(self.missing)
-        self.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
 
         def collate(item: Work) -> Collate:
             return Collate(item.task, loaded.processor, experiment.model.prompt_family)
@@ -136,7 +135,7 @@ class Attempt:
             module.end()
 
     def _release(self, number: signal.Signals) -> None:
-        """Tell the processes that Lightning started for us, and wait for them."""
+        """Send a signal to the processes that Lightning started, and wait for them."""
         children = getattr(self.trainer.strategy.launcher, "procs", [])
         for child in children:
             with suppress(OSError):
@@ -146,16 +145,18 @@ class Attempt:
                 child.wait(timeout=60)
 
     def _check(self) -> None:
-        """Read everything back: a cell is complete when its records say so."""
+        """Read the records back: a cell is complete if it has a record for every answer."""
         if self.missing:
             self._look_up(cells.answered(self.folder, [item.cell for item in self.work]))
         lost = [item for item in self.work if item.todo]
         if lost:
             named = ", ".join(f"{item.task.name} ({item.answers})" for item in lost)
-            raise ZooExpError(f"answers are missing although every process has ended: {named}; run it again")
+            raise ZooExpError(
+                f"answers are missing although all processes have ended: {named}. Rerun the same command to resume"
+            )
 
     def _stopped(self) -> int:
-        """Leave in good order: what is recorded stays, the job goes back into the queue."""
+        """Note that the run stopped, and requeue the SLURM job."""
         number = stop.requested()
         name = number.name if number else "a signal"
         for item in self.work:
@@ -166,7 +167,7 @@ class Attempt:
         return stop.EXIT_CODE
 
     def _failed(self, error: BaseException) -> None:
-        """Write down what went wrong, with the cell in which it did."""
+        """Note the error with the cell in which it occurred."""
         user = isinstance(error, (KeyboardInterrupt, SystemExit))
         current = self.module.work if self.module else None
         first = next(iter(str(error).strip().splitlines()), "")
@@ -174,7 +175,7 @@ class Attempt:
         for item in self.work:
             mine = current is None or item.cell.id == current.cell.id
             state = cells.FAILED if mine and not user else cells.STOPPED
-            with suppress(OSError):  # a full disk is what may have gone wrong
+            with suppress(OSError):  # a full disk may be the error
                 cells.note(self.folder, item.cell, state, error=message if mine else "")
 
 

@@ -1,4 +1,4 @@
-"""The questions of all cells as a `LightningDataModule`: every rank agrees on what is left, and takes its part."""
+"""The questions of all cells as a `LightningDataModule`: the ranks agree on what is left, and each takes its share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from zoo_exp.evaluation.work import Work
 
 
 class CellsData(lightning.LightningDataModule):
-    """One loader per cell with something left, in the order of the cells.
+    """One loader per cell that has missing answers, in the order of the cells.
 
-    Rank 0 says what is left; the others never look at the folder, which changes while they start.
+    Rank 0 decides what is left; other ranks never read the run folder, which changes while they start.
 
     Args:
-        work: all cells; `todo` and `done` count on rank 0 only.
-        collate: function cell -> function that turns samples into a batch.
+        work: all cells; `todo` and `done` are read on rank 0 only.
+        collate: function from a cell to its collate function.
         batch_size: samples per batch.
-        workers: loader processes per rank.
+        workers: DataLoader processes per rank.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class CellsData(lightning.LightningDataModule):
         """Agree on what is left.
 
         Raises:
-            InvalidValueError: a rank has other samples than rank 0.
+            InvalidValueError: a rank has different samples than rank 0.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -50,15 +50,15 @@ class CellsData(lightning.LightningDataModule):
         for item, own, expected in zip(self.work, mine, ids, strict=True):
             if own != expected:
                 raise InvalidValueError(
-                    f"{item.task.name}: process {trainer.global_rank} reads other samples than process 0; "
-                    "all nodes must see the same data (data.root, or the hub's cache)"
+                    f"{item.task.name}: process {trainer.global_rank} reads different samples than process 0; "
+                    "all nodes must see the same data (data.root, or the hub cache)"
                 )
         agreed = [item.take(*share) for item, share in zip(self.work, plan, strict=True)]
-        # Where nothing is left at all, ranks that were started from outside still have to meet: over one sample.
+        # If nothing is left, externally started ranks still have to synchronise: they get one recorded sample.
         self.left = [item for item in agreed if item.todo] or [agreed[-1].take([0], agreed[-1].done)]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """The rank's part of every cell."""
+        """The rank's share of every cell."""
         trainer = self.trainer
         assert trainer is not None
         return [

@@ -1,4 +1,4 @@
-"""The vision pass with a memory: an image that any earlier run has encoded is read instead of computed."""
+"""A cache of the vision pass: images that an earlier run has encoded are read instead of computed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -33,28 +33,28 @@ _TENSORS = (
     ),
 )
 _NOT_STORED = frozenset({"hidden", "replay", "layer_attention", "clip"})
-"""Needs that hold what the tower was doing, or depend on the question: with one of them the tower runs."""
+"""Needs that are not stored, because they hold intermediate states or depend on the question: the encoder runs."""
 _ANEW = {"projector": "projector_fields", "resize": "with_resizing", "text": "with_questions"}
-"""Needs that are filled anew, from the model and the prompt at hand, and the adapter's method that does it."""
+"""Needs that are computed again from the model and the prompt, and the adapter method that does it."""
 
 
 class FeatureCache:
-    """`encode` of an adapter through a store.
+    """`encode` of an adapter with a store of its output.
 
-    A batch is read if all of its images are known, and encoded whole otherwise. The last bits of an image may depend
-    on how many images run through the tower with it, since kernels are chosen by shape: on a CPU the attention of an
-    image that is alone in its batch differs by 1e-7 from the one in company. To encode only the new images of a batch
-    would make batches that no run without a cache has, and with them answers that might differ from its answers.
+    A batch is read if all of its images are stored, and encoded as a whole otherwise. The last bits of an image may
+    depend on the number of images in the batch, because kernels are chosen by shape: on a CPU the attention of a single
+    image differs by 1e-7 from that of the same image in a larger batch. Encoding only the new images of a batch would
+    create batches that do not occur without a cache, and the answers might differ.
 
     Args:
         adapter: of the model.
-        store: where entries lie.
-        model_id: names the weights, their revision and dtype, and the machine, such as `model_id` gives.
+        store: holds the entries.
+        model_id: identifies the weights, their revision and dtype, and the machine; see `model_id`.
 
     Attributes:
-        hits: images that were read.
-        misses: images that were encoded.
-        reasons: why images were encoded that can never be read.
+        hits: number of images read.
+        misses: number of images encoded.
+        reasons: why images were encoded although the cache is on.
     """
 
     def __init__(self, adapter: VLMAdapter, store: FeatureStore, model_id: str) -> None:
@@ -64,7 +64,7 @@ class FeatureCache:
         self._writes = True
 
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:
-        """As `VLMAdapter.encode`; the tower runs unless every image of the batch is known."""
+        """As `VLMAdapter.encode`; the vision encoder runs unless every image of the batch is stored."""
         unable = {need for need in needs if not hasattr(self.adapter, _ANEW.get(need, "encode"))}
         unable |= needs & _NOT_STORED
         if inputs.get("pixel_values") is None:
@@ -82,7 +82,7 @@ class FeatureCache:
             self.hits += len(keys)
             return self._read(known, inputs, needs)
         if known:
-            self.reasons.add("a batch with a new image is encoded whole")
+            self.reasons.add("a batch with a new image is encoded as a whole")
         grouped = self.adapter.encode(inputs, needs)
         images = [image for row in grouped for image in row]
         self.misses += len(images)
@@ -94,7 +94,7 @@ class FeatureCache:
     def _read(
         self, entries: Sequence[Entry], inputs: Mapping[str, Any], needs: frozenset[str]
     ) -> list[list[VisualTokens]]:
-        """A batch from its entries, with what comes from the model and the prompt at hand."""
+        """A batch from its entries, with the fields that come from the model and the prompt."""
         adapter: Any = self.adapter
         extra = adapter.projector_fields(needs) if "projector" in needs else {}
         images = [_restore(*entry, inputs["pixel_values"].device, extra) for entry in entries]
@@ -108,8 +108,8 @@ class FeatureCache:
         return grouped
 
     def _keep(self, key: str, image: VisualTokens) -> None:
-        """Write an image down; a folder that cannot be written to costs the cache, not the run."""
-        if image.tiles is not None:  # whole tiles are several times as large as what is read back
+        """Store an image; if the folder cannot be written to, the run continues without storing."""
+        if image.tiles is not None:  # whole tiles are several times as large as the stored tokens
             self.reasons.add("a selector needs whole tiles, which are not stored")
             return
         if not self._writes:
@@ -120,17 +120,17 @@ class FeatureCache:
         except OSError as error:
             self._writes = False
             log.warning(
-                f"vision cache {self.store.folder} cannot be written ({error.strerror}): from here on it is only read"
+                f"vision cache {self.store.folder} cannot be written ({error.strerror}); it is read-only from here on"
             )
 
     def summary(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         line = f"vision cache {self.store.folder}: {self.hits} images read, {self.misses} encoded"
         return "; ".join([line, *sorted(self.reasons)])
 
 
 def open_cache(experiment: Experiment, loaded: LoadedModel) -> FeatureCache | None:
-    """The cache that an experiment asks for; None where it asks for none."""
+    """The feature cache of an experiment; None if it has none."""
     if experiment.cache.features is None:
         return None
     store = FeatureStore(Path(experiment.cache.features).expanduser(), experiment.cache.limit_gb)
@@ -138,10 +138,10 @@ def open_cache(experiment: Experiment, loaded: LoadedModel) -> FeatureCache | No
 
 
 def model_id(config: ModelConfig, model: Any) -> str:
-    """Names everything that decides the bits of a vision pass besides the pixels.
+    """Identifies everything besides the pixels that determines the output of a vision pass.
 
-    Weights by content (a hub model by its commit), dtype, attention backend, the processor or GPU, and the versions
-    of torch, transformers and this package.
+    Weights by content (a hub model by its commit), dtype, attention backend, the CPU or GPU, and the versions of torch,
+    transformers and this package.
     """
     import transformers
 
@@ -156,7 +156,7 @@ def model_id(config: ModelConfig, model: Any) -> str:
 
 
 def image_hashes(inputs: Mapping[str, Any]) -> list[str]:
-    """A hash of what the tower sees of every image: its pixels and its shape."""
+    """A hash of the encoder's input for every image: pixels and shape."""
     pixels: Tensor = inputs["pixel_values"]
     grids = inputs.get("image_grid_thw")
     parts: Sequence[Tensor] = pixels.split(grids.prod(dim=1).tolist()) if grids is not None else list(pixels)

@@ -1,4 +1,4 @@
-"""What a kept set of tokens is like: agreement with another set or ranking, and how much of the space it spans."""
+"""Properties of a kept set of tokens: agreement with another set or ranking, and effective rank."""
 
 import math
 
@@ -7,11 +7,11 @@ from scipy import stats
 from torch import Tensor
 
 FEWEST = 3
-"""Ranks of fewer tokens say nothing."""
+"""Rank correlations need at least this many tokens."""
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation of two scores [N]; nan where one is constant or there are fewer than 3 tokens.
+    """Spearman's rank correlation of two scores [N]; nan if one is constant or there are fewer than 3 tokens.
 
     >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 90.0]))
     1.0
@@ -23,10 +23,10 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
 
 def above(scores: Tensor, threshold: float) -> Tensor:
-    """Numbers of the tokens whose score, scaled to 0..1 over the image, reaches the threshold.
+    """Indices of the tokens whose score, scaled to 0..1 over the image, reaches the threshold.
 
-    The supplement (A) filters "low-sensitivity tokens" with a threshold of 0.5 and does not say in which unit;
-    read here as half of the way from the lowest score of the image to its highest.
+    The supplement (A) of ZOO-Prune filters "low-sensitivity tokens" with a threshold of 0.5 without a unit; here it is
+    halfway between the lowest and the highest score of the image.
     """
     low, high = scores.min(), scores.max()
     if high <= low:
@@ -37,7 +37,7 @@ def above(scores: Tensor, threshold: float) -> Tensor:
 def effective_rank(features: Tensor) -> float:
     """Effective rank of the directions of features [K, D]: exp of the entropy of their singular values.
 
-    Between 1 (all alike) and min(K, D). Rows are scaled to unit length, so that a few long ones do not decide.
+    Between 1 (all equal) and min(K, D). Rows are scaled to unit length, so that a few long ones do not dominate.
     Source: Roy and Vetterli, EUSIPCO 2007.
 
     >>> round(effective_rank(torch.eye(4)), 3), round(effective_rank(torch.ones(4, 4)), 3)
@@ -53,6 +53,6 @@ def effective_rank(features: Tensor) -> float:
 
 
 def overlap(first: Tensor, second: Tensor) -> float:
-    """Shared tokens over all tokens of two kept sets (Jaccard's index); nan for two empty sets."""
+    """Jaccard index of two kept sets: shared tokens over all tokens; nan for two empty sets."""
     a, b = set(first.tolist()), set(second.tolist())
     return len(a & b) / len(a | b) if a | b else math.nan

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as evaluation needs it: ranks from the Trainer, srun or torchrun, and nothing repeated."""
+"""Lightning's Trainer for evaluation: ranks from the Trainer, srun or torchrun; no repeated samples."""
 
 import os
 import time
@@ -17,21 +17,21 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import stop
 
 _LARGEST_STEP = 2**31
-"""SLURM numbers the steps of `srun` from 0; a batch script and an interactive shell have numbers above this."""
+"""SLURM numbers the steps of `srun` from 0; batch scripts and interactive shells have step ids above this."""
 
 
 def make_trainer(config: TrainerConfig, root: Path, callbacks: list[Callback]) -> lightning.Trainer:
-    """A Trainer that brings devices and ranks; records and metrics are ours.
+    """A Trainer for devices and ranks, without logging and checkpoints.
 
-    Under `srun` the number of processes is SLURM's, whatever the configuration says.
+    Under `srun` SLURM determines the number of processes, not the configuration.
 
     Args:
-        config: what the experiment says.
-        root: folder for anything that Lightning would write.
-        callbacks: of ours.
+        config: from the experiment.
+        root: Lightning's default folder.
+        callbacks: further callbacks.
 
     Raises:
-        InvalidValueError: devices or a strategy that the machine does not have.
+        InvalidValueError: devices or a strategy that are not available.
     """
     options: dict[str, Any] = {
         "devices": config.devices,
@@ -39,19 +39,19 @@ def make_trainer(config: TrainerConfig, root: Path, callbacks: list[Callback]) -
         "strategy": config.strategy,
     }
     if under_srun(os.environ):
-        # The host that srun runs on is the first node of a batch job; node names need not resolve.
+        # srun runs on the first node of a batch job; node names may not resolve.
         if address := os.environ.get("SLURM_LAUNCH_NODE_IPADDR"):
             os.environ.setdefault("MASTER_ADDR", address)
         options |= slurm_shape(os.environ) | {"plugins": [SLURMEnvironment(auto_requeue=False)]}
     elif "TORCHELASTIC_RUN_ID" not in os.environ:
-        # Also inside a SLURM allocation: without srun there is this one process.
+        # Without srun there is one process, also inside a SLURM allocation.
         options["plugins"] = [LightningEnvironment()]
     try:
         return lightning.Trainer(
             accelerator=config.accelerator,
             **options,
             callbacks=callbacks,
-            use_distributed_sampler=False,  # `shard` is exact; Lightning's repeats samples
+            use_distributed_sampler=False,  # `shard` is exact; Lightning's sampler repeats samples
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -67,26 +67,26 @@ def make_trainer(config: TrainerConfig, root: Path, callbacks: list[Callback]) -
 
 
 def under_srun(environment: MutableMapping[str, str]) -> bool:
-    """Whether `srun` started this process, so that its siblings exist already."""
+    """Whether `srun` started this process, and with it the other ranks."""
     step = environment.get("SLURM_STEP_ID", "")
     return step.isdigit() and int(step) < _LARGEST_STEP and "SLURM_PROCID" in environment
 
 
 def slurm_shape(environment: MutableMapping[str, str]) -> dict[str, Any]:
-    """Devices, nodes and strategy that fit the tasks that `srun` started."""
+    """Devices, nodes and strategy that match the tasks started by `srun`."""
     nodes = int(environment.get("SLURM_NNODES", "1"))
     tasks = int(environment.get("SLURM_NTASKS", "1"))
     return {"devices": tasks // nodes, "num_nodes": nodes, "strategy": "ddp" if tasks > 1 else "auto"}
 
 
 def meet(trainer: lightning.Trainer) -> None:
-    """Wait until every rank has come here, and go on listening to signals meanwhile.
+    """A barrier that keeps handling signals while it waits.
 
-    A plain barrier blocks Python's signal handlers, so that a rank which is ready would miss the order to stop for as
-    long as another one works.
+    A plain barrier blocks Python's signal handlers: a waiting rank would not notice a signal to stop until all others
+    arrive.
 
     Raises:
-        Stopped: a signal came, or another rank left because one came.
+        Stopped: a signal arrived here or at another rank.
     """
     if stop.requested():
         raise stop.Stopped
@@ -101,14 +101,14 @@ def meet(trainer: lightning.Trainer) -> None:
                 raise stop.Stopped
             time.sleep(0.02)
         work.wait()
-    except RuntimeError as error:  # the other rank is gone; it may have heard the signal first
+    except RuntimeError as error:  # the other rank has left; it may have received the signal first
         if stop.requested():
             raise stop.Stopped from error
         raise
 
 
 def share_threads(trainer: lightning.Trainer) -> None:
-    """Let the ranks of a machine share its cores: torch counts all of them for every process."""
+    """Divide the cores of a machine among its ranks; by default torch uses all of them in every process."""
     if "OMP_NUM_THREADS" not in os.environ:
         ranks = trainer.num_devices if trainer.world_size > 1 else 1
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))

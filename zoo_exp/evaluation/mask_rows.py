@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.samples import Batch, Sample
 from zoo_exp.evaluation.seen import seen
 from zoo_exp.files import replaced
+from zoo_exp.models.answering import Generated
 from zoo_exp.runs import folder
 from zoo_exp.runs.records import MaskArm, MaskRow, Record
 from zoo_exp.tasks.base import Task
@@ -20,6 +22,23 @@ QUESTIONS = 12  # of each task: enough to find one on which arms disagree
 def wanted(sample: Sample, images: Sequence[VisualTokens]) -> bool:
     """Whether a question gets a mask: the task's first ones do, where they show one image."""
     return sample.number < QUESTIONS and len(images) == 1
+
+
+def shown(
+    samples: Sequence[Sample], tokens: Sequence[Sequence[VisualTokens]], generated: Generated
+) -> dict[str, list[Selection]]:
+    """Sample id -> the selections that its mask shows, by image; for a layer selector the tokens at its last layer.
+
+    Those take time to work out, so this happens only if some sample of the batch gets a mask.
+    """
+    selections = generated.selected.selections
+    masks = [wanted(*pair) for pair in zip(samples, tokens, strict=True)]
+    if generated.layers is not None and any(masks):
+        selections = [
+            [Selection(torch.tensor(row, dtype=torch.long))] if mask else chosen
+            for row, mask, chosen in zip(generated.layers.left(), masks, selections, strict=True)
+        ]
+    return {sample.id: chosen for sample, chosen in zip(samples, selections, strict=True)}
 
 
 def make(

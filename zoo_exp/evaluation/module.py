@@ -1,7 +1,7 @@
 """`PrunedVLM`: a VLM in Lightning's test loop. Each batch has one vision pass and one answer per sample and arm."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,24 +13,22 @@ from zoo_exp.config.experiment import Arm
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
+from zoo_exp.evaluation.running_scores import RunningScores
 from zoo_exp.evaluation.samples import Batch, Sample
 from zoo_exp.evaluation.work import Work
 from zoo_exp.evaluation.writer import CellWriter
-from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
+from zoo_exp.measure.counted_selectors import LayerFlops, SelectorCosts
 from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.answering import (
     DEFAULT_NEW_TOKENS,
     Answer,
     EncodedBatch,
-    Generated,
-    Probe,
     Ratings,
     generate,
 )
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs.records import Record, Timing
-from zoo_exp.selectors.layer.base import LayerSelector
 
 Chosen = dict[str, list[Selection]]
 """Sample id -> selection per image, as masks show it."""
@@ -47,7 +45,9 @@ class PrunedVLM(lightning.LightningModule):
     Attributes:
         work: the current cell; None before the first.
         recorded: answers that this process has written to disk.
-        last_answers: answers of the last batch.
+        after_arm: called with an arm and its number of answers once it has answered a batch.
+        running_scores: scores of the current cell so far.
+        scores: task -> arm label -> metrics over the samples of all ranks, at the end of the test loop.
     """
 
     def __init__(self, loaded: LoadedModel, folder: Path, cache: FeatureCache | None = None) -> None:
@@ -56,15 +56,19 @@ class PrunedVLM(lightning.LightningModule):
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs, self.selector_costs = CostModel(loaded.model.config), SelectorCosts()
         self.work: Work | None = None
-        self.recorded = self.last_answers = 0
+        self.recorded = 0
+        self.after_arm: Callable[[Arm, int], None] = lambda arm, answers: None
+        self.scores: dict[str, dict[str, dict[str, float]]] = {}
+        self.running_scores = RunningScores()
         self._writer: CellWriter | None = None
 
     def begin(self, work: Work) -> None:
-        """Start a cell: build its selectors and open its journals."""
+        """Start a cell: build its selectors and metrics, and open its journals."""
         self.end()
         self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
         self.selectors: dict[str, Any] = {arm.id: arm.build() for arm in self.cell.arms}
         self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
+        self.running_scores.begin(work, self.folder if self.global_rank == 0 else None)
         self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)
 
     def end(self) -> None:
@@ -73,19 +77,25 @@ class PrunedVLM(lightning.LightningModule):
             self._writer.close()
             self._writer = None
 
+    @property
+    def running(self) -> dict[str, float]:
+        """Arm label -> main metric in the current cell so far: earlier records and the answers of this process."""
+        return self.running_scores.values()
+
     def on_test_start(self) -> None:
         """Take the work that the ranks agreed on; install the signal handlers again, which Lightning has replaced."""
         stop.install()
         self.left: list[Work] = self.trainer.datamodule.left  # type: ignore[attr-defined]
 
     def on_test_end(self) -> None:
-        """Wait until every rank has written its rows, because rank 0 merges them next.
+        """Wait until every rank has written its rows, because rank 0 merges them next; then synchronise the metrics.
 
         Raises:
             Stopped: a signal arrived; other ranks may have left already.
         """
         self.end()
         launch.meet(self.trainer)
+        self.scores = self.running_scores.synced(self.left, self.device)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch."""
@@ -123,6 +133,8 @@ class PrunedVLM(lightning.LightningModule):
                     records += rows
                     timings.append(timing)
                     chosen.append(kept)
+                    self.running_scores.update(arm, rows)
+                    self.after_arm(arm, len(rows))
                 if stop.requested():
                     break
         self._write(batch, encoded, records, timings, chosen)
@@ -137,7 +149,7 @@ class PrunedVLM(lightning.LightningModule):
     ) -> tuple[list[Record], Timing, Chosen]:
         """Records, timing and selections of one arm on samples that it has not answered yet."""
         selector, settings = self.selectors[arm.id], self.task.generation
-        flops = _LayerFlops(self.costs.text)
+        flops = LayerFlops(self.costs.text)
         generated = generate(
             self.loaded,
             encoded,
@@ -170,7 +182,7 @@ class PrunedVLM(lightning.LightningModule):
             # The time of this call alone: scores that an earlier arm computed are not in it.
             spent_ms=round(generated.spent_ms, 3),
         )
-        return records, timing, _shown(samples, encoded, generated)
+        return records, timing, mask_rows.shown(samples, encoded.tokens, generated)
 
     def _record(
         self, arm: Arm, sample: Sample, answer: Answer, images: Sequence[VisualTokens], select_flops: int
@@ -217,44 +229,9 @@ class PrunedVLM(lightning.LightningModule):
         processor = self.loaded.processor
         masks = mask_rows.make(self.folder, self.task, batch, encoded.tokens, records, chosen, processor)
         self._writer.write(masks, timings, records)
-        self.last_answers = len(records)
         self.recorded += len(records)
 
     def _synchronise(self) -> None:
         """Wait for the GPU, so that measured times include its work; a CPU needs no waiting."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-class _LayerFlops(Probe):
-    """Counts the FLOPs of a layer selector's own work."""
-
-    def __init__(self, text_config: Any) -> None:
-        self._config = text_config
-        self._counted: CountedLayerSelector | None = None
-
-    def layer_selector(self, selector: LayerSelector) -> LayerSelector:
-        self._counted = CountedLayerSelector(selector, self._config)
-        return self._counted.rule
-
-    def rows(self, generated: Generated) -> list[int] | None:
-        """FLOPs by row; None for input selectors."""
-        if self._counted is None:
-            return None
-        spent = iter(self._counted.flops)
-        return [next(spent) if kept else 0 for kept in generated.prompt.kept_tokens]
-
-
-def _shown(samples: Sequence[Sample], encoded: EncodedBatch, generated: Generated) -> Chosen:
-    """The selections that masks show; for a layer selector the tokens at its last layer.
-
-    Those take time to work out, so this happens only if some sample of the batch gets a mask.
-    """
-    selections = generated.selected.selections
-    wanted = [mask_rows.wanted(*pair) for pair in zip(samples, encoded.tokens, strict=True)]
-    if generated.layers is not None and any(wanted):
-        selections = [
-            [Selection(torch.tensor(row, dtype=torch.long))] if mask else chosen
-            for row, mask, chosen in zip(generated.layers.left(), wanted, selections, strict=True)
-        ]
-    return {sample.id: chosen for sample, chosen in zip(samples, selections, strict=True)}

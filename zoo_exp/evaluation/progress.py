@@ -1,10 +1,8 @@
-"""One progress bar over all cells of a run."""
+"""One progress bar over all cells of a run, with the running score of `full` and of the current arm."""
 
+import time
 from types import TracebackType
-from typing import Any
 
-import lightning
-from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,15 +13,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from zoo_exp.config.experiment import Arm
+from zoo_exp.evaluation.module import PrunedVLM
 
-class RunProgress(Callback):
-    """Counts answers (questions x arms) as batches end; silent where there is no terminal to draw on.
+SHARE = 0.02
+"""Largest share of the run time that is spent on computing running scores."""
+
+
+class RunProgress:
+    """Counts answers (questions x arms) as arms answer batches; silent without a terminal.
 
     Args:
-        console: where it is drawn.
+        console: where the bar is drawn.
+        module: the running module.
+        ranks: number of processes; each is assumed to answer as fast as this one.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, module: PrunedVLM, ranks: int = 1) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,9 +41,12 @@ class RunProgress(Callback):
         )
         self.progress = Progress(*columns, console=console, transient=True)
         self.bar = self.progress.add_task("", total=None)
+        self.module, self.ranks = module, ranks
+        self._visible, self._due = console.is_terminal and not console.quiet, 0.0
+        module.after_arm = self.after_arm
 
     def expect(self, answers: int) -> None:
-        """Say how many answers the whole run still needs."""
+        """Set the number of answers that the run still needs."""
         self.progress.update(self.bar, total=answers)
 
     def __enter__(self) -> "RunProgress":
@@ -49,9 +58,22 @@ class RunProgress(Callback):
     ) -> None:
         self.progress.stop()
 
-    def on_test_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Name the task, and move on by the answers of all ranks' batches."""
-        answers = pl_module.last_answers * trainer.world_size
-        self.progress.update(self.bar, description=pl_module.task.name, advance=answers)
+    def after_arm(self, arm: Arm, answers: int) -> None:
+        """Advance the bar by the answers of one arm on all ranks."""
+        self.progress.update(self.bar, advance=answers * self.ranks)
+        started = time.monotonic()
+        if self._visible and started >= self._due:
+            self.progress.update(self.bar, description=self.describe(arm))
+            finished = time.monotonic()
+            self._due = finished + (finished - started) / SHARE
+
+    def describe(self, arm: Arm) -> str:
+        """The task, and the running scores of `full` and of `arm`."""
+        task, cell = self.module.task, self.module.cell
+        shown = [one for one in cell.arms if one.selector == "full" or one.id == arm.id]
+        scores = []
+        for one in () if task.submission_only else shown:
+            value = self.module.running_scores.value(one)
+            if value is not None:
+                scores.append(f"{one.label} {value * task.scale.factor:.1f}")
+        return "  ".join([task.name, *scores])

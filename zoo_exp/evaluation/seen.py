@@ -1,7 +1,7 @@
-"""The picture as the model saw it, and the cell of it that each visual token stands for.
+"""The image as the model saw it, and the grid cell of each visual token.
 
-A processor crops, pads, resizes and tiles: a mask drawn over the original would mark other places than the ones that
-were kept. Pixels come from the processor's own tensors wherever these are an image.
+Processors crop, pad, resize and tile, so a mask over the original image would mark the wrong places. Pixels come from
+the processor's tensors wherever these form an image.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from torch import Tensor
 
 from zoo_exp.core.tokens import VisualTokens
 
-CELL = 14  # pixels of a token's cell where tiles are put together
-GAP = 1  # empty columns between the whole image and its tiles
+CELL = 14  # pixels per token cell of a tiled image
+GAP = 1  # empty columns between the base image and its tiles
 BACK = (24, 24, 24)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One image with its token raster.
+    """One image with its token grid.
 
     Attributes:
-        picture: what the model saw; the raster divides it evenly.
-        grid: rows and columns of the raster.
-        cells: cell of each visual token, row by row from 0; -1 for a newline, which has no place [N].
+        picture: the image as the model saw it; the grid divides it evenly.
+        grid: rows and columns of the grid.
+        cells: cell of each visual token, row by row from 0; -1 for newline tokens, which have no place [N].
     """
 
     picture: Image.Image
@@ -44,14 +44,14 @@ class Seen:
 def seen(
     tokens: VisualTokens, original: Image.Image, inputs: Mapping[str, Any], number: int, processor: Any
 ) -> Seen | None:
-    """The picture behind some visual tokens; None where they form no raster.
+    """The image of some visual tokens as the model saw it; None if they form no grid.
 
     Args:
         tokens: visual tokens of the image.
-        original: the image as the data set has it.
+        original: the image of the data set.
         inputs: the processor's tensors of the batch.
-        number: place of the image among those of the batch.
-        processor: knows how pixels were normalised.
+        number: index of the image in the batch.
+        processor: provides the normalisation of the pixels.
     """
     pixels = inputs.get("pixel_values")
     if tokens.tile is not None and tokens.grid is None:
@@ -62,17 +62,17 @@ def seen(
     if isinstance(pixels, Tensor) and pixels.ndim in (4, 5) and number < len(pixels):
         image = pixels[number] if pixels.ndim == 4 else pixels[number, 0]
         return Seen(_picture(image, processor), tokens.grid, cells)
-    # Patches in a row: such a processor resizes the whole image to the raster, and crops nothing.
+    # Flat patches: such a processor resizes the whole image to the grid without cropping.
     return Seen(original.convert("RGB"), tokens.grid, cells)
 
 
 def _tiled(
     tile: NDArray[np.int64], original: Image.Image, pixels: object, number: int, processor: Any
 ) -> Seen | None:
-    """The whole image on the left, its tiles put together on the right, every token in a cell of the same size.
+    """The base image on the left, its joined tiles on the right, every token in a cell of the same size.
 
-    Tokens of the whole image come first; behind them the rows of the joined tiles, each closed by a newline. What
-    the tiles show is the original at a higher resolution, since padding has been cut off again.
+    Tokens of the base image come first, then the rows of the joined tiles, each ended by a newline token. The tiles
+    show the original at a higher resolution, because padding has been removed.
     """
     base = int((tile == 0).sum())
     side = round(base**0.5)
@@ -107,7 +107,7 @@ def _tiled(
 
 
 def _picture(pixels: Tensor, processor: Any) -> Image.Image:
-    """Normalised pixels [3, H, W] as a picture."""
+    """Normalised pixels [3, H, W] as an image."""
     image_processor = getattr(processor, "image_processor", processor)
     plain = pixels.detach().to("cpu", torch.float32)
     if getattr(image_processor, "do_normalize", True):

@@ -1,6 +1,6 @@
-"""The stop flag: SIGUSR1 or SIGTERM lets the batch in hand end, then the run stops and can be resumed.
+"""The stop flag: after SIGUSR1 or SIGTERM a run finishes the current arm of the batch, stops, and can be resumed.
 
-Imports the standard library only and is set first thing, since a SIGUSR1 without a handler kills the process.
+This module imports the standard library only, so that handlers are installed early: without one, SIGUSR1 kills a process.
 """
 
 import os
@@ -12,32 +12,32 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL: not done, and the same command goes on from there."""
+"""EX_TEMPFAIL: not done; the same command resumes."""
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 IDLE_RESTARTS = 3
-"""A job that was restarted so often and recorded nothing this time is not requeued once more."""
+"""A job with this many restarts is not requeued if it has recorded nothing since the last one."""
 _received: list[int] = []
 
 
 class Stopped(Exception):
-    """Raised between two batches of a run that was asked to stop; never reaches a user."""
+    """Raised between two batches after a signal to stop; never reaches a user."""
 
 
 def install() -> None:
-    """Let the signals set the flag; does nothing outside of the main thread, where Python allows no handlers."""
+    """Install the signal handlers; does nothing outside the main thread, where Python does not allow handlers."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _note)
 
 
 def requested() -> signal.Signals | None:
-    """The first signal that came, or None."""
+    """The first signal received, or None."""
     return signal.Signals(_received[0]) if _received else None
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Listen to the signals in a block, and forget them behind it; what came since `install` counts."""
+    """Handle the signals in a block, and restore the previous handlers after it; signals since `install` count."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     install()
@@ -51,27 +51,27 @@ def listening() -> Iterator[None]:
 
 
 def requeue(recorded: int) -> str:
-    """Put the SLURM job back into the queue if it was told that its time ends (SIGUSR1), and say what was done.
+    """Requeue the SLURM job if SIGUSR1 announced the end of its time limit; returns a message.
 
-    After SIGTERM nothing is asked for: SLURM requeues what it preempts, and what a user cancels shall stay so.
+    After SIGTERM the job is not requeued: SLURM requeues preempted jobs itself, and cancelled jobs must stay cancelled.
 
     Args:
-        recorded: answers of this attempt.
+        recorded: new answers of this attempt.
     """
     job = os.environ.get("SLURM_ARRAY_JOB_ID")
     name = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if job else os.environ.get("SLURM_JOB_ID")
     if name is None or requested() != signal.SIGUSR1:
-        return "the same command goes on from there"
+        return "rerun the same command to resume"
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     if restarts >= IDLE_RESTARTS and not recorded:
-        return f"not requeued: {restarts} restarts, and nothing recorded in this one; give it more time=..."
+        return f"not requeued: nothing recorded since the last of {restarts} restarts; increase time=..."
     try:
         done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
     except OSError as error:
-        return f"job {name} could not be requeued (scontrol: {error.strerror}); submit again to go on"
+        return f"job {name} could not be requeued (scontrol: {error.strerror}); submit again to resume"
     if done.returncode:
-        return f"job {name} could not be requeued ({done.stderr.strip()}); submit again to go on"
-    return f"job {name} is requeued and goes on from there"
+        return f"job {name} could not be requeued ({done.stderr.strip()}); submit again to resume"
+    return f"job {name} is requeued and will resume"
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -175,5 +175,5 @@ def _rows(rated: Sequence[Rated], reference: str, image: VisualTokens) -> Iterat
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no nan."""
+    """JSON has no nan: None instead."""
     return None if value != value else round(value, 6)

@@ -1,4 +1,4 @@
-"""What is left of each cell: the samples that lack a record of some arm."""
+"""The missing answers of each cell: the samples without a record of some arm."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +10,17 @@ from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import Task
 
 Done = Mapping[str, Collection[str]]
-"""Arm id -> ids of the samples that have a record."""
+"""Arm id -> ids of the samples with a record."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A cell with its rows and what is left of it.
+    """A cell with its rows and its missing answers.
 
     Attributes:
         ids: sample ids of all rows.
-        done: what is recorded.
-        todo: places of the samples that lack some arm.
+        done: recorded samples by arm.
+        todo: row numbers of the samples without a record of some arm.
     """
 
     cell: Cell
@@ -32,22 +32,22 @@ class Work:
 
     @property
     def answers(self) -> int:
-        """Answers that are missing."""
+        """Number of missing answers."""
         return sum(
             self.ids[place] not in self.done.get(arm.id, ()) for place in self.todo for arm in self.cell.arms
         )
 
     @property
     def total(self) -> int:
-        """Answers of the whole cell."""
+        """Number of answers of the whole cell."""
         return len(self.ids) * len(self.cell.arms)
 
     def take(self, todo: Sequence[int], done: Done) -> "Work":
-        """The same cell with what rank 0 found."""
+        """The same cell with the `todo` and `done` that rank 0 found."""
         return replace(self, todo=list(todo), done=done)
 
     def after(self, done: Done) -> "Work":
-        """The same cell once these records are there."""
+        """The same cell with these records."""
         todo = [
             place
             for place, name in enumerate(self.ids)
@@ -57,10 +57,10 @@ class Work:
 
 
 def load_work(cell: Cell, root: str | None, limit: int | None) -> Work:
-    """A cell with its rows, as if nothing were recorded.
+    """A cell with its rows and no records.
 
     Raises:
-        InvalidValueError: two rows with the same sample id.
+        InvalidValueError: two rows have the same sample id.
         MissingFileError: data that cannot be read.
     """
     task = get_task(cell.task)
@@ -68,5 +68,5 @@ def load_work(cell: Cell, root: str | None, limit: int | None) -> Work:
     ids = rows.sample_ids(task)
     twice = len(ids) - len(set(ids))
     if twice:
-        raise InvalidValueError(f"{task.name}: {twice} rows share their sample id with another row")
+        raise InvalidValueError(f"{task.name}: {twice} rows have the sample id of another row")
     return Work(cell, task, rows, ids, {}, list(range(len(ids))))

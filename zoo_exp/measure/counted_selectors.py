@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.selector_flops import selector_flops
+from zoo_exp.models.answering import Generated, Probe
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector, LayerView, Prompt
 
@@ -122,6 +123,30 @@ class CountedLayerSelector:
     def _formulas(self) -> "tuple[Callable[[Prompt], int], Callable[..., int]] | None":
         own = type(self._selector).__module__.startswith("zoo_exp.selectors.")
         return _FORMULAS.get(self._selector.name) if own else None
+
+
+class LayerFlops(Probe):
+    """Counts the FLOPs of a layer selector's own work while a batch is answered.
+
+    Args:
+        config: of the language model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._counted: CountedLayerSelector | None = None
+
+    def layer_selector(self, selector: LayerSelector) -> LayerSelector:
+        """The selector with counted `start` and `pick`."""
+        self._counted = CountedLayerSelector(selector, self._config)
+        return self._counted.rule
+
+    def rows(self, generated: Generated) -> list[int] | None:
+        """FLOPs by row; None for input selectors."""
+        if self._counted is None:
+            return None
+        spent = iter(self._counted.flops)
+        return [next(spent) if kept else 0 for kept in generated.prompt.kept_tokens]
 
 
 def _run(work: Callable[[], None], counted: bool) -> int:

@@ -285,7 +285,11 @@ class Engine:
             self._caches[cache] = running
         if segments[-1].length != running.length or len(segments) > 1 or self.force:
             states = getattr(output, "last_hidden_state", None)
-            if running.last_only and isinstance(states, Tensor) and states.shape[1] == 1 < segments[-1].length:
+            if (
+                running.last_only
+                and isinstance(states, Tensor)
+                and states.shape[1] == 1 < segments[-1].length
+            ):
                 return output
             check_output(output, segments[-1].length)
             output.last_hidden_state = full_length(

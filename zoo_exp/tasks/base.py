@@ -13,8 +13,6 @@ from zoo_exp.tasks.images import decode_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from zoo_exp.tasks.metric import TaskMetric
-
 Doc = Mapping[str, Any]
 Parts = dict[str, Any]
 
@@ -155,6 +153,10 @@ class Task(ABC):
         """The task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
         return {self.main_metric: ratio(sums["score"], sums["n"])}
 
+    def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The rows of complete units: what the value of a run in progress is computed from."""
+        return rows
+
     def unit(self, value: Any) -> object:
         """What rows that score together share, from a value of `unit_column`."""
         return value
@@ -227,12 +229,6 @@ class Task(ABC):
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Metrics of named groups of rows, such as categories; empty where the task has none."""
         return {}
-
-    def metric(self) -> "TaskMetric":
-        """A torchmetrics metric of (sample ids, score parts): `aggregate` over the distinct samples."""
-        from zoo_exp.tasks.metric import TaskMetric
-
-        return TaskMetric(self)
 
     def require(self, doc: Doc, fields: Sequence[str]) -> None:
         """Refuse a row without some of the `fields`."""

@@ -1,64 +1,100 @@
-"""A torchmetrics metric of any task: equal on one process and on many, whatever is seen twice."""
+"""`TaskMetric`: the metric of any task for torchmetrics, updated while a run answers and synchronised over ranks."""
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from zoo_exp.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from zoo_exp.tasks.base import Task
+from zoo_exp.errors import InvalidValueError, ZooExpError
+from zoo_exp.tasks.base import Task
 
 
 class TaskMetric(Metric):
-    """`task.aggregate` over the distinct samples that all processes saw together.
+    """`task.aggregate`, that is `task.metrics` of the summed `task.tallies`, over the distinct samples of all ranks.
 
-    The state is one JSON line per sample as bytes, because ranks can gather byte tensors of uneven length. A
-    distributed sampler pads uneven shards with repeated samples; `compute` counts each sample id once.
+    A unit's tally needs all of its samples (both questions of an MME image, all rotations of an MMBench question), and
+    these may lie on different ranks. So the state holds the score parts of every sample, as JSON lines in byte tensors,
+    which ranks gather at uneven lengths. A sample that was updated twice counts once.
+
+    Args:
+        task: the task.
+        **kwargs: of `torchmetrics.Metric`.
     """
 
     full_state_update = False
     lines: list[Tensor] | Tensor
 
-    def __init__(self, task: "Task", **kwargs: Any) -> None:
+    def __init__(self, task: Task, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.task = task
         self.add_state("lines", default=[], dist_reduce_fx="cat")
+        self._read: list[Tensor] = []
+        self._best: dict[str, str] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
 
     def update(self, sample_ids: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> None:
-        """Take the score parts of a batch.
+        """Add the score parts of a batch.
 
         Args:
-            sample_ids: One id per sample.
-            parts: What `task.score` returned for each.
+            sample_ids: one id per sample.
+            parts: what `task.score` returned for each.
 
         Raises:
             InvalidValueError: the two have different lengths.
         """
         if len(sample_ids) != len(parts):
             raise InvalidValueError(f"{len(sample_ids)} sample ids for {len(parts)} scores: give one each")
-        for sample_id, part in zip(sample_ids, parts, strict=True):
-            line = json.dumps({"sample_id": sample_id, **part}, sort_keys=True) + "\n"
-            state = torch.frombuffer(bytearray(line.encode()), dtype=torch.uint8)
-            assert isinstance(self.lines, list)
-            self.lines.append(state.to(self.device))
+        rows = [{"sample_id": sample, **part} for sample, part in zip(sample_ids, parts, strict=True)]
+        text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        assert isinstance(self.lines, list)
+        if text:
+            self.lines.append(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per distinct sample id, in an order that does not depend on who saw it first."""
-        if isinstance(self.lines, list) and not self.lines:
-            return []
-        text = bytes(dim_zero_cat(self.lines).cpu().numpy().tobytes()).decode()
-        rows: dict[str, dict[str, Any]] = {}
-        for line in sorted(text.splitlines()):
-            row = json.loads(line)
-            rows.setdefault(row["sample_id"], row)
-        return list(rows.values())
+        """One row per distinct sample id; of two results for one sample, the one whose JSON sorts first."""
+        chunks = [self.lines] if isinstance(self.lines, Tensor) else self.lines
+        same = len(self._read) <= len(chunks) and all(
+            a is b for a, b in zip(self._read, chunks, strict=False)
+        )
+        if not same:
+            self._read, self._best, self._rows = [], {}, {}
+        for chunk in chunks[len(self._read) :]:
+            for line in bytes(chunk.cpu().numpy().tobytes()).decode().splitlines():
+                row = json.loads(line)
+                name = row["sample_id"]
+                if line < self._best.get(name, line + "\n"):
+                    self._best[name], self._rows[name] = line, row
+            self._read.append(chunk)
+        return list(self._rows.values())
 
     def compute(self) -> dict[str, float]:
-        """The task's metrics over the distinct samples."""
+        """The task's metrics over the distinct samples.
+
+        Raises:
+            InvalidValueError: there is no sample, or no complete unit.
+        """
         return self.task.aggregate(self.rows())
+
+    def running(self) -> dict[str, float]:
+        """The task's metrics over the complete units of this process so far; empty before the first."""
+        try:
+            return self.task.aggregate(self.task.complete(self.rows()))
+        except ZooExpError:
+            return {}
+
+    def synced(self) -> dict[str, float]:
+        """The metrics over the complete units of all ranks, which all must call this; empty where there are none."""
+        if not self.lines:  # a rank without samples still takes part in gathering
+            self.lines = [torch.zeros(0, dtype=torch.uint8, device=self.device)]
+        with self.sync_context():
+            return self.running()
+
+    def compact(self) -> None:
+        """Release memory once no update is expected: one tensor, no parsed rows."""
+        if isinstance(self.lines, list) and len(self.lines) > 1:
+            self.lines = [dim_zero_cat(self.lines)]
+        self._read, self._best, self._rows = [], {}, {}

@@ -28,7 +28,15 @@ from zoo_exp.tracking.session import (
 __all__ = ["log_run", "plain_key", "resolve_mode"]
 
 MARKER = "experiment"
-SCALARS = ("retained", "kept_tokens", "layer_tokens", "select_ms", "prefill_decode_ms", "flops_tflop", "value")
+SCALARS = (
+    "retained",
+    "kept_tokens",
+    "layer_tokens",
+    "select_ms",
+    "prefill_decode_ms",
+    "flops_tflop",
+    "value",
+)
 
 
 def log_run(
