@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import ROUNDINGS, Budget
+from zoo_exp.core.budget import ROUNDINGS, Budget, BudgetLike
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError, ZooExpError
-from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.base import Selector
 
 BUDGETS = (1, 7, 47, 0.25, "33.3%")
 _FIELDS_OF = {

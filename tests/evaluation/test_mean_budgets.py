@@ -18,6 +18,8 @@ def test_refused_when_the_model_is_known(budget, fits, monkeypatch):
     if fits:
         assert attempt._load(experiment) is loaded
         return
-    message = r"budget 32 mean of selector fastv: 2 full layers of 4 alone .* average of 72\.0; give 72 or more"
+    message = (
+        r"budget 32 mean of selector fastv: 2 full layers of 4 alone .* average of 72\.0; give 72 or more"
+    )
     with pytest.raises(InvalidValueError, match=message):
         attempt._load(experiment)

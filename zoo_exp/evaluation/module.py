@@ -232,7 +232,7 @@ class _LayerFlops(Probe):
 
     def layer_selector(self, selector: LayerSelector) -> LayerSelector:
         self._counted = CountedLayerSelector(selector, self._config)
-        return self._counted.rule
+        return self._counted
 
     def rows(self, generated: Generated) -> list[int] | None:
         """FLOPs by row; None for input selectors."""
