@@ -20,8 +20,7 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure.flops import CostModel
-from zoo_exp.measure.paper_flops import REASONS, PaperCosts
+from zoo_exp.measure.flops import REASONS, CostModel, PaperCosts
 from zoo_exp.models.families import architecture
 
 MODELS = {

@@ -17,8 +17,8 @@ from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.tiny import tiny_model
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
-RECEIVED = ("cls_attention", "visionzip", "vispruner")  # Qwen2.5-VL's tower has no CLS token
-FREE = ("full", "blind", "random", "uniform_grid", "feature_norm", "cls_attention")
+RECEIVED = ("cls_attention", "visionzip", "vispruner")  # Qwen2.5-VL's encoder has no CLS token
+FREE = ("full", "blind", "random", "uniform_grid", "feature_norm", "cls_attention", "hiprune")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Arm:
 
 def arms(family):
     for name in selectors.available():
-        if (family, name) == ("llava_next", "resize"):  # which needs the raster of a single tile
+        # `resize` needs the grid of a single tile, `scope` attention of the CLS token.
+        if (family, name) in (("llava_next", "resize"), ("qwen2_5_vl", "scope")):
             continue
         options = {"attention": "received"} if family == "qwen2_5_vl" and name in RECEIVED else {}
         if name == "visionzip":
@@ -67,7 +68,7 @@ def rows(request):
 
 def test_every_selector_has_its_row(rows):
     missing = set(selectors.available()) - {row.selector for row in rows}
-    assert missing <= {"resize"}
+    assert missing <= {"resize", "scope"}
     assert all(len(row.passes) == 1 and not row.status for row in rows)
 
 

@@ -123,7 +123,7 @@ def test_layer_selectors_cost_what_torch_counts(adapters, family, arm):
     selector = selectors.get(arm.split()[0], **LAYERS[arm])
     rule = CountedLayerSelector(selector, text)
     answers = []
-    counted = count_flops(lambda: answers.append(generated(adapter, [shape], rule.rule)))
+    counted = count_flops(lambda: answers.append(generated(adapter, [shape], rule)))
     prompt, counts = answers[0]
     behind = prompt.inputs_embeds.shape[1] - prompt.kept_tokens[0]
     lengths = [behind + count for count in counts[0]]
@@ -141,10 +141,10 @@ def test_padding_does_not_enter(adapters):
     alone = []
     for text in ((9, 9), (9, 30)):
         rule = CountedLayerSelector(selectors.get("fastv"), config)
-        generated(adapter, [(56, 56)], rule.rule, text=text)
+        generated(adapter, [(56, 56)], rule, text=text)
         alone += rule.flops
     together = CountedLayerSelector(selectors.get("fastv"), config)
-    generated(adapter, [(56, 56), (56, 56)], together.rule, text=(9, 9, 30))
+    generated(adapter, [(56, 56), (56, 56)], together, text=(9, 9, 30))
     assert together.flops == alone
     assert alone[0] < alone[1]
 
@@ -178,6 +178,6 @@ def test_a_users_layer_selector_is_counted(adapters):
     adapter = adapters["llava"]
     config = adapter.model.config.get_text_config()
     rule = CountedLayerSelector(MyLayers(), config)
-    prompt, _ = generated(adapter, [(56, 56)], rule.rule)
+    prompt, _ = generated(adapter, [(56, 56)], rule)
     n, width = prompt.inputs_embeds.shape[1:]
     assert rule.flops == [2 * 2 * n * n * width + 2 * 3 * n * width]

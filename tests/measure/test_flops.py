@@ -10,12 +10,12 @@ from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import UnknownNameError
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import CostModel
-from zoo_exp.measure.selector_flops import selector_flops
+from zoo_exp.measure.flops import CostModel, selector_flops
 from zoo_exp.models.families import adapter_for, architecture
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
+from zoo_exp.selectors.base import ScoreSelector
 from zoo_exp.selectors.layer.fastv import FastV
 
 SHAPES = {
@@ -152,10 +152,37 @@ def test_pairs_of_many_tokens_are_counted_by_half():
     assert counted < 0.7 * 2 * 576 * 576 * 24
 
 
+class WithFormula(ScoreSelector):
+    """A selector with a formula."""
+
+    def score(self, tokens, generator):
+        """The first feature."""
+        return tokens.projected[:, 0]
+
+    def flops(self, tokens, budget):
+        """Whatever."""
+        return tokens.count * budget
+
+
+class OtherScores(WithFormula):
+    """A subclass that scores in another way and leaves the formula."""
+
+    def score(self, tokens, generator):
+        """A product."""
+        return (tokens.projected @ tokens.projected.T)[0]
+
+
+class OtherName(WithFormula):
+    """A subclass that only has another name."""
+
+    name = "other"
+
+
 def test_a_selector_speaks_for_itself_and_an_unknown_one_says_so():
     tokens = VisualTokens(projected=torch.zeros(7, 3))
-    own = SimpleNamespace(name="mine", flops=lambda tokens, budget: tokens.count * budget)
-    assert selector_flops(own, tokens, 5) == 35
+    assert selector_flops(WithFormula(), tokens, 5) == 35
+    assert selector_flops(OtherScores(), tokens, 5) is None  # the formula is not about its work
+    assert selector_flops(OtherName(), tokens, 5) == 35
     assert selector_flops(SimpleNamespace(name="mine"), tokens, 5) is None
     assert selector_flops(selectors.get("zoo", estimator="first_order"), tokens, 5) is None
     assert selector_flops(selectors.get("zoo"), tokens, 5) is None  # without the projector's weights
@@ -168,10 +195,11 @@ def test_stages_add_up_to_the_answer(adapters):
     zoo = selectors.get("zoo")
     stages = costs.stages([image], 20, 3, zoo, 5)
     assert stages.select == selector_flops(zoo, image, 5) > 0
-    assert stages.total == costs.answer(image.count, 20, 3, select=stages.select)
+    assert stages.total == costs.encode([image]).total + stages.select + costs.prefill(20) + costs.decode(
+        20, 3
+    )
     assert costs.stages([image], 20, 3, SimpleNamespace(name="mine")).select is None
-    assert costs.stages([image], 20, 3).total == costs.answer(image.count, 20, 3)
-    assert costs.answer(0, 20, 3) == costs.prefill(20) + costs.decode(20, 3)
+    assert costs.stages([], 20, 3).total == costs.prefill(20) + costs.decode(20, 3)
 
 
 def test_counts_from_the_number_of_tokens_are_those_of_the_images(adapters):

@@ -3,8 +3,7 @@
 import pytest
 
 from zoo_exp import selectors
-from zoo_exp.measure.flops import CostModel
-from zoo_exp.measure.paper_flops import PaperCosts
+from zoo_exp.measure.flops import CostModel, PaperCosts
 from zoo_exp.models.families import architecture
 
 
@@ -19,12 +18,13 @@ def test_prefill(config, length, tflop):
 
 
 def test_the_overhead_is_n_d_squared_at_the_papers_setting(config):
-    assert PaperCosts(config).overhead(2880, n_directions=64, rank=128) == 2880 * 4096**2
+    assert selectors.get("zoo", n_directions=64, rank=128).paper_flops(2880, 1024, 4096) == 2880 * 4096**2
 
 
 def test_the_overhead_is_about_0_3_percent_of_the_prefill_as_the_paper_says(config):
     costs = PaperCosts(config)
-    assert costs.overhead(2110) / costs.prefill(2110) == pytest.approx(0.003, abs=3e-4)
+    overhead = selectors.get("zoo").paper_flops(2110, costs.vision_width, costs.width)
+    assert overhead / costs.prefill(2110) == pytest.approx(0.003, abs=3e-4)
     assert costs.prefill(2110) / 1e12 == pytest.approx(
         11.8, abs=0.1
     )  # so 11.8 TFLOP stand for about 2110 tokens
@@ -33,7 +33,7 @@ def test_the_overhead_is_about_0_3_percent_of_the_prefill_as_the_paper_says(conf
 def test_the_low_rank_product_costs_thirteen_times_what_is_charged(config):
     n, m, k, d, dv = 2250, 64, 128, 4096, 1024
     released = 2 * m * n * (k * (dv + d) + k * (d + d))  # multiply-adds of two thin products per layer
-    assert released / PaperCosts(config).overhead(n) == pytest.approx(13, abs=0.1)
+    assert released / selectors.get("zoo").paper_flops(n, dv, d) == pytest.approx(13, abs=0.1)
 
 
 def test_a_count_is_two_and_a_half_times_the_formula(config):

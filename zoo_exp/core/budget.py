@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from zoo_exp.errors import InvalidValueError
 
@@ -21,6 +22,10 @@ _SUFFIXES = (
     "of the language model)"
 )
 _TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")
+
+
+BudgetLike: TypeAlias = "Budget | int | float | str | None"
+"""What a user may give as a budget."""
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,28 @@
-"""FLOPs of a VLM's stages, counted from its configuration: 1 multiply-add = 2 FLOP.
+"""FLOPs of a VLM's stages, counted from its configuration (1 multiply-add = 2 FLOPs), and the paper's own formulas.
 
-Every matrix product counts: the gated MLP has three matrices, the output head, the vision tower and the projector are
-in, attention is not halved for causality. A test compares with torch's own counter. Softmax, norms and activations
-(below 1 %) are left out on both sides. What the paper counts instead stands in `paper_flops`.
+Every matrix product counts: the gated MLP has three matrices, the output head, the vision encoder and the projector are
+included, attention is not halved for causality. A test compares with torch's own counter. Softmax, norms and
+activations (below 1 %) are left out on both sides.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure.selector_flops import selector_flops
 from zoo_exp.models.base import Encoding
 from zoo_exp.models.families import adapter_class
+from zoo_exp.selectors.base import Selector, describes
+
+_SELECTION = ("select", "select_many", "plan", "score", "weights", "pick")
+"""The work that `flops` of an input selector describes."""
 
 
 @dataclass(frozen=True)
 class StageFlops:
-    """FLOPs of one answer by stage. `select` is None where the selector cannot say what it costs."""
+    """FLOPs of one answer by stage. `select` is None where the selector has no formula."""
 
     tower: int
     projector: int
@@ -38,8 +42,6 @@ class CostModel:
     Args:
         config: the model's `transformers` configuration.
     """
-
-    convention = "counted"
 
     def __init__(self, config: Any) -> None:
         self.text = config.get_text_config()
@@ -81,7 +83,7 @@ class CostModel:
         return sum(sum(self.layer(1, n + step) for n in length) + self.head() for step in steps)
 
     def tower(self, n_visual: int) -> int:
-        """The vision tower on images of `n_visual` visual tokens together."""
+        """The vision encoder on images of `n_visual` visual tokens together."""
         return self.vision.guess(n_visual).tower
 
     def projector(self, n_visual: int) -> int:
@@ -89,7 +91,7 @@ class CostModel:
         return self.vision.guess(n_visual).projector
 
     def encode(self, images: Sequence[VisualTokens]) -> Encoding:
-        """Tower and projector on these images, with their true tiles and shapes."""
+        """Vision encoder and projector on these images, with their true tiles and shapes."""
         return self.vision.encode(images)
 
     def stages(
@@ -107,9 +109,9 @@ class CostModel:
             images: visual tokens of the prompt's images before pruning.
             length: tokens that enter the decoder, or the number at the input of every layer.
             new_tokens: generated tokens.
-            selector: the rule that pruned; None counts no selector.
-            budget: what it was asked to keep.
-            needs: what the tower had to show; None takes the selector's.
+            selector: the selector; None counts none.
+            budget: its budget.
+            needs: fields that the vision encoder had to provide; None takes the selector's.
         """
         encoded = self.encode(images)
         if needs is None:
@@ -124,18 +126,50 @@ class CostModel:
             self.decode(length, new_tokens),
         )
 
-    def answer(self, n_visual: int, length: int | Sequence[int], new_tokens: int, *, select: int = 0) -> int:
-        """One answer from its counts alone: tower and projector on all visual tokens, selector, prefill, decoding.
 
-        Args:
-            n_visual: visual tokens before pruning.
-            length: tokens that enter the decoder, or each of its layers.
-            new_tokens: generated tokens.
-            select: FLOPs of the selector, from `selector_flops`.
-        """
-        return (
-            self.vision.guess(n_visual).total
-            + select
-            + self.prefill(length)
-            + self.decode(length, new_tokens)
-        )
+def selector_flops(selector: Any, tokens: VisualTokens, budget: BudgetLike) -> int | None:
+    """FLOPs of selecting from one image by the selector's own formula, or None where it has none.
+
+    Args:
+        selector: an input selector.
+        tokens: the image's visual tokens.
+        budget: how many stay, as in `select`.
+    """
+    if not hasattr(selector, "flops") or not describes(selector, "flops", _SELECTION):
+        return None
+    flops: int | None = selector.flops(tokens, budget)
+    return flops
+
+
+REASONS = (
+    "the paper's formula counts a multiply-add as 1, a count as 2 FLOP",
+    "it has two matrices per MLP of the language model; these models have three (gated)",
+    "vision tower, projector and output head are left out, and so is decoding",
+    "a rank-k product is charged d/k per weight row where it costs k: 32 in the place of 128 at d = 4096, k = 128",
+    "the projector's perturbed second layer is left out, and one projector pass is taken off the selector's cost",
+    "together the selector's cost comes out 13 times too small",
+)
+"""Why the paper's formulas and a count differ; belongs under every table that shows both."""
+
+
+class PaperCosts:
+    """The paper's formulas, (8) to (11) of its supplement, for one model; `REASONS` says how they differ from a count.
+
+    Args:
+        config: the model's `transformers` configuration.
+    """
+
+    def __init__(self, config: Any) -> None:
+        text, vision = config.get_text_config(), config.vision_config
+        self.layers, self.width = int(text.num_hidden_layers), int(text.hidden_size)
+        self.mlp_width, self.vision_width = int(text.intermediate_size), int(vision.hidden_size)
+
+    def prefill(self, length: int) -> int:
+        """L (4 n d^2 + 2 n^2 d + 2 n d m)."""
+        n, d, m = length, self.width, self.mlp_width
+        return self.layers * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
+
+    def answer(self, n_visual: int, length: int, selector: Selector | None = None) -> int:
+        """Formula (8): the prefill of `length` tokens and the selector's overhead on `n_visual`."""
+        own = 0 if selector is None else selector.paper_flops(n_visual, self.vision_width, self.width)
+        return self.prefill(length) + own

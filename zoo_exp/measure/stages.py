@@ -1,6 +1,5 @@
 """One batch of answers in stages: what `bench` times, and where it measures memory and counts FLOPs."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,13 @@ from zoo_exp.measure.counter import counting
 from zoo_exp.models import answering
 from zoo_exp.models.answering import EncodedBatch, generate
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.selectors.layer.base import LayerSelector
+from zoo_exp.selectors.layer.base import (
+    LayerAnswer,
+    LayerSelector,
+    LayerView,
+    Prompt,
+    WrappedLayerSelector,
+)
 
 STAGES = ("preprocess", "vision", "projector", "score", "select", "prompt", "prefill", "decode")
 """In order of execution.
@@ -108,6 +113,22 @@ def answer(
     )
 
 
+class _MeasuredLayers(WrappedLayerSelector):
+    """A layer selector whose own work is the stage `select`."""
+
+    def __init__(self, inner: LayerSelector, probe: Probe) -> None:
+        super().__init__(inner)
+        self.probe = probe
+
+    def start(self, prompt: Prompt) -> object:
+        with self.probe.stage("select"):
+            return super().start(prompt)
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        with self.probe.stage("select"):
+            return super().pick(view, count, state)
+
+
 class _Stages(answering.Probe):
     """Measures the stages of `generate`, splits generation into prefill and decode, and times layer selectors."""
 
@@ -118,17 +139,7 @@ class _Stages(answering.Probe):
         return self.probe.stage(name)
 
     def layer_selector(self, selector: LayerSelector) -> LayerSelector:
-        """A copy whose `start` and `pick` are measured."""
-        watched = copy.copy(selector)
-        for name in ("start", "pick"):
-            method = getattr(selector, name)
-
-            def measured(*args: Any, method: Any = method, **kwargs: Any) -> Any:
-                with self.probe.stage("select"):
-                    return method(*args, **kwargs)
-
-            object.__setattr__(watched, name, measured)  # its dataclass is frozen
-        return watched
+        return _MeasuredLayers(selector, self.probe)
 
     @contextmanager
     def generation(self) -> Iterator[dict[str, Any]]:

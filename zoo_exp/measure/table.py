@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zoo_exp.measure.paper_flops import REASONS
+from zoo_exp.measure.flops import REASONS
 from zoo_exp.measure.rows import Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES
 

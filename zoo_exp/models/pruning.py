@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo_exp import selectors
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.tokens import Selection
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
@@ -23,7 +23,6 @@ from zoo_exp.models.segments import Segment, visual_left
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector
 
-BudgetLike = Budget | int | float | str | None
 _attached: "weakref.WeakKeyDictionary[Any, Pruning]" = weakref.WeakKeyDictionary()
 
 

@@ -1,4 +1,4 @@
-"""What a selector is: `Selector` (any rule), `ScoreSelector` (one score each), `GreedySelector` (max-min)."""
+"""What an input selector is: `Selector` (any), `ScoreSelector` (one score per token), `GreedySelector` (max-min)."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,34 +7,34 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
-from zoo_exp.core.diversity import greedy_many
+from zoo_exp.core.budget import BudgetLike
+from zoo_exp.core.diversity import greedy_many, pair_area
+from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import top_k
 from zoo_exp.core.sensitivity import check_features
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.plan import NEWLINES, Plan, plan
-
-BudgetLike = Budget | int | float | str | None
+from zoo_exp.selectors.options import one_of, required_budget
+from zoo_exp.selectors.plan import NEWLINES, Group, Plan, plan
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A rule that decides which visual tokens of an image stay. Its options are its dataclass fields.
+    """Decides which visual tokens of an image stay, before the language model. Its options are its dataclass fields.
 
-    A rule implements `pick`, and `score` where it rates all tokens of an image first. `select` does the rest:
-    it reads the budget, checks that what the rule needs is there and finite, goes through the tiles, and
-    orders the answer.
+    A subclass implements `pick`, and `score` if it rates all tokens of an image first. `select` does the rest: it reads
+    the budget, checks that the needed fields are there and finite, goes through the tiles, and orders the result.
 
     Attributes:
-        newline: what happens to newline tokens of tiled images: `drop`, `keep` (all of them, on top of the
-            budget) or `as_released` (what the method's released code does; spec: algorithms 1.3 and 2).
+        newline: newline tokens of tiled images: `drop`, `keep` (all of them, on top of the budget) or `as_released`
+            (what the method's released code does).
 
     Class attributes:
         name: what a user types.
-        paper: where the rule comes from.
+        paper: the publication, and the repository and commit that it was checked against.
         exact: whether it keeps exactly as many tokens as the budget says.
-        equivariant: whether a permutation of the tokens permutes the answer.
+        equivariant: whether a permutation of the tokens permutes the result.
+        NEEDS: fields of `VisualTokens` read besides `projected`, with the default options.
     """
 
     name: ClassVar[str] = ""
@@ -51,21 +51,21 @@ class Selector:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `VisualTokens` that the rule looks at besides `projected`; only these are captured."""
+        """Fields of `VisualTokens` read besides `projected`; only these are captured."""
         return self.NEEDS
 
     @property
     def stochastic(self) -> bool:
-        """Whether the answer depends on the generator."""
+        """Whether the result depends on the generator."""
         return False
 
     @property
     def score_key(self) -> Hashable:
-        """What decides the scores: selectors with equal keys rate alike, so one rating can serve all of them."""
+        """What decides the scores: selectors with equal keys score alike, so one scoring pass serves all of them."""
         return replace(self, newline="drop")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
-        """Importance of every token of the image [N], or None for rules without one."""
+        """Importance of every token of the image [N], or None for selectors without scores."""
         return None
 
     def pick(
@@ -84,11 +84,10 @@ class Selector:
         """Choose the visual tokens of one image that stay.
 
         Args:
-            tokens: what may be looked at.
-            budget: how many stay.
+            tokens: the image.
+            budget: how many tokens stay.
             generator: the only source of randomness.
-            scores: what `score` gave for these tokens, with the generator as `score` left it; None rates
-                them here.
+            scores: result of `score` for these tokens, with the generator in the state after it; None computes it.
 
         Returns:
             Kept indices, ascending and unique, exactly as many as the budget asks for
@@ -97,21 +96,10 @@ class Selector:
         Raises:
             InvalidValueError: a budget that does not fit, a needed field that is missing, NaN or infinity.
         """
-        layout = self.plan(tokens, budget)
-        self.check(tokens)
-        if scores is None and layout.total:
-            scores = self.score(tokens, generator)
-        check_scores(self.name, scores, tokens)
-        picked: list[Tensor | Selection] = []
-        for group in layout.groups:
-            index, part, rated = group.index, tokens, scores
-            if index is not None and group.k:
-                part, rated = tokens.subset(index), None if scores is None else scores[index]
-            if group.k and group.k == part.count:
-                picked.append(torch.arange(part.count, device=tokens.device))
-            elif group.k:
-                picked.append(self.pick(part, rated, group.k, generator))
-        return layout.assemble(tokens, picked, scores)
+        job = self._job(tokens, budget, generator, scores)
+        return job.finish(
+            self.pick(job.part(group), job.rated(group), group.k, generator) for group in job.open
+        )
 
     def select_many(
         self,
@@ -120,20 +108,16 @@ class Selector:
         generators: Sequence[torch.Generator],
         scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """`select` for several images, with one generator each and the same answers as one by one."""
+        """`select` for several images with one generator each; the results do not depend on the company."""
         rated = [None] * len(tokens) if scores is None else scores
         return [self.select(t, budget, g, s) for t, g, s in zip(tokens, generators, rated, strict=True)]
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
-        """How the budget is spread over the image; a variant of a rule may override it."""
-        if budget is None:
-            raise InvalidValueError(
-                f"selector {self.name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
-            )
-        return plan(tokens, Budget.parse(budget), self.newline)
+        """How the budget is spread over the image; a variant of a method may override it."""
+        return plan(tokens, required_budget(budget, self.name), self.newline)
 
     def check(self, tokens: VisualTokens) -> None:
-        """Refuse an image that lacks what the rule needs, or whose features are not finite."""
+        """Refuse an image that lacks a needed field, or whose features are not finite."""
         for field in self.needs:
             if not tokens.has(field):
                 raise InvalidValueError(
@@ -143,10 +127,82 @@ class Selector:
         if tokens.features is not None and "features" in self.needs:
             check_features(tokens.features)
 
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
+        """FLOPs of `select` by formula, or None: then they are counted while it runs, which takes longer.
+
+        What is computed once per model (the kernel of the closed form, a truncated SVD) does not count. The formula
+        holds for the class that defines it; a subclass with another `score` or `pick` needs its own (see
+        `describes`).
+        """
+        return None
+
+    def paper_flops(self, n_visual: int, vision_width: int, width: int) -> int:
+        """The selector's own cost by the formulas of the ZOO-Prune paper, which charge finite differences only."""
+        return 0
+
+    def competing(self, tokens: VisualTokens, budget: BudgetLike) -> list[int]:
+        """Sizes of the sets of tokens that compete with each other; for formulas."""
+        return [group.size(tokens) for group in self.plan(tokens, budget).groups if group.k]
+
+    def _job(
+        self,
+        tokens: VisualTokens,
+        budget: BudgetLike,
+        generator: torch.Generator,
+        scores: Tensor | None,
+    ) -> "Job":
+        """Plan, check and score one image."""
+        layout = self.plan(tokens, budget)
+        self.check(tokens)
+        if scores is None and layout.total:
+            scores = self.score(tokens, generator)
+        check_scores(self.name, scores, tokens)
+        return Job(tokens, layout, scores)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image after planning and scoring.
+
+    Attributes:
+        tokens: the image.
+        layout: its share-out of the budget.
+        scores: of all its tokens [N], or None.
+    """
+
+    tokens: VisualTokens
+    layout: Plan
+    scores: Tensor | None
+
+    @property
+    def open(self) -> list[Group]:
+        """Groups that keep some but not all of their tokens."""
+        return [group for group in self.layout.groups if 0 < group.k < group.size(self.tokens)]
+
+    def part(self, group: Group) -> VisualTokens:
+        """The group's tokens as an image of their own."""
+        return self.tokens if group.index is None else self.tokens.subset(group.index)
+
+    def rated(self, group: Group) -> Tensor | None:
+        """The scores of the group's tokens."""
+        return self.scores if group.index is None or self.scores is None else self.scores[group.index]
+
+    def finish(self, picks: Iterable[Tensor | Selection]) -> Selection:
+        """The selection, from one pick per open group in order."""
+        chosen = iter(picks)
+        picked: list[Tensor | Selection] = []
+        for group in self.layout.groups:
+            size = group.size(self.tokens)
+            if group.k == size and size:
+                picked.append(torch.arange(size, device=self.tokens.device))
+            elif group.k:
+                picked.append(next(chosen))
+        return self.layout.assemble(self.tokens, picked, self.scores)
+
 
 @dataclass(frozen=True)
 class ScoreSelector(Selector):
-    """A rule that keeps the tokens with the highest score: implement `score`. Ties go to the lowest index."""
+    """Keeps the tokens with the highest scores: implement `score`. Ties go to the lowest index."""
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """The k highest scores."""
@@ -157,15 +213,15 @@ class ScoreSelector(Selector):
 
 @dataclass(frozen=True)
 class GreedySelector(Selector):
-    """A rule whose picks are `diversity.greedy` on the projected features: `select_many` batches them."""
+    """Picks by `diversity.greedy` on the projected features; `select_many` runs the greedy steps of a batch at once."""
 
     def weights(self, scores: Tensor | None) -> Tensor | None:
-        """What the greedy rule multiplies or adds, from the scores of the tokens in question [N]."""
+        """Weights that distances are multiplied by or added to, from the scores of the competing tokens [N]."""
         return None
 
     @property
     def combine(self) -> str:
-        """How weight and distance meet."""
+        """How weight and distance are combined: `multiply` or `sum`."""
         return "multiply"
 
     @property
@@ -177,10 +233,7 @@ class GreedySelector(Selector):
         """Greedy picks."""
         if not self.is_greedy and scores is not None:
             return top_k(scores, k)
-        weights = self.weights(scores)
-        return greedy_many(
-            [tokens.projected], [k], None if weights is None else [weights], combine=self.combine
-        )[0]
+        return self._greedy([(tokens.projected, scores, k)])[0]
 
     @torch.no_grad()
     def select_many(
@@ -190,38 +243,29 @@ class GreedySelector(Selector):
         generators: Sequence[torch.Generator],
         scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """Scores image by image, as they must not depend on the company; then all greedy steps together."""
+        """Scores image by image, so that they do not depend on the batch; then all greedy steps together."""
         if not self.is_greedy:
             return super().select_many(tokens, budget, generators, scores)
-        layouts, all_scores = [], []
-        jobs: list[tuple[Tensor, int, Tensor | None]] = []
         known = [None] * len(tokens) if scores is None else scores
-        for t, generator, score in zip(tokens, generators, known, strict=True):
-            layout = self.plan(t, budget)
-            self.check(t)
-            if score is None and layout.total:
-                score = self.score(t, generator)
-            check_scores(self.name, score, t)
-            layouts.append(layout)
-            all_scores.append(score)
-            for group in layout.groups:
-                if group.k:
-                    rows, rated = t.projected, score
-                    if group.index is not None:
-                        rows = rows[group.index]
-                        rated = None if score is None else score[group.index]
-                    jobs.append((rows, group.k, self.weights(rated)))
-        weights = [w for _, _, w in jobs if w is not None]
-        picks = iter(
-            greedy_many(
-                [e for e, _, _ in jobs], [k for _, k, _ in jobs], weights or None, combine=self.combine
-            )
-        )
-        answers = []
-        for t, layout, score in zip(tokens, layouts, all_scores, strict=True):
-            picked: list[Tensor | Selection] = [next(picks) for group in layout.groups if group.k]
-            answers.append(layout.assemble(t, picked, score))
-        return answers
+        jobs = [self._job(t, budget, g, s) for t, g, s in zip(tokens, generators, known, strict=True)]
+        picks = iter(self._greedy([
+            (job.tokens.projected if group.index is None else job.tokens.projected[group.index],
+             job.rated(group), group.k)
+            for job in jobs for group in job.open
+        ]))  # fmt: skip
+        return [job.finish(picks) for job in jobs]
+
+    def pair_flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """FLOPs of the cosines of competing tokens; about half of the pairs are multiplied out."""
+        width = tokens.projected.shape[1]
+        sizes = self.competing(tokens, budget)
+        return sum(linear(pair_area(n, width, tokens.device), width, 1) for n in sizes)
+
+    def _greedy(self, sets: Sequence[tuple[Tensor, Tensor | None, int]]) -> list[Tensor]:
+        """Greedy picks from sets of (features [n, D], scores [n], k)."""
+        weights = [weight for _, scores, _ in sets if (weight := self.weights(scores)) is not None]
+        rows, ks = [features for features, _, _ in sets], [k for _, _, k in sets]
+        return greedy_many(rows, ks, weights or None, combine=self.combine)
 
 
 def check_scores(name: str, scores: Tensor | None, tokens: VisualTokens) -> None:
@@ -240,18 +284,19 @@ def check_scores(name: str, scores: Tensor | None, tokens: VisualTokens) -> None
     check_features(scores[:, None], name=f"scores of selector {name}")
 
 
-def one_of(selector: Selector, option: str, allowed: Iterable[object]) -> None:
-    """Refuse an option that is not one of the allowed values."""
-    value, allowed = getattr(selector, option), tuple(allowed)
-    if value not in allowed:
-        names = ", ".join(map(str, allowed))
-        raise InvalidValueError(f"{option} {value!r} of selector {selector.name}: allowed are {names}")
+def describes(selector: object, formula: str, work: Iterable[str]) -> bool:
+    """Whether a formula belongs to the work that an object does.
 
+    It does unless a class further down overrides the work and leaves the formula as it was.
 
-def positive(selector: Selector, option: str, kind: type = float) -> None:
-    """Refuse an option that is not a positive finite number (a whole one where kind is int)."""
-    value = getattr(selector, option)
-    fits = isinstance(value, int) if kind is int else isinstance(value, int | float)
-    if isinstance(value, bool) or not fits or not 0 < value < float("inf"):
-        what = "a whole number above 0" if kind is int else "a number above 0"
-        raise InvalidValueError(f"{option} {value!r} of selector {selector.name}: must be {what}")
+    Args:
+        selector: an input or layer selector.
+        formula: name of the method with the formula.
+        work: names of the methods that the formula describes.
+    """
+    classes = type(selector).__mro__
+
+    def depth(name: str) -> int:
+        return next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))
+
+    return depth(formula) <= min(map(depth, work))

@@ -6,9 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import ScoreSelector, one_of
+from zoo_exp.selectors.base import ScoreSelector
+from zoo_exp.selectors.options import one_of
 
 ATTENTIONS = ("cls", "received")
 
@@ -40,6 +42,10 @@ class ClsAttention(ScoreSelector):
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Attention per token [N]."""
         return tower_attention(tokens, self.attention)
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product: attention is captured from the vision encoder."""
+        return 0
 
 
 def tower_attention(tokens: VisualTokens, kind: str) -> Tensor:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from zoo_exp.core.budget import BudgetLike
+from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.base import GreedySelector
 
 
@@ -16,3 +18,7 @@ class DivPrune(GreedySelector):
 
     name: ClassVar[str] = "divprune"
     paper: ClassVar[str] = "DivPrune (CVPR 2025, arXiv 2503.02175), as released (vbdi/divprune 799e2d9)"
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """Cosines of pairs."""
+        return self.pair_flops(tokens, budget)

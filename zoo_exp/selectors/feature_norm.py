@@ -6,8 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.selectors.base import ScoreSelector, one_of
+from zoo_exp.selectors.base import ScoreSelector
+from zoo_exp.selectors.options import one_of
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,7 @@ class FeatureNorm(ScoreSelector):
         rows = tokens.features if self.of == "features" and tokens.features is not None else tokens.projected
         length: Tensor = rows.float().norm(dim=-1)
         return length
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product."""
+        return 0

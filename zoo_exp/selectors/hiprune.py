@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.fusion import top_k
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.cls_attention import tower_attention
+from zoo_exp.selectors.options import at_least, share
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,9 @@ class HiPrune(Selector):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        alpha, layer = self.alpha, self.object_layer
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-            raise InvalidValueError(f"alpha {alpha!r} of selector hiprune: must lie between 0 and 1")
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 1):
-            raise InvalidValueError(
-                f"object_layer {layer!r} of selector hiprune: must be the number of an encoder layer, from 1"
-            )
+        share(self, "alpha")
+        if self.object_layer is not None:
+            at_least(self, "object_layer", 1)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -82,8 +79,8 @@ class HiPrune(Selector):
         deep[first] = float("-inf")
         return torch.cat([first, top_k(deep, k - len(first))])
 
-    def flops(self, tokens: VisualTokens, budget: Budget | int | float | str | None) -> int:
-        """None: attention is captured from the vision encoder."""
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product: attention is captured from the vision encoder."""
         return 0
 
 

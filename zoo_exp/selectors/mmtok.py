@@ -10,7 +10,8 @@ from zoo_exp.core.coverage import greedy_coverage
 from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import Selector, one_of, positive
+from zoo_exp.selectors.base import Selector
+from zoo_exp.selectors.options import one_of, positive
 
 RELEASED = {"qwen2_5_vl": ("all", 0.01)}
 """Words and text temperature of the release by family; other families take its LLaVA route."""

@@ -22,6 +22,10 @@ class Group:
     index: Tensor | None
     k: int
 
+    def size(self, tokens: VisualTokens) -> int:
+        """How many tokens of the image compete."""
+        return tokens.count if self.index is None else len(self.index)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.base import ScoreSelector
 from zoo_exp.selectors.plan import NEWLINE
@@ -35,3 +36,7 @@ class Random(ScoreSelector):
         scores = torch.empty_like(draws)
         scores[(tokens.tile == NEWLINE).sort(stable=True).indices] = draws
         return scores
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product."""
+        return 0

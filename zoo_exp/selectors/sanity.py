@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.plan import Group, Plan
 
 
@@ -25,6 +25,10 @@ class Full(Selector):
             )
         return Plan((Group(None, tokens.count),))
 
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Blind(Selector):
@@ -40,3 +44,7 @@ class Blind(Selector):
                 f"budget {budget} of selector blind: it keeps no visual token, leave the budget out"
             )
         return Plan((Group(None, 0),))
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product."""
+        return 0

@@ -6,13 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.coverage import COMBINATIONS, greedy_coverage
 from zoo_exp.core.diversity import exact_cosine
+from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import Selector, one_of
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.cls_attention import tower_attention
+from zoo_exp.selectors.options import exponent, one_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ class Scope(Selector):
         """Check the options."""
         super().__post_init__()
         one_of(self, "combine", COMBINATIONS)
-        alpha = self.alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-            raise InvalidValueError(f"alpha {alpha!r} of selector scope: must be a number of at least 0")
+        exponent(self, "alpha")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """CLS attention per token, summed over heads [N]."""
@@ -53,9 +53,7 @@ class Scope(Selector):
         cover = exact_cosine(tokens.features, tokens.features).clamp_min_(0)
         return greedy_coverage(cover, k, scores.double() ** self.alpha, combine=self.combine)
 
-    def flops(self, tokens: VisualTokens, budget: Budget | int | float | str | None) -> int:
-        """Cosines of all pairs of tokens that compete, 1 multiply-add = 2 FLOPs."""
-        groups = self.plan(tokens, budget).groups
-        counts = [tokens.count if g.index is None else len(g.index) for g in groups if g.k]
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """Cosines of all pairs of competing tokens."""
         width = 0 if tokens.features is None else tokens.features.shape[1]
-        return sum(2 * n * n * width for n in counts)
+        return sum(linear(n, width, n) for n in self.competing(tokens, budget))

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.base import Selector
 
@@ -38,6 +39,10 @@ class UniformGrid(Selector):
             for column in _centres(width, count)
         ]
         return torch.tensor(places, device=tokens.device)
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
+        """No matrix product."""
+        return 0
 
 
 def _centres(n: int, k: int) -> list[int]:

@@ -6,12 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.merging import Merged, dominant_and_contextual
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import BudgetLike, Selector, one_of
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.options import one_of, share
 from zoo_exp.selectors.plan import plan
 from zoo_exp.selectors.visionzip_tiles import released_order, slots, tile_budgets
 
@@ -48,11 +49,7 @@ class VisionZip(Selector):
         super().__post_init__()
         one_of(self, "attention", ATTENTIONS)
         one_of(self, "variant", ("paper", "official_code"))
-        share = self.contextual_share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise InvalidValueError(
-                f"contextual_share {share!r} of selector visionzip: must lie between 0 and below 1"
-            )
+        share(self, "contextual_share", below_one=True)
 
     @property
     def needs(self) -> frozenset[str]:

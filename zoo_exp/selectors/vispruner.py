@@ -9,8 +9,9 @@ from torch import Tensor
 from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import Selector, one_of
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.options import one_of, share
 
 DROPPED_PER_ROUND = 8
 
@@ -41,11 +42,7 @@ class VisPruner(Selector):
         """Check the options."""
         super().__post_init__()
         one_of(self, "attention", ATTENTIONS)
-        share = self.important_share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise InvalidValueError(
-                f"important_share {share!r} of selector vispruner: must lie between 0 and 1"
-            )
+        share(self, "important_share")
 
     @property
     def needs(self) -> frozenset[str]:

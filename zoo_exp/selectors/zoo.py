@@ -7,15 +7,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
-from zoo_exp.core.closed_form import closed_form, first_order
+from zoo_exp.core.budget import Budget, BudgetLike
+from zoo_exp.core.closed_form import PatchMerger, closed_form, first_order, kernel_area
+from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import FUSIONS, min_max
 from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.memo import memo
-from zoo_exp.core.sensitivity import MLP, Projector, draw_directions, zeroth_order, zeroth_order_reference
+from zoo_exp.core.sensitivity import (
+    MLP,
+    Projector,
+    draw_directions,
+    output_area,
+    zeroth_order,
+    zeroth_order_reference,
+)
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.base import BudgetLike, GreedySelector, one_of, positive
+from zoo_exp.selectors.base import GreedySelector
+from zoo_exp.selectors.options import one_of, positive
 from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
@@ -217,6 +226,51 @@ class Zoo(GreedySelector):
         if tokens.tile is None or budget.per == "tile":
             return plan(tokens, budget, self.newline)
         return self._released_plan(tokens.tile, budget)
+
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
+        """Sensitivity of every token, and cosines of pairs where a fusion asks for them."""
+        scores = self._sensitivity_flops(tokens)
+        if scores is None or not self.is_greedy:
+            return scores
+        return scores + self.pair_flops(tokens, budget)
+
+    def paper_flops(self, n_visual: int, vision_width: int, width: int) -> int:
+        """Formula (10) of the supplement: 2 m_z n (d / k) (D_v + d) - n D_v d, for finite differences only."""
+        if self.fusion == "diversity" or self.estimator != "zeroth_order":
+            return 0
+        passes = 2 * self.n_directions * n_visual * (width / self.rank) * (vision_width + width)
+        return round(passes - n_visual * vision_width * width)
+
+    def _sensitivity_flops(self, tokens: VisualTokens) -> int | None:
+        """S of every token. N tokens, projector [Dv, H, D], M directions."""
+        if self.fusion == "diversity" or self.estimator == "feature_norm":
+            return 0
+        mlp = tokens.mlp
+        # How often forward-mode differentiation computes the value besides the derivative is up to torch.
+        if (
+            self.layer is not None
+            or self.estimator == "first_order"
+            or not isinstance(mlp, MLP | PatchMerger)
+        ):
+            return None
+        n, m = tokens.count, self.n_directions
+        inner = mlp.mlp if isinstance(mlp, PatchMerger) else mlp
+        (hidden, width), out = inner.w1.shape, inner.w2.shape[0]
+        if self.estimator == "closed_form":
+            kernel = linear(n, 1, kernel_area(hidden))
+            if isinstance(mlp, PatchMerger):
+                patches = width // len(mlp.norm)
+                correction = linear(n, width // patches, hidden) + linear(n, hidden, out)
+                return linear(n, width, hidden) + patches * (kernel + correction)
+            return linear(n, width, hidden) + kernel
+        dtype = self.dtype or ("float16" if self.variant == "official_code" else "float32")
+        half = dtype in ("float16", "bfloat16")
+        if isinstance(mlp, PatchMerger) or (half and self.projector == "full"):
+            return 2 * m * n * (linear(1, width, hidden) + linear(1, hidden, out))
+        rank = None if self.projector == "full" else self.rank
+        if half and rank is not None:
+            return 2 * m * n * (linear(1, width + hidden, rank) + linear(1, hidden + out, rank))
+        return linear(n + m, width, hidden) + m * linear(n, 1, output_area(rank or out, hidden))
 
     def _released_plan(self, tile: Tensor, budget: Budget) -> Plan:
         """int(total / tiles) tokens of every tile (all of a smaller one), and newlines as the option says."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import ROUNDINGS, Budget
+from zoo_exp.core.budget import ROUNDINGS, Budget, BudgetLike
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError, ZooExpError
-from zoo_exp.selectors.base import BudgetLike, Selector
+from zoo_exp.selectors.base import Selector
 from zoo_exp.testing.sample_images import part_of, rows_of, sample_tokens, tiled_tokens, with_newlines
 
 BUDGETS = (1, 7, 47, 0.25, "33.3%")

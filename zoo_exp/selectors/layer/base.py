@@ -1,4 +1,4 @@
-"""What a layer selector is: a rule that drops visual tokens behind some layers of the language model."""
+"""What a layer selector is: it drops visual tokens after some layers of the language model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.options import one_of
 
-BudgetLike = Budget | int | float | str | None
 Schedule = dict[int, int]
-"""Decoder layer, from 0 -> how many visual tokens may leave it."""
+"""Decoder layer (from 0) -> maximum number of visual tokens that leave it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class LayerView:
-    """One row behind a decoder layer.
+    """One row after a decoder layer.
 
     Attributes:
         layer: number of the layer, from 0.
@@ -47,8 +47,8 @@ class LayerView:
         source: place of each token in the `Prompt` [n]; -1 for merged tokens.
         attention: function (rows [r]) -> causal attention of these query rows at this layer [H, r, n], float32.
         keys: function () -> rotated keys of this layer [n, Hkv * d].
-        gravity: function (rows [r]) -> product of rotated vectors of ones, over sqrt(d) [r, n]: what distance
-            alone does to a logit.
+        gravity: function (rows [r]) -> product of rotated vectors of ones, over sqrt(d) [r, n]: the effect of
+            distance alone on a logit.
         norm: the model's final norm.
     """
 
@@ -64,11 +64,11 @@ class LayerView:
 
 @dataclass(frozen=True)
 class LayerAnswer:
-    """Which visual tokens of one row go on.
+    """Which visual tokens of one row stay.
 
     Attributes:
         indices: into the row's current visual tokens, ascending [k] (int64).
-        merged: tokens that are put behind the kept ones [m, D], or None.
+        merged: tokens appended after the kept ones [m, D], or None.
     """
 
     indices: Tensor
@@ -77,16 +77,16 @@ class LayerAnswer:
 
 @dataclass(frozen=True)
 class LayerSelector:
-    """A rule that decides inside the language model. Its options are its dataclass fields.
+    """Drops visual tokens inside the language model. Its options are its dataclass fields.
 
-    A rule implements `schedule` and `pick`; `start` prepares what all of its layers share.
+    A subclass implements `layers`, `schedule` and `pick`; `start` prepares what all of its layers share.
 
     Attributes:
-        positions: `original` keeps every token's position behind the layer, `contiguous` renumbers them.
+        positions: `original` keeps every token's position after the layer, `contiguous` renumbers them.
 
     Class attributes:
         name: what a user types.
-        paper: where the rule comes from.
+        paper: the publication, and the repository and commit that it was checked against.
     """
 
     name: ClassVar[str] = ""
@@ -95,71 +95,85 @@ class LayerSelector:
 
     def __post_init__(self) -> None:
         """Check the options; subclasses extend it."""
-        self.check_choice("positions", ("original", "contiguous"))
-
-    def check_choice(self, option: str, allowed: tuple[object, ...]) -> None:
-        """Refuse an option that is not one of the allowed values."""
-        value = getattr(self, option)
-        if value not in allowed:
-            names = ", ".join(map(str, allowed))
-            raise InvalidValueError(f"{option} {value!r} of selector {self.name}: allowed are {names}")
-
-    def check_count(self, option: str, least: int) -> None:
-        """Refuse an option that is not a whole number of at least `least`."""
-        value = getattr(self, option)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidValueError(
-                f"{option} {value!r} of selector {self.name}: must be a whole number of at least {least}"
-            )
+        one_of(self, "positions", ("original", "contiguous"))
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `VisualTokens` that the rule looks at: none, it works on hidden states."""
+        """Fields of `VisualTokens` that are read: none, since it works on hidden states."""
         return frozenset()
 
     @property
     def stochastic(self) -> bool:
-        """Whether the answer depends on a generator."""
+        """Whether the result depends on a generator."""
         return False
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """Layers behind which the rule acts, from 0, ascending."""
+        """Layers after which tokens are dropped, from 0, ascending."""
         raise NotImplementedError
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """How many of `n_visual` tokens leave each of the rule's layers.
+        """How many of `n_visual` tokens leave each of the `layers`.
 
         Raises:
-            InvalidValueError: a budget that the rule cannot reach.
+            InvalidValueError: a budget that cannot be reached.
         """
         raise NotImplementedError
 
     def start(self, prompt: Prompt) -> object:
-        """What the rule's layers share for one row, from the input embeddings."""
+        """What the layers share for one row, from the input embeddings."""
         return None
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """Choose `count` of the row's visual tokens.
 
         Args:
-            view: the row behind the layer.
-            count: what `schedule` says for this layer, at most the number of visual tokens.
-            state: what `start` gave for this row.
+            view: the row after the layer.
+            count: from `schedule` for this layer, at most the number of visual tokens.
+            state: what `start` returned for this row.
         """
         raise NotImplementedError
 
+    def start_flops(self, prompt: Prompt) -> int | None:
+        """FLOPs of `start` by formula, or None: then they are counted while it runs."""
+        return None
 
-def parse_budget(budget: BudgetLike, name: str) -> Budget:
-    """The budget as an object.
+    def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int | None:
+        """FLOPs of `pick` by formula without those of `view.attention` and `view.gravity`, or None.
 
-    Raises:
-        InvalidValueError: none was given.
+        Args:
+            view: as in `pick`.
+            count: as in `pick`.
+            answer: what `pick` returned.
+        """
+        return None
+
+
+class WrappedLayerSelector(LayerSelector):
+    """Runs another layer selector; subclasses measure its `start` and `pick`.
+
+    Attributes:
+        inner: the other selector.
     """
-    if budget is None:
-        raise InvalidValueError(
-            f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
-        )
-    return Budget.parse(budget)
+
+    def __init__(self, inner: LayerSelector) -> None:
+        super().__init__(inner.positions)
+        self.inner: LayerSelector = inner
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """Those of the inner selector."""
+        return self.inner.layers(n_layers)
+
+    def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
+        """That of the inner selector."""
+        return self.inner.schedule(budget, n_visual, n_layers)
+
+    def start(self, prompt: Prompt) -> object:
+        """What the inner selector prepares."""
+        return self.inner.start(prompt)
+
+    def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
+        """What the inner selector picks."""
+        return self.inner.pick(view, count, state)
 
 
 def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:
@@ -190,7 +204,7 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
 
 
 def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
-    """Refuse to run in full as many layers as there are, or more.
+    """Check that fewer layers run in full than there are.
 
     Raises:
         InvalidValueError: nothing would be left to prune.

@@ -6,17 +6,19 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from zoo_exp.core.budget import BudgetLike
+from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import top_k
 from zoo_exp.selectors.layer.base import (
-    BudgetLike,
     LayerAnswer,
     LayerSelector,
     LayerView,
+    Prompt,
     Schedule,
     check_depth,
     kept_behind,
-    parse_budget,
 )
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Dart(LayerSelector):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        self.check_count("k", 1)
-        self.check_count("image_pivots", 1)
-        self.check_count("text_pivots", 0)
-        self.check_choice("variant", ("paper", "official_code"))
+        at_least(self, "k", 1)
+        at_least(self, "image_pivots", 1)
+        at_least(self, "text_pivots", 0)
+        one_of(self, "variant", ("paper", "official_code"))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The last layer that sees everything."""
@@ -60,7 +62,7 @@ class Dart(LayerSelector):
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """The budget as it is, which the selector comes near; for a mean over the layers, the nearest it can keep."""
-        budget = parse_budget(budget, self.name)
+        budget = required_budget(budget, self.name)
         if budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
         kept = kept_behind(budget, n_visual, n_layers, self.k, self.name)
@@ -94,3 +96,17 @@ class Dart(LayerSelector):
             free = int((~taken).sum())
             taken[top_k(-row.masked_fill(taken, float("inf")), min(each, free))] = True
         return LayerAnswer(taken.nonzero().squeeze(1))
+
+    def start_flops(self, prompt: Prompt) -> int:
+        """Nothing to prepare."""
+        return 0
+
+    def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:
+        """Cosines of every pivot with every visual token."""
+        n_visual = int(view.visual.sum())
+        if count >= n_visual:
+            return 0
+        first = int(view.visual.nonzero()[0])
+        text = int((~view.visual[first:]).sum())
+        pivots = min(self.image_pivots, count) + min(self.text_pivots, text)
+        return linear(pivots, view.hidden.shape[1], n_visual)

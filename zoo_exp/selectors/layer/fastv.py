@@ -6,17 +6,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.fusion import top_k
 from zoo_exp.selectors.layer.base import (
-    BudgetLike,
     LayerAnswer,
     LayerSelector,
     LayerView,
+    Prompt,
     Schedule,
     check_depth,
     kept_behind,
-    parse_budget,
 )
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 _ROWS_AT_ONCE = 256
 
@@ -43,9 +44,9 @@ class FastV(LayerSelector):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        self.check_count("k", 1)
-        self.check_choice("rule", ("last_token", "all_tokens"))
-        self.check_choice("budget_of", ("kept", "layer_average"))
+        at_least(self, "k", 1)
+        one_of(self, "rule", ("last_token", "all_tokens"))
+        one_of(self, "budget_of", ("kept", "layer_average"))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The last layer that sees everything."""
@@ -54,7 +55,7 @@ class FastV(LayerSelector):
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """One count; for a mean over the layers, what makes it equal the budget."""
-        budget = parse_budget(budget, self.name)
+        budget = required_budget(budget, self.name)
         if self.budget_of == "kept" and budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
         return {self.k - 1: kept_behind(budget, n_visual, n_layers, self.k, self.name)}
@@ -65,6 +66,14 @@ class FastV(LayerSelector):
         if count >= n_visual:
             return LayerAnswer(torch.arange(n_visual, device=view.hidden.device))
         return LayerAnswer(top_k(self.received(view)[view.visual], count).sort().values)
+
+    def start_flops(self, prompt: Prompt) -> int:
+        """Nothing to prepare."""
+        return 0
+
+    def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:
+        """Only attention, which is counted apart."""
+        return 0
 
     def received(self, view: LayerView) -> Tensor:
         """Attention that every token gets, mean over heads [n]."""

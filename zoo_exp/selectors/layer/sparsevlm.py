@@ -8,19 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo_exp.core.budget import Budget
+from zoo_exp.core.budget import Budget, BudgetLike
+from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import top_k
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.layer.base import (
-    BudgetLike,
     LayerAnswer,
     LayerSelector,
     LayerView,
     Prompt,
     Schedule,
-    parse_budget,
 )
 from zoo_exp.selectors.layer.density_peaks import merge_by_density
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 RELEASED_TOKENS, RELEASED_LAYERS = 576, 32
 STAGES = {
@@ -69,9 +69,9 @@ class SparseVLM(LayerSelector):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        self.check_choice("version", tuple(DEPTHS))
-        self.check_choice("recycle", (None, True, False))
-        self.check_count("heads", 1)
+        one_of(self, "version", tuple(DEPTHS))
+        one_of(self, "recycle", (None, True, False))
+        at_least(self, "heads", 1)
         if self.positions is None:
             object.__setattr__(self, "positions", "original" if self.version == "2.0" else "contiguous")
         super().__post_init__()
@@ -98,7 +98,7 @@ class SparseVLM(LayerSelector):
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """Counts of the stages; for v1.0 an upper bound, as the attention's rank decides."""
         stages = self.layers(n_layers)
-        asked = parse_budget(budget, self.name)
+        asked = required_budget(budget, self.name)
         if asked.per == "mean":
             return self._mean_schedule(asked, n_visual, n_layers)
         if self.version == "1.0":
@@ -194,9 +194,22 @@ class SparseVLM(LayerSelector):
             return LayerAnswer(kept)
         return LayerAnswer(kept, recycled(view.hidden[view.visual], relevance, kept))
 
+    def start_flops(self, prompt: Prompt) -> int:
+        """Products of every visual token with every text token after the first visual one."""
+        first = int(prompt.visual.nonzero()[0])
+        text = int((~prompt.visual[first:]).sum()) or int((~prompt.visual).sum())
+        return linear(prompt.n_visual, prompt.embeds.shape[1], text)
+
+    def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:
+        """Cluster means of the recycled tokens; attention is counted apart."""
+        if answer.merged is None:
+            return 0
+        dropped = int(view.visual.sum()) - len(answer.indices)
+        return linear(len(answer.merged), int(dropped * 0.3) + 1, view.hidden.shape[1])
+
     def _named(self, budget: BudgetLike, n_visual: int) -> float:
         """The budget as if the image had 576 tokens; a count is exact to one token of the image."""
-        parsed = parse_budget(budget, self.name)
+        parsed = required_budget(budget, self.name)
         count = parsed.resolve(n_visual)
         if parsed.keep_ratio is not None:
             return parsed.keep_ratio * RELEASED_TOKENS

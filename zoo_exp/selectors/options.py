@@ -1,0 +1,90 @@
+"""Checks of option values, for input and layer selectors alike."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from zoo_exp.core.budget import Budget, BudgetLike
+from zoo_exp.errors import InvalidValueError
+
+
+def one_of(selector: Any, option: str, allowed: Iterable[object]) -> None:
+    """Check that an option has one of the allowed values.
+
+    Raises:
+        InvalidValueError: it has another value.
+    """
+    value, allowed = getattr(selector, option), tuple(allowed)
+    if value not in allowed:
+        _refuse(selector, option, f"allowed are {', '.join(map(str, allowed))}")
+
+
+def positive(selector: Any, option: str, kind: type = float) -> None:
+    """Check that an option is a positive finite number (a whole number if `kind` is int).
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    value = getattr(selector, option)
+    fits = _is_whole(value) if kind is int else _is_number(value)
+    if not fits or not 0 < value < float("inf"):
+        _refuse(
+            selector, option, "must be a whole number above 0" if kind is int else "must be a number above 0"
+        )
+
+
+def at_least(selector: Any, option: str, least: int) -> None:
+    """Check that an option is a whole number of at least `least`.
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    value = getattr(selector, option)
+    if not _is_whole(value) or value < least:
+        _refuse(selector, option, f"must be a whole number of at least {least}")
+
+
+def share(selector: Any, option: str, *, below_one: bool = False) -> None:
+    """Check that an option is a number from 0 to 1 (without 1 if `below_one`).
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    value = getattr(selector, option)
+    if not _is_number(value) or not 0 <= value <= 1 or (below_one and value == 1):
+        _refuse(selector, option, f"must lie between 0 and {'below 1' if below_one else '1'}")
+
+
+def exponent(selector: Any, option: str) -> None:
+    """Check that an option is a finite number of at least 0.
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    value = getattr(selector, option)
+    if not _is_number(value) or not 0 <= value < float("inf"):
+        _refuse(selector, option, "must be a number of at least 0")
+
+
+def required_budget(budget: BudgetLike, name: str) -> Budget:
+    """The budget as an object.
+
+    Raises:
+        InvalidValueError: none was given, or it is not a budget.
+    """
+    if budget is None:
+        raise InvalidValueError(
+            f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
+        )
+    return Budget.parse(budget)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse(selector: Any, option: str, problem: str) -> None:
+    raise InvalidValueError(f"{option} {getattr(selector, option)!r} of selector {selector.name}: {problem}")
