@@ -1,6 +1,6 @@
 """The stop flag: after SIGUSR1 or SIGTERM a run finishes the current arm of the batch, stops, and can be resumed.
 
-This module imports the standard library only, so that handlers are installed early; SIGUSR1 kills a process without one.
+This module imports only the standard library, so that handlers can be installed before slow imports.
 """
 
 import os

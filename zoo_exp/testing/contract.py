@@ -1,4 +1,4 @@
-"""Checks that every selector must pass: run `check_selector` on your own selector, as the tests of this package do.
+"""Checks that every selector must pass.
 
 >>> from zoo_exp import selectors
 >>> check_selector(selectors.get("divprune"))
@@ -34,11 +34,7 @@ class ContractError(ZooExpError, AssertionError):
 
 
 def check_selector(selector: Selector) -> None:
-    """Run every check of `CHECKS` on a selector.
-
-    Raises:
-        ContractError: the first check that fails, with what was expected and what came.
-    """
+    """Run all `CHECKS` on a selector; the first failed one raises `ContractError` with expected and actual result."""
     for check in CHECKS.values():
         check(selector)
 
