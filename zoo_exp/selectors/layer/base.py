@@ -153,13 +153,19 @@ def parse_budget(budget: BudgetLike, name: str) -> Budget:
     """The budget as an object.
 
     Raises:
-        InvalidValueError: none was given.
+        InvalidValueError: none was given, or one per tile.
     """
     if budget is None:
         raise InvalidValueError(
             f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
         )
-    return Budget.parse(budget)
+    parsed = Budget.parse(budget)
+    if parsed.per == "tile":
+        raise InvalidValueError(
+            f"budget {budget} of selector {name}: the language model's layers know no tiles; give a number per image, "
+            "such as that of five tiles"
+        )
+    return parsed
 
 
 def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:
