@@ -19,7 +19,8 @@ def test_ablation_fusion_is_four_fusions_at_three_budgets_beside_full_blind_and_
     assert len(experiment.tasks) * experiment.limit >= 900
     assert [arm.label for arm in experiment.arms if arm.budget is None] == ["full", "blind"]
     zoo = [arm for arm in experiment.arms if arm.selector == "zoo"]
-    assert {(arm.options["fusion"], arm.budget.count) for arm in zoo} == {
+    controls = [arm for arm in zoo if "control" in arm.options]
+    assert {(arm.options["fusion"], arm.budget.count) for arm in zoo if arm not in controls} == {
         (fusion, count) for fusion in ("none", "diversity", "sum", "multiply") for count in (48, 32, 16)
     }
     random = [arm for arm in experiment.arms if arm.selector == "random"]
@@ -31,7 +32,7 @@ def test_ablation_fusion_is_four_fusions_at_three_budgets_beside_full_blind_and_
 
 def test_the_model_brings_its_own_budgets_tasks_and_limit():
     experiment = compose(["+exp=ablation_fusion", "model=llava_next_7b"])
-    assert {arm.budget.count for arm in experiment.arms if arm.budget} == {640, 320, 160}
+    assert {str(arm.budget) for arm in experiment.arms if arm.budget} == {"128/tile", "64/tile", "32/tile"}
     assert "pope" in experiment.tasks
     assert experiment.limit is None
 
@@ -274,3 +275,35 @@ def test_repetitions_of_random_factors_count_their_seed():
     assert len(compose([exact]).arms) == 5
     fixed = compose([arm.replace("rank: 4", "rank: 4, factor_seed: 7")]).arms
     assert [a.options["factor_seed"] for a in fixed] == [7] * 5
+
+
+def test_zoo_takes_the_models_protocol_unless_it_says_otherwise(tmp_path):
+    def zoo(*arms):
+        return [
+            a.options for a in compose([f"+arms=[{','.join(arms)}]", "model=llava_next_7b", "budget=9"]).arms
+        ]
+
+    low_rank = {"projector": "low_rank", "rank": 128}
+    assert zoo("{selector: zoo}", "{selector: divprune}") == [low_rank, {}]
+    assert zoo("{selector: zoo, options: {rank: 64, estimator: closed_form}}") == [
+        {**low_rank, "rank": 64, "estimator": "closed_form"}
+    ]
+    for other in ({"projector": "full"}, {"projector": "low_rank_as_released"}):
+        assert zoo(f"{{selector: zoo, options: {{projector: {other['projector']}}}}}") == [
+            {**low_rank, **other}
+        ]
+    for without in ("fusion: diversity", "estimator: feature_norm", "layer: 3"):
+        (options,) = zoo(f"{{selector: zoo, options: {{{without}}}}}")
+        assert "projector" not in options
+
+
+def test_another_name_for_the_same_arms_is_left_out():
+    arms = "+arms=[{selector: zoo, seeds: 2}, {selector: zoo, label: other}]"
+    assert labels(arms, "budget=9") == ["zoo @9 seed 0", "zoo @9 seed 1"]
+    with pytest.raises(InvalidValueError, match="arm 'more @9 seed 0' is listed twice"):
+        labels(arms.replace("label: other", "label: more, seeds: 3"), "budget=9")
+
+
+def test_a_layer_selector_knows_no_tiles():
+    with pytest.raises(InvalidValueError, match=r"budget 128/tile of selector fastv: the .* know no tiles"):
+        compose(["selector=fastv", "model=llava_next_7b"])

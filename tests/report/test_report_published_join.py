@@ -112,9 +112,47 @@ def test_nothing_is_said_where_there_is_nothing_to_leave_out():
 
 def test_other_models_are_not_joined():
     assert joined(row(), model="embedded").empty
-    # The papers' count on LLaVA-NeXT is "of up to 5 tiles", ours is per image.
-    assert joined(row(budget="160"), model="llava_next_7b").empty
+
+
+NEXT = '{"fusion": "multiply", "projector": "low_rank", "rank": 128}'
+
+
+@pytest.mark.parametrize(
+    ("per_tile", "published_as"), [("128/tile", "640"), ("64/tile", "320"), ("32/tile", "160")]
+)
+def test_on_llava_next_a_published_count_is_five_times_ours_per_tile(per_tile, published_as):
+    """Supplement C.2: 160 is 32 of each of five tiles, and 128 where there are four."""
+    for line in (row("zoo", NEXT, budget=per_tile), row(budget=per_tile)):
+        found = joined(line, model="llava_next_7b")
+        assert set(found["budget"]) == {published_as}
+        assert len(found) >= 1
     assert len(joined(row("full", budget=None), model="llava_next_7b")) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        row("zoo", NEXT, budget="160"),  # tiles that compete for a number per image
+        row(budget="160"),
+        row(budget="<=32"),
+        row(budget="160/tile"),
+        row(budget="5.6%/tile"),
+        row("zoo", '{"fusion": "multiply"}', budget="32/tile"),  # the paper's is of rank 128
+        row("zoo", '{"fusion": "multiply", "projector": "low_rank", "rank": 64}', budget="32/tile"),
+        row("zoo", NEXT.replace("low_rank", "low_rank_as_released"), budget="32/tile"),
+        row("zoo", NEXT.replace("}", ', "control": "inverted"}'), budget="32/tile"),
+    ],
+)
+def test_nothing_else_is_joined_on_llava_next(other):
+    assert joined(other, model="llava_next_7b").empty
+
+
+def test_the_rank_may_be_left_out():
+    """128 is the selector's default; elsewhere the paper's projector is the full one."""
+    options = NEXT.replace(', "rank": 128', "")
+    assert len(joined(row("zoo", options, budget="32/tile"), model="llava_next_7b")) == 1
+    assert joined(row("zoo", NEXT)).empty
+    assert joined(row("zoo", '{"fusion": "multiply"}', budget="64/tile")).empty
 
 
 def test_the_papers_averages_of_an_artefact():

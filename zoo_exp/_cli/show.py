@@ -34,6 +34,8 @@ def show(args: argparse.Namespace) -> int:
         )
     experiment = compose(args.overrides, args.config_dir)
     print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
+    for budget in dict.fromkeys(arm.budget for arm in experiment.arms if arm.budget is not None):
+        print(f"# budget {budget}: {budget.meaning()}")
     print(experiment.to_yaml(), end="")
     cells = [{"id": cell.id, "task": cell.task, "arms": len(cell.arms)} for cell in experiment.cells()]
     print(yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200), end="")

@@ -11,19 +11,32 @@ from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, ZooExpError
 
 
-def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int | None) -> tuple[Arm, ...]:
+def expand(
+    configs: Sequence[ArmConfig],
+    budgets: Sequence[Any],
+    n_visual: int | None,
+    zoo: Mapping[str, Any] | None = None,
+) -> tuple[Arm, ...]:
     """All arms in the order of the configuration: budgets within an entry, repetitions within a budget.
+
+    An entry with a label of its own whose arms are all there already is left out.
 
     Args:
         configs: entries of `arms`.
         budgets: budgets of the entries without budgets of their own.
         n_visual: N of the model, or None if it depends on the image; a count above N is refused.
+        zoo: options of ZOO's arms on this model, unless an entry sets them.
 
     Raises:
         UnknownNameError: an unknown selector or option.
         InvalidValueError: an invalid option value or budget, two arms with the same label, or no arms.
     """
-    arms = [arm for config in configs for arm in _expand_one(config, budgets, n_visual)]
+    arms: list[Arm] = []
+    for config in configs:
+        mine = _expand_one(_on_this_model(config, zoo or {}), budgets, n_visual)
+        # Another name for what is there already: two readings of a budget are one where an image has no tiles.
+        if config.label is None or not {arm.id for arm in mine} <= {arm.id for arm in arms}:
+            arms += mine
     if not arms:
         hint = "add +exp=NAME (python -m zoo_exp list exps) or selector=NAME"
         raise InvalidValueError(f"the experiment has no arms: {hint}")
@@ -37,9 +50,20 @@ def expand(configs: Sequence[ArmConfig], budgets: Sequence[Any], n_visual: int |
     return tuple(arms)
 
 
+def _on_this_model(config: ArmConfig, zoo: Mapping[str, Any]) -> ArmConfig:
+    """An entry with the model's own options of ZOO, where its score is the projector's sensitivity."""
+    given = config.options
+    measures = given.get("fusion") != "diversity" and given.get("estimator") != "feature_norm"
+    if config.selector != "zoo" or not measures or given.get("layer") is not None:
+        return config
+    return dataclasses.replace(config, options={**zoo, **given})
+
+
 def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None) -> list[Arm]:
     """The arms of one configuration entry."""
     from zoo_exp import selectors
+    from zoo_exp.selectors.layer.base import LayerSelector
+    from zoo_exp.selectors.layer.base import parse_budget as layer_budget
 
     name, options = selectors.resolve(config.selector, config.options)
     config = dataclasses.replace(config, selector=name, options=options)
@@ -57,6 +81,8 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         resolved: list[Budget | None] = [None]
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
+        if isinstance(selector, LayerSelector):
+            resolved = [layer_budget(budget, selector.name) for budget in resolved]
     seeds = range(config.seeds)
     name = _name(config, selector)
     # An option that counts the repetitions, such as the seed of a method's random weights.

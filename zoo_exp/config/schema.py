@@ -53,6 +53,10 @@ class ModelConfig:
     """Visual tokens per image; None if the number depends on the image."""
     budgets: list[Any] = field(default_factory=list)
     """Default budgets of experiments on this model: counts, keep ratios, or percentages as text."""
+    image_budgets: list[Any] = field(default_factory=list)
+    """The same budgets as counts per image over all of its tiles, for arms that do not split them by tile."""
+    zoo: dict[str, Any] = field(default_factory=dict)
+    """Options that ZOO's arms take on this model unless they give them: the protocol that the paper states for it."""
     default_tasks: list[str] = field(default_factory=list)
     """Default tasks of experiments on this model."""
     default_limit: int | None = at_least(1, None)

@@ -150,6 +150,30 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         kept = ROUNDINGS[self.rounding](self.keep_ratio * n_visual)
         return min(n_visual, max(1 if n_visual else 0, kept))
 
+    def meaning(self) -> str:
+        """What the budget counts, for people.
+
+        >>> Budget.parse("32/tile").meaning()
+        '32 visual tokens of every tile (all of a tile that has fewer): 160 of five tiles, 128 of four, 96 of three'
+        """
+        if self.count is not None:
+            amount = f"{self.count} visual token{'s' if self.count != 1 else ''}"
+        else:
+            rounded = {"nearest": "", "down": ", rounded down", "bankers": ", rounded half to even"}
+            amount = f"{100 * (self.keep_ratio or 0):.4g} % of the visual tokens{rounded[self.rounding]}"
+        if self.per == "tile":
+            totals = ""
+            if self.count is not None:
+                five, four, three = (number * self.count for number in (5, 4, 3))
+                totals = (
+                    f" (all of a tile that has fewer): {five} of five tiles, {four} of four, {three} of three"
+                )
+            return f"{amount} of every tile{totals}"
+        fewer = " (all of an image that has fewer)" if self.at_most else ""
+        if self.per == "mean":
+            return f"{amount} of every image{fewer} in the mean over the language model's layers"
+        return f"{amount} of every image{fewer}, shared by its tiles where it has several"
+
     def __str__(self) -> str:
         """The budget as a user types it; `parse` reads it back."""
         if self.count is not None:

@@ -44,8 +44,10 @@ METHODS = {
     "fastv": "FastV",
     "sparsevlm": "SparseVLM",
 }
-COUNT = "count per image"
-"""What our counts mean. On LLaVA-NeXT the papers count "of up to 5 tiles", which is another budget."""
+COUNT, TILES = "count per image", "count per image of up to 5 tiles"
+"""What the papers' counts mean; the second one, on LLaVA-NeXT, is a fifth of it of every tile (supplement C.2)."""
+PROTOCOL: dict[str, dict[str, Any]] = {"llava_next_7b": {"projector": "low_rank", "rank": 128}}
+"""Options of the paper's own method on a model besides the fusion (supplement C.2)."""
 ARTEFACTS = {  # experiment -> source and table of the paper
     "table1_llava15_7b": ("poster", "1"),
     "table2_llava15_13b": ("poster", "2"),
@@ -118,7 +120,7 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
         return pd.DataFrame(lines, columns=list(COLUMNS))
     theirs = published[published["model"] == name]
     for row in frame[frame["task"] != AVERAGE].to_dict("records"):
-        method = _method(row)
+        method = _method(row, PROTOCOL.get(model, {}))
         benchmark = BENCHMARKS.get(str(row["task"]))
         # Who keeps more than its budget names (layer selectors: in the mean over layers) has another budget.
         if method is None or benchmark is None or row.get("above_budget"):
@@ -129,8 +131,7 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
             & (theirs["benchmark_id"] == benchmark)
         ]
         if method[0] != "full":
-            # The table's counts refer to an image; a keep ratio or a count per tile is another budget.
-            mine = mine[(mine["budget"] == str(row["budget"])) & (mine["budget_definition"] == COUNT)]
+            mine = mine[_same_budget(mine, str(row["budget"]))]
         for other in mine.drop_duplicates("value").to_dict("records"):
             scale = get_task(str(row["task"])).scale.factor
             ours, low, high = (scale * float(row[key]) for key in ("value", "low", "high"))
@@ -172,15 +173,30 @@ def averages(experiment: str, published: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _method(row: Mapping[str, Any]) -> tuple[str, str] | None:
+def _same_budget(theirs: pd.DataFrame, budget: str) -> "pd.Series[bool]":
+    """Which published rows have our budget: a count per image, or a fifth of a count "of up to 5 tiles" per tile.
+
+    A keep ratio, and a count that all tiles of an image share, are other budgets.
+    """
+    counts = pd.to_numeric(theirs["budget"], errors="coerce")
+    per_tile = budget.endswith("/tile")
+    wanted = pd.to_numeric(budget.removesuffix("/tile"), errors="coerce") * (5 if per_tile else 1)
+    return (counts == wanted) & (theirs["budget_definition"] == (TILES if per_tile else COUNT))
+
+
+def _method(row: Mapping[str, Any], protocol: Mapping[str, Any]) -> tuple[str, str] | None:
     """Method and variant in the paper that an arm of ours is; None where there is none.
 
-    ZOO's plain rows are the paper's method with its defaults; any other option makes another method.
+    ZOO's rows are the paper's method with exactly the options of its protocol on the model; any other option makes
+    another method.
     """
     options = json.loads(row["options"]) if isinstance(row["options"], str) else dict(row["options"])
     if row["selector"] in METHODS:
         return (METHODS[row["selector"]], "") if not options else None
-    if row["selector"] == "zoo" and {k: v for k, v in options.items() if k != "fusion"} == {}:
+    own = {k: v for k, v in options.items() if k != "fusion"}
+    if own.get("projector") == "low_rank":
+        own.setdefault("rank", 128)
+    if row["selector"] == "zoo" and own == dict(protocol):
         return ("ZOO-Prune", "") if options.get("fusion", "multiply") == "multiply" else None
     return None
 

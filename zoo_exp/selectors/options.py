@@ -69,13 +69,19 @@ def required_budget(budget: BudgetLike, name: str) -> Budget:
     """The budget as an object.
 
     Raises:
-        InvalidValueError: none was given, or it is not a budget.
+        InvalidValueError: none was given, it is not a budget, or it is one per tile.
     """
     if budget is None:
         raise InvalidValueError(
             f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
         )
-    return Budget.parse(budget)
+    parsed = Budget.parse(budget)
+    if parsed.per == "tile":
+        raise InvalidValueError(
+            f"budget {budget} of selector {name}: layers of the language model see no tiles; give a number per image, "
+            "such as that of five tiles"
+        )
+    return parsed
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,7 @@
 """How a budget is spread over the tiles of an image, and what becomes of its newline tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ class Plan:
 def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     """Spread a budget: per image over all candidates together, per tile over each tile by itself.
 
+    A tile that has fewer tokens than a budget per tile keeps all of them.
+
     Newline tokens (tile number -1) are no candidates under `drop` and `keep`; `keep` adds them on top of the
     budget; `as_released` leaves them among the candidates, which is DivPrune's released behaviour (ZOO-Prune
     overrides it). A budget per image that equals N, or a ratio of 1, keeps the whole image, newlines included.
@@ -90,11 +92,13 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
         return Plan((Group(None, tokens.count),))
     extra = newlines if newline == "keep" and len(newlines) else None
     if budget.per == "tile":
+        # A tile that cropping has left little of is no reason to stop.
+        of_tile = budget if budget.count is None else replace(budget, at_most=True)
         groups = []
         for number in tile.unique().tolist():
             if number != NEWLINE:
                 index = (tile == number).nonzero().flatten()
-                groups.append(Group(index, budget.resolve(len(index))))
+                groups.append(Group(index, of_tile.resolve(len(index))))
         return Plan(tuple(groups), extra)
     if newline == "as_released" or not len(newlines):
         return Plan((Group(None, budget.resolve(tokens.count)),))

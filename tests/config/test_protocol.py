@@ -1,0 +1,173 @@
+"""The arms and budgets of every experiment, pinned: what the paper states, and what stands beside it."""
+
+from itertools import groupby
+
+import pytest
+
+from zoo_exp.config import compose, folders
+
+FULL = ["full", "blind", "random x3"]
+CONTROLS = ["zoo shuffled multiply x3", "zoo inverted multiply"]
+"""Sensitivity on other tokens, and 1 - S: in every study of ZOO, beside diversity alone."""
+MAIN = [
+    *FULL,
+    *("uniform_grid", "feature_norm", "fastv", "sparsevlm", "visionzip", "divprune", "mmtok"),
+    *("zoo multiply x3", "zoo closed_form multiply"),
+]
+OFFICIAL = "zoo official_code x5"
+GRID = [
+    " ".join(filter(None, ("zoo", half, "multiply", f"n_directions={m}", f"step_size={h}")))
+    for half in ("", "float16")
+    for m in (1, 4, 16, 64)
+    for h in (0.0001, 0.001, 0.01, 0.1)
+]
+
+ARMS = {
+    # Poster Table 4: none, sum, multiply over sensitivity and diversity.
+    "ablation_fusion": [*FULL, "zoo none", "zoo diversity", "zoo sum", "zoo multiply", *CONTROLS],
+    # Supplement D.2 and Fig. A: POPE against latency and FLOPs.
+    "efficiency": [
+        "full", "random", "divprune", "fastv", "visionzip", "zoo multiply", "zoo closed_form multiply",
+    ],
+    # Poster Table 1 in small.
+    "embedded_nine": [
+        *FULL, "uniform_grid", "feature_norm", "divprune", "visionzip", "fastv", "sparsevlm",
+        "zoo multiply x3", "zoo closed_form multiply", *CONTROLS,
+    ],
+    # Supplement D.3, Table D and Fig. B: layers of the encoder up to the one that the projector reads.
+    "encoder_proxy": [
+        *FULL, "zoo multiply n_directions=16",
+        *(f"zoo multiply layer={n} n_directions=16" for n in (1, 2, 3, 4)),
+        *(f"zoo multiply layer={n} n_directions=16 features" for n in (1, 2, 3, 4)),
+        "zoo diversity", *(control.replace("multiply", "multiply n_directions=16") for control in CONTROLS),
+    ],
+    # Proposition 3.1: the mean over directions and its limit.
+    "estimators": [
+        *FULL, "zoo closed_form multiply", *(f"zoo multiply n_directions={m}" for m in (1, 4, 16, 64, 256, 1024)),
+        "zoo first_order multiply", "zoo feature_norm multiply", "zoo diversity", *CONTROLS,
+    ],
+    # Poster, hyperparameters: m by h; C.2 fixes m = 64 and h = 0.01.
+    "hyperparameters": ["full", "blind", *GRID, "zoo diversity", *CONTROLS],
+    # Supplement C.2: low-rank factors of the projector; what the release runs is random, so five draws.
+    "low_rank": [
+        *FULL, "zoo multiply", *(f"zoo multiply low_rank rank={r}" for r in (64, 32, 16)),
+        "zoo multiply low_rank_as_released rank=16 x5", "zoo diversity", *CONTROLS,
+    ],
+    # Supplement A and Fig. 2: rankings at the encoder and at the projector.
+    "proxy_correlation": [
+        "full", "zoo none", "zoo none layer=4 n_directions=16", "zoo none layer=1 n_directions=16",
+        "zoo none layer=4 n_directions=16 features", "zoo none layer=1 n_directions=16 features",
+        "zoo first_order none", "zoo closed_form none", "zoo feature_norm none",
+    ],
+    # Supplement E, Figs C to F.
+    "qualitative": [
+        "full", "text-to-vision attention", "vision-to-vision attention", "visionzip", "divprune", "zoo none",
+        "zoo multiply", "zoo shuffled multiply", "zoo inverted multiply",
+    ],
+    # Supplement C.2: Qwen2.5-VL at 10 % and 20 %.
+    "qwen25_vl_7b": [
+        *FULL, "uniform_grid", "feature_norm", "divprune", "mmtok", "zoo multiply", "zoo closed_form multiply",
+        *CONTROLS,
+    ],
+    "sanity": [*FULL, "uniform_grid", "resize", "feature_norm", "zoo multiply", "zoo diversity", *CONTROLS],
+    # Poster Tables 1 and 2; supplement Tables B and C.
+    "table1_llava15_7b": [*MAIN, *CONTROLS],
+    "table2_llava15_13b": [*MAIN, *CONTROLS],
+    # Poster Table 3, by supplement C.2.
+    "table3_llava_next_7b": [*MAIN[:-1], OFFICIAL, "zoo per image", MAIN[-1], *CONTROLS],
+    "variants": [
+        "full", "blind", "zoo closed_form multiply", "paper x3", "official_code x3", "official_code in float32",
+        "zoo diversity", *CONTROLS,
+    ],
+}  # fmt: skip
+BUDGETS = {  # model: supplement C.2
+    "embedded": ["48", "32", "16"],  # the same parts of 144 as 192, 128 and 64 are of 576
+    "llava15_7b": ["192", "128", "64"],  # 66.7, 77.8 and 88.9 % pruned
+    "llava15_13b": ["192", "128", "64"],
+    "llava_next_7b": ["128/tile", "64/tile", "32/tile"],  # "640, 320, 160" of five tiles, proportional below
+    "qwen25_vl_7b": ["0.2", "0.1"],
+}
+OWN_BUDGETS = {
+    "estimators": ["32", "16"], "hyperparameters": ["16"], "low_rank": ["32", "16"], "proxy_correlation": ["16"],
+    "variants": ["32", "16"],
+}  # fmt: skip
+MODELS = {name: name.partition("_")[2] for name in ARMS if name.startswith("table")} | {
+    "qwen25_vl_7b": "qwen25_vl_7b"
+}
+PER_IMAGE = ("fastv", "sparsevlm", "zoo official_code", "zoo per image")
+"""On LLaVA-NeXT: layers know no tiles, the release splits a total, and one arm lets the tiles compete."""
+WITHOUT_CONTROLS = {"efficiency", "proxy_correlation"}
+"""Studies of time, and of ranks: nothing is said there about what sensitivity gains."""
+
+
+def rows(experiment):
+    """Each entry of `arms` as the table calls it without the budget, with its repetitions and its budgets."""
+    found = []
+    for name, group in groupby(experiment.arms, key=lambda arm: arm.row.partition(" @")[0]):
+        arms = list(group)
+        seeds = len({arm.seed_index for arm in arms})
+        budgets = [str(b) for b in dict.fromkeys(arm.budget for arm in arms) if b is not None]
+        found.append((name if seeds == 1 else f"{name} x{seeds}", budgets))
+    return found
+
+
+def test_every_experiment_is_pinned():
+    files = {path.stem for path in (folders.search_path([])[0] / "exp").glob("*.yaml")}
+    assert files == set(ARMS)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_and_budgets(name):
+    """The model's protocol (`low_rank rank=128` on LLaVA-NeXT) is in the names there."""
+    model = MODELS.get(name, "embedded")
+    found = rows(compose([f"+exp={name}"]))
+    assert [row.replace(" low_rank rank=128", "") for row, _ in found] == ARMS[name]
+    expected = OWN_BUDGETS.get(name, BUDGETS[model])
+    for row, budgets in found:
+        if row in ("full", "blind"):
+            assert budgets == []
+        elif model == "llava_next_7b" and row.startswith(PER_IMAGE):
+            assert budgets == ["640", "320", "160"], row
+        else:
+            assert budgets == expected, row
+
+
+@pytest.mark.parametrize("model", BUDGETS)
+def test_budgets_come_with_the_model(model):
+    for name in ("ablation_fusion", "encoder_proxy"):  # Tables 4 and D, on any model
+        for row, budgets in rows(compose([f"+exp={name}", f"model={model}"])):
+            assert budgets == ([] if row in ("full", "blind") else BUDGETS[model])
+
+
+def test_the_papers_arms_on_llava_next_have_its_projector():
+    """Supplement C.2: a rank of 128 for the sensitivity on LLaVA-NeXT, none elsewhere."""
+    for name in ("table3_llava_next_7b", "ablation_fusion"):
+        arms = compose([f"+exp={name}", "model=llava_next_7b"]).arms
+        paper = [a for a in arms if a.selector == "zoo" and "variant" not in a.options]
+        measured = [a for a in paper if a.options["fusion"] != "diversity"]
+        assert measured
+        assert {(a.options["projector"], a.options["rank"]) for a in measured} == {("low_rank", 128)}
+    official = [a for a in compose(["+exp=table3_llava_next_7b"]).arms if "variant" in a.options]
+    assert {a.options["projector"] for a in official} == {"low_rank_as_released"}
+    assert {a.options["factor_seed"] for a in official} == {0, 1, 2, 3, 4}
+    assert {(a.options["dtype"], a.options["newline"]) for a in official} == {("float16", "as_released")}
+    for name in ("table1_llava15_7b", "table2_llava15_13b"):
+        assert not any("projector" in a.options for a in compose([f"+exp={name}"]).arms)
+
+
+@pytest.mark.parametrize("name", sorted(set(ARMS) - WITHOUT_CONTROLS))
+def test_controls_stand_in_every_study_at_every_budget(name):
+    arms = compose([f"+exp={name}"]).arms
+    plain = [a for a in arms if a.selector == "zoo" and a.options.get("fusion") == "multiply"]
+    main = {a.budget for a in plain if not a.row.startswith(PER_IMAGE)}
+    for control in ("shuffled", "inverted"):
+        assert {a.budget for a in arms if a.options.get("control") == control} == main
+    alone = [a for a in arms if a.selector == "divprune" or a.options.get("fusion") == "diversity"]
+    assert {a.budget for a in alone} == main
+
+
+@pytest.mark.parametrize("name", ["table1_llava15_7b", "table2_llava15_13b", "table3_llava_next_7b"])
+def test_tables_run_on_the_embedded_model(name):
+    """There a raster is one tile: the reading per image is the same arm, and is left out."""
+    found = [row for row, _ in rows(compose([f"+exp={name}", "model=embedded"]))]
+    assert found == [row for row in ARMS[name] if row != "zoo per image"]
