@@ -114,7 +114,7 @@ class Selector:
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
         """How the budget is spread over the image; a variant of a method may override it."""
-        return plan(tokens, required_budget(budget, self.name), self.newline)
+        return plan(tokens, required_budget(budget, self.name, tiles=True), self.newline)
 
     def check(self, tokens: VisualTokens) -> None:
         """Refuse an image that lacks a needed field, or whose features are not finite."""

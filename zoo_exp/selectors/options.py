@@ -65,8 +65,13 @@ def exponent(selector: Any, option: str) -> None:
         _refuse(selector, option, "must be a number of at least 0")
 
 
-def required_budget(budget: BudgetLike, name: str) -> Budget:
+def required_budget(budget: BudgetLike, name: str, *, tiles: bool = False) -> Budget:
     """The budget as an object.
+
+    Args:
+        budget: as given.
+        name: of the selector, for messages.
+        tiles: whether the selector can keep a number of tokens per tile.
 
     Raises:
         InvalidValueError: none was given, it is not a budget, or it is one per tile.
@@ -76,7 +81,7 @@ def required_budget(budget: BudgetLike, name: str) -> Budget:
             f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
         )
     parsed = Budget.parse(budget)
-    if parsed.per == "tile":
+    if parsed.per == "tile" and not tiles:
         raise InvalidValueError(
             f"budget {budget} of selector {name}: layers of the language model see no tiles; give a number per image, "
             "such as that of five tiles"
