@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 import transformers
-from zoo_exp.models.registry import adapter_for
 
 from zoo_exp import selectors
 from zoo_exp.config import compose
+from zoo_exp.models.families import adapter_for
 
 SIDE, PATCHES = 112, 64
 SIZES = {5: (224, 224), 4: (336, 112), 3: (224, 112)}
