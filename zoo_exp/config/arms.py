@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo_exp.config.experiment import Arm
-from zoo_exp.config.identity import arm_id
+from zoo_exp.config import identity
 from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, ZooExpError
@@ -74,7 +74,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         raise InvalidValueError(
             f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
         )
-    settings = dataclasses.asdict(selector) if dataclasses.is_dataclass(selector) else config.options
+    settings = identity.settings(selector) if dataclasses.is_dataclass(selector) else config.options
     if config.selector in WITHOUT_BUDGET:
         if config.budgets:
             raise InvalidValueError(f"arm '{config.selector}' takes no budget: remove budgets")
@@ -144,7 +144,7 @@ def _arm(
     if budget is not None:
         row += f" @{budget}"
     label = f"{row} seed {seed_index}" if config.seeds > 1 else row
-    identifier = arm_id(config.selector, {**settings, **own}, budget, seed_index)
+    identifier = identity.arm_id(config.selector, {**settings, **own}, budget, seed_index)
     return Arm(config.selector, options, budget, seed_index, row, label, identifier)
 
 

@@ -71,6 +71,18 @@ def weights_id(model: ModelConfig) -> str:
     return digest({"model": fields, "files": files})
 
 
+def settings(selector: Any) -> dict[str, Any]:
+    """All options of a selector, a dataclass, as they enter an arm's hash.
+
+    Options that it lists in `later_options` were added after records had been made: they enter only where they differ
+    from their default, which does what the selector did before.
+    """
+    later = getattr(selector, "later_options", ())
+    defaults = {item.name: item.default for item in dataclasses.fields(selector)}
+    options = dataclasses.asdict(selector)
+    return {name: value for name, value in options.items() if name not in later or value != defaults[name]}
+
+
 def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int) -> str:
     """The identity of an arm within any cell; `options` are all of the selector's, defaults included."""
     kept = None if budget is None else dataclasses.asdict(budget)

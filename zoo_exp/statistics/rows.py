@@ -67,6 +67,6 @@ def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
 def _counting(arm: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> set[str]:
     """Options that count the repetitions of an arm, such as the seed of a method's random weights."""
     same = [other for other in arms if all(other[key] == arm[key] for key in ("row", "selector", "budget"))]
-    if len(same) == 1:
+    if len({one["seed"] for one in same}) == 1:
         return set()
     return {name for name in arm["options"] if all(one["options"].get(name) == one["seed"] for one in same)}
