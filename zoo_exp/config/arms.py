@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo_exp.config.experiment import Arm
 from zoo_exp.config import identity
+from zoo_exp.config.experiment import Arm
 from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, ZooExpError
