@@ -109,11 +109,8 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
     summary.write(
         experiment.run_dir,
         experiment.name,
-        list(experiment.tasks),
+        list(tasks.values()),
         [arm.as_dict() for arm in experiment.arms],
-        aggregate=lambda name, rows: tasks[name].aggregate(rows),
-        main_metric=lambda name: tasks[name].main_metric,
-        scoring=lambda name: tasks[name],
         console=console,
         config=experiment.as_dict(),
     )

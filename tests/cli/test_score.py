@@ -66,7 +66,7 @@ def test_json_gives_the_references_numbers_and_nothing_else(name, file, capsys):
 def test_people_read_values_intervals_and_groups(file, capsys):
     assert main(["score", "pope", write(file, [pope(1), pope(2, "no"), pope(3, "no", "no")])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "pope: 3 answers, scale 0-1"
+    assert lines[0] == "pope: 3 responses, scale 0-1"
     accuracy = next(line for line in lines if line.startswith("pope_accuracy"))
     value, low, _, high = accuracy.split()[1:5]
     assert value == "0.6667"
@@ -83,14 +83,14 @@ def test_scores_per_sample_are_written_beside_what_is_printed(file, tmp_path, ca
     assert [(row["sample_id"], row["score"]) for row in rows] == [("random/1", 1.0), ("random/2", 0.0)]
 
 
-def test_a_file_to_hand_in(file, tmp_path, capsys):
+def test_a_submission_file_is_written(file, tmp_path, capsys):
     rows = [{"doc": {"question_id": 5}, "response": "Two dogs"}]
     command = ["score", "vqav2_testdev", write(file, rows), "--submission", str(tmp_path / "out")]
     assert main(command) == 0
     written = tmp_path / "out" / "vqav2_testdev.json"
     assert json.loads(written.read_text()) == [{"question_id": 5, "answer": "Two dogs"}]
     out = capsys.readouterr().out
-    assert f"to hand in: {written}" in out
+    assert f"submission file: {written}" in out
     assert "interval" not in out
 
 

@@ -109,18 +109,8 @@ def test_a_run_shows_them_when_it_ends_and_a_report_too(run, tmp_path):
     from zoo_exp import tasks
 
     config = json.loads((run / "experiment.json").read_text())["experiment"]
-    known = {name: tasks.get(name) for name in config["tasks"]}
-    summary.write(
-        run,
-        config["name"],
-        config["tasks"],
-        config["arms"],
-        lambda name, rows: known[name].aggregate(rows),
-        lambda name: known[name].main_metric,
-        scoring=lambda name: known[name],
-        draws=50,
-        config=config,
-    )
+    known = [tasks.get(name) for name in config["tasks"]]
+    summary.write(run, config["name"], known, config["arms"], draws=50, config=config)
     assert "| *58.47* |" in (run / "results.md").read_text()
     assert (run / "results_published.csv").exists()
     page = build([run], tmp_path / "out", draws=50)

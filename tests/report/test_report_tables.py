@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
+from made_up_run import TASKS, arms, known
 from rich.console import Console
 
 from zoo_exp.report import markdown, tables, terminal
@@ -20,10 +20,7 @@ HOSTILE = "<script>alert(1)</script> | [x](y) *b* `c` _d_\n# $1$ [red]e[/red]"
 @pytest.fixture
 def results(make_run) -> Results:
     run = make_run(images=30)
-    return compute(
-        *("made_up", read_records(run), read_timings(run), TASKS, arms(), made_up_aggregate, made_up_metric),
-        draws=200,
-    )
+    return compute("made_up", read_records(run), read_timings(run), known(), arms(), draws=200)
 
 
 def renamed(results: Results) -> Results:
@@ -118,7 +115,7 @@ def test_markdown_is_well_formed(results):
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     assert "**" in blocks[0]
-    assert "## embedded\\_pope: f1 (%), n = 90, 30 images" in text
+    assert "## embedded\\_pope: pope\\_f1\\_score (%), n = 90, 30 images" in text
 
 
 def test_markdown_shows_flops_where_they_were_counted(results):

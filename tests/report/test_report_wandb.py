@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
+from made_up_run import TASKS, arms, known
 from wandb_file import read_back
 
 from zoo_exp.errors import MissingFileError, UnknownNameError
@@ -80,7 +80,7 @@ def test_labels_cannot_leave_the_media_folder():
 
 def test_offline_run_holds_scalars_table_and_masks_and_is_logged_once(make_run, monkeypatch):
     run = make_run(images=8)
-    results = summary.write(run, "made_up", TASKS, arms(), made_up_aggregate, made_up_metric, draws=50)
+    results = summary.write(run, "made_up", known(), arms(), draws=50)
     lines = []
     folder = log_run(run, {"model": {"name": "embedded"}, "budgets": [16]}, echo=lines.append)
     assert folder.is_relative_to(run / "wandb")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from loopback_wandb import ENTITY, Server
-from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
+from made_up_run import arms, known
 
 from zoo_exp.report import summary
 from zoo_exp.tracking.final_run import log_run
@@ -37,7 +37,7 @@ def test_an_offline_run_syncs_with_its_numbers_table_and_masks(
     monkeypatch.setenv("WANDB_CONFIG_DIR", environment["WANDB_CONFIG_DIR"])
     monkeypatch.setenv("WANDB_CACHE_DIR", environment["WANDB_CACHE_DIR"])
     run = make_run(images=6)
-    results = summary.write(run, "made_up", TASKS, arms(), made_up_aggregate, made_up_metric, draws=50)
+    results = summary.write(run, "made_up", known(), arms(), draws=50)
     folder = log_run(run, {"name": "made_up"}, echo=lambda line: None)
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
     done = subprocess.run(

@@ -13,18 +13,9 @@ def results_of(run: Run, draws: int = DRAWS) -> Results:
     """Tables and intervals from the records of a run, with the tasks of this package."""
     from zoo_exp import tasks
 
-    known = {name: tasks.get(name) for name in run.experiment["tasks"]}
-    results = compute(
-        run.name,
-        run.records,
-        read_timings(run.folder),
-        list(known),
-        run.experiment["arms"],
-        lambda name, rows: known[name].aggregate(rows),
-        lambda name: known[name].main_metric,
-        scoring=lambda name: known[name],
-        draws=draws,
-    )
+    known = [tasks.get(name) for name in run.experiment["tasks"]]
+    timings = read_timings(run.folder)
+    results = compute(run.name, run.records, timings, known, run.experiment["arms"], draws)
     joined, left_out = beside(results.frame, run.experiment)
     notes = [*results.notes, *run.notes, *left_out]
     return replace(results, provenance=run.provenance, notes=notes, published=joined)

@@ -1,6 +1,6 @@
 """From the records of a run folder to its tables (csv, json, Markdown, printed) and mask galleries."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,18 @@ from zoo_exp.report.published import beside
 from zoo_exp.runs import folder
 from zoo_exp.runs.provenance import versions
 from zoo_exp.runs.reading import read_records, read_timings, recorded_arms
-from zoo_exp.statistics.alignment import Aggregate, Scoring
 from zoo_exp.statistics.bootstrap import DRAWS
 from zoo_exp.statistics.results import Results, compute
 from zoo_exp.statistics.rows import ArmRow, group
+from zoo_exp.tasks.base import Task
 
 
 def write(
     run_dir: Path,
     experiment_name: str,
-    tasks: Sequence[str],
+    tasks: Sequence[Task],
     arms: Sequence[Mapping[str, Any]],
-    aggregate: Aggregate,
-    main_metric: Callable[[str], str],
     console: Console | None = None,
-    scoring: Callable[[str], Scoring] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
@@ -40,10 +37,7 @@ def write(
         experiment_name: heading of the tables.
         tasks: order of the columns.
         arms: order of the rows; mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, `seed`.
-        aggregate: function (task, rows) -> metrics; a row is `sample_id` and the record's parts.
-        main_metric: function task -> the metric that the table shows.
         console: where the table is printed; None prints nothing.
-        scoring: function task -> the task itself (see `results.compute`).
         draws: bootstrap draws.
         seed: seed of the draws.
         config: the experiment's resolved configuration, which says what published numbers may stand beside ours;
@@ -55,18 +49,7 @@ def write(
     run_dir = Path(run_dir)
     records = read_records(run_dir, {str(arm["arm_id"]) for arm in arms})
     timings = read_timings(run_dir)
-    results = compute(
-        experiment_name,
-        records,
-        timings,
-        tasks,
-        arms,
-        aggregate,
-        main_metric,
-        scoring=scoring,
-        draws=draws,
-        seed=seed,
-    )
+    results = compute(experiment_name, records, timings, tasks, arms, draws, seed)
     joined, left_out = beside(results.frame, config or {})
     notes = [*results.notes, *left_out]
     results = replace(results, provenance=versions(), published=joined, notes=notes)

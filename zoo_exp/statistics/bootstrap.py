@@ -1,220 +1,136 @@
 """Paired cluster bootstrap: one draw of images gives every arm its resampled metric.
 
-Questions about one image are not independent, so images are drawn, not questions. All arms get the same
-draw, which is what makes differences between arms sharp. Draws depend on the seed and on the names of the
-images only: the same records give the same intervals, in whatever order they were recorded, and tasks that
-ask about the same images get the same draws of them, so that what tasks have in common is not taken for
-independent evidence.
+Questions about one image are not independent, so images are drawn, not questions. All arms of all tasks get the same
+draws of an image, so that differences between arms are sharp, and averages over tasks that ask about the same images
+do not take what these have in common for independent evidence.
+
+Method: the Poisson bootstrap. In every draw each image has a weight of its own, Poisson distributed with mean 1,
+instead of the counts of a multinomial sample. The weight depends on (seed, draw, name of the image) only: not on the
+other images of the task, their order, or other tasks. Metrics are ratios of sums, for which both kinds of weights
+agree to first order; the Poisson weights are wider by a factor of about 1 + 1/G. Weights come from a counter-based
+generator keyed by the seed and a hash of the name, by inversion.
+
+Sources: Hanley and MacGibbon, "Creating non-parametric bootstrap samples using Poisson frequencies", 2006; Chamandy,
+Muralidharan, Najmi and Naidu, "Estimating uncertainty for massive data streams", Google, 2012 (keyed weights);
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011 (the generator); Hesterberg, "What teachers should
+know about the bootstrap", 2015, section 4.2.3 (expanded percentile interval).
 """
 
+import hashlib
 import math
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from zoo_exp.statistics.intervals import CONFIDENCE, Interval
+from zoo_exp.statistics.intervals import CONFIDENCE, UNKNOWN, Floats, Interval
 
-Floats = NDArray[np.float64]
 DRAWS = 2000
-MAX_JACKKNIFE_GROUPS = 256
 MOST_UNDEFINED = 0.01
 """Share of draws that may have no value."""
 WEIGHTS_PER_CHUNK = 4_000_000  # 32 MB of float64
-
-
-class Statistic(Protocol):
-    """A task's metric for A arms as a function of how often each of G images was drawn."""
-
-    @property
-    def value(self) -> Floats:
-        """The metric on the images as they are [A]."""
-
-    @property
-    def groups(self) -> int:
-        """G, the number of units that are drawn."""
-
-    def resampled(self, weights: Floats) -> Floats:
-        """The metric under each draw: weights [B, G] -> [B, A]."""
+_POISSON = np.cumsum([math.exp(-1.0) / math.factorial(k) for k in range(16)])
+"""Cumulative probabilities of the weights 0 to 15; beyond them there is less than 1e-14."""
 
 
 @dataclass(frozen=True)
-class MeanStatistic:
-    """A mean of per-question scores: exact under every draw.
+class Statistic:
+    """Metrics of A arms as functions of K sums over G images: exact under every draw.
 
     Attributes:
-        totals: sum of scores per image and arm [G, A].
-        sizes: questions per image [G].
-        scale: what the mean is multiplied by (1, or 100 for metrics in percent).
+        names: names of the sums [K].
+        sums: what each image adds to each sum under each arm [G, K, A].
+        images: names of the images [G]; with the seed they decide the draws.
+        metrics: mapping from names to sums (arrays of one shape) -> metrics of that shape.
     """
 
-    totals: Floats
-    sizes: Floats
-    scale: float = 1.0
-
-    @property
-    def value(self) -> Floats:
-        """The mean [A]."""
-        return np.asarray(self.scale * self.totals.sum(0) / self.sizes.sum())
-
-    @property
-    def groups(self) -> int:
-        """G, the number of images."""
-        return len(self.sizes)
-
-    def resampled(self, weights: Floats) -> Floats:
-        """Ratio of drawn totals to drawn questions: [B, G] -> [B, A]."""
-        return self.scale * (weights @ self.totals) / (weights @ self.sizes)[:, None]
-
-
-@dataclass(frozen=True)
-class TallyStatistic:
-    """A metric that is a function of sums (F1 of hits and claims): exact under every draw.
-
-    Attributes:
-        value: the metric on the images as they are [A].
-        sums: what each image adds to each of K sums [G, K, A].
-        metric: function of the K sums under each draw, [B, K] -> [B].
-    """
-
-    value: Floats
+    names: tuple[str, ...]
     sums: Floats
-    metric: Callable[[Floats], Floats]
+    images: Sequence[str]
+    metrics: Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
 
-    @property
-    def groups(self) -> int:
-        """G, the number of images."""
-        return len(self.sums)
+    def value(self, metric: str) -> Floats:
+        """The metric of the images as they are [A]."""
+        values: Floats = self.of(self.sums.sum(0)[None], metric)[0]
+        return values
 
-    def resampled(self, weights: Floats) -> Floats:
-        """The metric of the drawn sums: [B, G] -> [B, A]."""
-        arms = range(self.sums.shape[2])
-        return np.stack([self.metric(weights @ self.sums[:, :, arm]) for arm in arms], axis=1)
+    def draw(self, draws: int = DRAWS, seed: int = 0) -> Floats:
+        """The sums under resampled images, in bounded memory [draws, K, A]."""
+        groups, *shape = self.sums.shape
+        flat, total = self.sums.reshape(groups, -1), np.zeros((draws, math.prod(shape)))
+        chunk = max(1, WEIGHTS_PER_CHUNK // max(1, draws))
+        for start in range(0, groups, chunk):
+            part = weights(self.images[start : start + chunk], draws, seed)
+            total += part @ flat[start : start + chunk]
+        return total.reshape(draws, *shape)
 
-
-@dataclass(frozen=True)
-class LinearisedStatistic:
-    """Any other smooth metric, by the influence of each image on it.
-
-    Influences come from leaving out one image (the jackknife), so the metric stays a black box and a draw is
-    one product. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 11 and 20.
-
-    Attributes:
-        value: the metric on the images as they are [A].
-        influence: what drawing an image once more adds to the metric [G, A]; columns sum to zero.
-    """
-
-    value: Floats
-    influence: Floats
-
-    @property
-    def groups(self) -> int:
-        """G, the number of units that were left out in turn."""
-        return len(self.influence)
-
-    def resampled(self, weights: Floats) -> Floats:
-        """First-order value under each draw: [B, G] -> [B, A]; a metric is never below zero."""
-        return np.maximum(self.value + weights @ self.influence, 0.0)
+    def of(self, sums: Floats, metric: str) -> Floats:
+        """A metric of sums [B, K, A] -> [B, A]."""
+        return np.asarray(
+            self.metrics({name: sums[:, k] for k, name in enumerate(self.names)})[metric], np.float64
+        )
 
 
-def mean_statistic(scores: Floats, clusters: NDArray[np.int64], scale: float = 1.0) -> MeanStatistic:
-    """Sum scores [n, A] by image; `clusters` numbers the image of each question from 0 [n]."""
-    totals = np.zeros((int(clusters.max()) + 1, scores.shape[1]))
-    np.add.at(totals, clusters, scores)
-    return MeanStatistic(totals, np.bincount(clusters).astype(float), scale)
+def weights(images: Sequence[str], draws: int, seed: int) -> Floats:
+    """How often each draw holds each image [draws, G]."""
+    return np.stack([_weights(image, draws, seed) for image in images], axis=1).astype(np.float64)
 
 
-def linearised_statistic(
-    metric: Callable[[int, NDArray[np.int64]], float],
-    n_arms: int,
-    clusters: NDArray[np.int64],
-    seed: int = 0,
-    max_groups: int = MAX_JACKKNIFE_GROUPS,
-) -> LinearisedStatistic:
-    """Leave out each image in turn.
+@lru_cache(maxsize=8192)  # 16 MB with 2000 draws: tasks share images, and every table draws them anew
+def _weights(image: str, draws: int, seed: int) -> NDArray[np.uint8]:
+    """How often each draw holds one image [draws]; the first draws do not depend on their number."""
+    digest = hashlib.blake2b(f"{seed}\0{image}".encode(), digest_size=16).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.searchsorted(_POISSON, generator.random(draws), side="right").astype(np.uint8)
+
+
+def retained(values: Floats, reference: int) -> Floats:
+    """What each arm retains of `reference`, in percent [..., A]; nan where the reference gets nothing.
 
     Args:
-        metric: function (arm, numbers of the questions to use) -> value.
-        n_arms: A.
-        clusters: number of the image of each question, from 0 [n].
-        seed: how images are dealt into groups where there are more than `max_groups` of them.
-        max_groups: bound on the evaluations of `metric` per arm.
+        values: a task's metric [..., A].
+        reference: number of the arm that keeps every token.
     """
-    everything = np.arange(len(clusters))
-    images = int(clusters.max()) + 1
-    if images > max_groups:
-        dealt = np.random.default_rng(seed).permutation(images) % max_groups
-        clusters = dealt[clusters]
-    groups = int(clusters.max()) + 1
-    value = np.array([metric(arm, everything) for arm in range(n_arms)], float)
-    if groups == 1:
-        return LinearisedStatistic(value, np.zeros((1, n_arms)))
-    without = np.empty((groups, n_arms))
-    for group in range(groups):
-        rest = everything[clusters != group]
-        without[group] = [metric(arm, rest) for arm in range(n_arms)]
-    influence = (groups - 1) / groups * (without.mean(0) - without)
-    return LinearisedStatistic(value, influence)
-
-
-def draw(statistic: Statistic, images: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Floats:
-    """The metric of every arm under resampled images, in bounded memory [draws, A].
-
-    Args:
-        statistic: what is resampled.
-        images: sorted names of the task's images; with `seed` they decide the draws.
-        draws: B.
-        seed: seed of the draws.
-    """
-    key = (seed, zlib.crc32("\n".join(images).encode()))
-    if draws * statistic.groups <= WEIGHTS_PER_CHUNK:
-        return statistic.resampled(_few_weights(key, statistic.groups, draws))
-    return np.concatenate([statistic.resampled(part) for part in _weights(key, statistic.groups, draws)])
-
-
-def _weights(key: tuple[int, int], groups: int, draws: int) -> Iterator[Floats]:
-    """How often each draw holds each image, some draws at a time [b, G]."""
-    generator = np.random.default_rng(key)
-    # The chunk decides only how many rows are made at once: the stream of draws is the same for any size.
-    chunk = max(1, WEIGHTS_PER_CHUNK // groups)
-    share = np.full(groups, 1 / groups)
-    for start in range(0, draws, chunk):
-        yield generator.multinomial(groups, share, size=min(chunk, draws - start)).astype(float)
-
-
-@lru_cache(maxsize=4)
-def _few_weights(key: tuple[int, int], groups: int, draws: int) -> Floats:
-    """The same at once; several metrics of a task are drawn one after the other, from the same images."""
-    (weights,) = _weights(key, groups, draws)
-    weights.setflags(write=False)
-    return weights
-
-
-def retained(resampled: Sequence[Floats], reference: int) -> Floats:
-    """Retained average under each draw, in percent [B, A]: mean over tasks of metric / metric of `reference`.
-
-    A task whose reference is 0 gives nan: nothing can be retained of nothing.
-    """
+    full = values[..., [reference]]
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = [
-            np.where(task[:, [reference]] > 0, 100 * task / task[:, [reference]], np.nan)
-            for task in resampled
-        ]
-    return np.asarray(np.mean(shares, axis=0))
+        return np.asarray(np.where(full > 0, 100 * values / full, np.nan))
 
 
-def percentile_interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
-    """The middle `confidence` of bootstrap values [B].
+def percentile_interval(values: Floats, images: int, confidence: float = CONFIDENCE) -> Interval:
+    """Expanded percentile interval of bootstrap values [B].
 
-    A draw in which the reference gets nothing right has no value; up to 1 % of such draws are left out (a task with
-    few images has one now and then), with more of them the interval is nan.
+    Percentiles alone are too narrow for few images, like a normal interval with the variance divided by G and without
+    Student's quantiles. So the tails are those of z = t * sqrt(G / (G - 1)), with t the quantile of Student's
+    distribution with G - 1 degrees of freedom.
+
+    A draw in which the reference gets nothing has no value; up to 1 % of such draws are left out (a task with few
+    images has one now and then), with more of them the interval is nan.
+
+    Args:
+        values: bootstrap values, nan where a draw has none.
+        images: G, the number of images that were resampled (of an average over tasks: the fewest of a task).
+        confidence: how often the interval is to hold the true value.
     """
     known = values[~np.isnan(values)]
     if known.size < (1 - MOST_UNDEFINED) * values.size:
-        return Interval(math.nan, math.nan)
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return UNKNOWN
+    tail = expanded_tail(images, confidence)
+    # An infinite draw (nothing right without the image) allows no interpolation.
+    low, high = np.quantile(known, [tail, 1 - tail], method="nearest" if np.isinf(known).any() else "linear")
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=1024)
+def expanded_tail(images: int, confidence: float = CONFIDENCE) -> float:
+    """Share of draws beyond each end of the expanded percentile interval.
+
+    >>> round(expanded_tail(20), 4), round(expanded_tail(10**6), 4)
+    (0.0159, 0.025)
+    """
+    if images < 2:
+        return 0.0
+    t = float(stats.t.ppf((1 + confidence) / 2, images - 1))
+    return float(stats.norm.sf(t * math.sqrt(images / (images - 1))))

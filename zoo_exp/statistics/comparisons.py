@@ -1,7 +1,9 @@
-"""Paired comparisons between the rows of a table, and which of them deserve bold print."""
+"""Paired comparisons between the rows of a table, and which of them are printed bold."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,26 @@ import pandas as pd
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.statistics.alignment import TaskSamples
-from zoo_exp.statistics.bootstrap import Floats, percentile_interval
-from zoo_exp.statistics.intervals import mcnemar, minimum_detectable_difference
+from zoo_exp.statistics.bootstrap import percentile_interval
+from zoo_exp.statistics.estimates import TaskEstimate
+from zoo_exp.statistics.intervals import (
+    CONFIDENCE,
+    Floats,
+    Interval,
+    SignTest,
+    holm,
+    minimum_detectable_difference,
+    sign_test,
+    twice_median,
+)
 from zoo_exp.statistics.rows import ArmRow
 
-COLUMNS = ("arm", "against", "difference", "low", "high", "significant", "detectable")
+COLUMNS = (
+    *("arm", "against", "difference", "low", "high", "significant", "detectable"),
+    *("only_arm_right", "only_against_right", "p_value", "p_holm"),
+)
 SLACK = 1.05
 """How far the measured tokens may stand above the budget before a row no longer competes in it."""
-SIGN_TEST = ("only_arm_right", "only_against_right", "p_value")
 
 
 def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[int]:
@@ -27,12 +41,9 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
     """
     found = set()
     for index, row in enumerate(rows):
-        kept, before = [], []
-        for task in samples:
-            members = [task.arm_ids.index(member) for member in row.members if member in task.arm_ids]
-            kept.append(task.measured[:, members].ravel())
-            before.append(task.n_visual)
-        measured, visual = (np.concatenate(values) if values else np.empty(0) for values in (kept, before))
+        kept = [task.measured[:, task.columns(row.members)].ravel() for task in samples]
+        measured = np.concatenate(kept) if kept else np.empty(0)
+        visual = np.concatenate([task.n_visual for task in samples]) if samples else np.empty(0)
         if row.budget is None or np.isnan(measured).all() or np.isnan(visual).all():
             continue
         with suppress(InvalidValueError):
@@ -44,92 +55,146 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
     return found
 
 
-def _competing(rows: Sequence[ArmRow], budget: str, value: Floats, left_out: Set[int]) -> list[int]:
-    return [
-        i
-        for i, row in enumerate(rows)
-        if row.budget == budget and i not in left_out and not np.isnan(value[i])
-    ]
+@dataclass(frozen=True)
+class Contest:
+    """One number per row, resampled in pairs, and the scores behind it: what makes a row the best of its budget.
+
+    Attributes:
+        value: what is compared [R].
+        resampled: the same under each bootstrap draw [B, R].
+        images: number of images that were resampled.
+        scores: per task arm id -> score of each unit under that arm [U], for the exact test.
+    """
+
+    value: Floats
+    resampled: Floats
+    images: int
+    scores: Sequence[Mapping[str, Floats]]
+
+    def interval(self, first: int, second: int) -> Interval:
+        """Paired 95 % interval of the difference between two rows."""
+        return percentile_interval(self.resampled[:, first] - self.resampled[:, second], self.images)
+
+    def test(self, first: ArmRow, second: ArmRow) -> SignTest | None:
+        """Exact sign test of two rows over the units of all tasks that have both; None without a unit.
+
+        A row of several seeds is tested once for each seed; the p value is then twice the median of theirs, and
+        the counts are means over the seeds, rounded.
+        """
+        both = [own for own in self.scores if {*first.members, *second.members} <= set(own)]
+        if not both:
+            return None
+        tests = [
+            sign_test(np.concatenate([own[a] for own in both]), np.concatenate([own[b] for own in both]))
+            for a, b in product(first.members, second.members)
+        ]
+        first_higher, second_higher = (
+            round(sum(counts) / len(tests))
+            for counts in zip(*((test.first, test.second) for test in tests), strict=True)
+        )
+        return SignTest(first_higher, second_higher, twice_median([test.p_value for test in tests]))
 
 
-def best_rows(
-    rows: Sequence[ArmRow], value: Floats, resampled: Floats, left_out: Set[int] = frozenset()
-) -> set[int]:
-    """Rows to print bold: better than every other row of the same budget, each paired 95 % interval above 0.
+@dataclass(frozen=True)
+class Rival:
+    """The best row of a budget against another one.
 
-    All of the differences must be significant, so no correction for their number is needed.
+    Attributes:
+        best: number of the best row.
+        other: number of the other row.
+        interval: paired 95 % interval of best minus other.
+        test: exact sign test; None where no task has units of both.
+        p_holm: its p value after Holm's correction for all rivals of the budget.
+    """
+
+    best: int
+    other: int
+    interval: Interval
+    test: SignTest | None
+    p_holm: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes 0 and the exact test agrees after correction."""
+        return self.interval.excludes(0.0) and self.p_holm < 1 - CONFIDENCE
+
+
+def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list[list[Rival]]:
+    """Per budget the best row against each other row of it; budgets with fewer than two competing rows are left out.
 
     Args:
         rows: the R rows of the table.
-        value: what is compared [R].
-        resampled: the same under each bootstrap draw [B, R].
+        contest: what is compared.
         left_out: rows that do not compete, see `above_budget`.
     """
-    found = set()
-    for budget in {row.budget for row in rows if row.budget is not None}:
-        group = _competing(rows, budget, value, left_out)
+    found = []
+    for budget in dict.fromkeys(row.budget for row in rows if row.budget is not None):
+        group = [
+            i
+            for i, row in enumerate(rows)
+            if row.budget == budget and i not in left_out and not np.isnan(contest.value[i])
+        ]
         if len(group) < 2:
             continue
-        best = max(group, key=lambda i: value[i])
-        differences = [resampled[:, best] - resampled[:, other] for other in group if other != best]
-        if all(percentile_interval(difference).low > 0 for difference in differences):
-            found.add(best)
+        best = max(group, key=lambda i: contest.value[i])
+        others = [other for other in group if other != best]
+        tests = [contest.test(rows[best], rows[other]) for other in others]
+        adjusted = holm([1.0 if test is None else test.p_value for test in tests])
+        found.append(
+            [
+                Rival(best, other, contest.interval(best, other), test, p)
+                for other, test, p in zip(others, tests, adjusted, strict=True)
+            ]
+        )
     return found
 
 
-def compare(
-    rows: Sequence[ArmRow],
-    samples: Sequence[TaskSamples],
-    shares: Floats | None,
-    value: Floats,
-    left_out: Set[int] = frozenset(),
-) -> pd.DataFrame:
+def best_rows(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> set[int]:
+    """Rows to print bold: significantly better than every other row of the same budget (see `Rival.significant`)."""
+    return {
+        group[0].best
+        for group in rivals(rows, contest, left_out)
+        if all(rival.significant and rival.interval.low > 0 for rival in group)
+    }
+
+
+def compare(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> pd.DataFrame:
     """Each row against the best one of its budget: difference of the retained averages, in percentage points.
 
     Args:
         rows: the R rows of the table.
-        samples: the aligned questions of each task, for the sign test.
-        shares: retained average under each draw [B, R], or None where there is no `full` arm.
-        value: retained average as recorded [R].
+        contest: the retained averages.
         left_out: rows that do not compete, see `above_budget`.
+
+    Returns:
+        Rows with `COLUMNS`. `only_arm_right` counts the units that the best arm scored higher on.
     """
     lines = []
-    budgets = dict.fromkeys(row.budget for row in rows if row.budget is not None)
-    for budget in budgets if shares is not None else ():
-        assert shares is not None  # the loop is empty otherwise
-        group = _competing(rows, budget, value, left_out)
-        if len(group) < 2:
-            continue
-        best = max(group, key=lambda i: value[i])
-        for other in group:
-            if other == best:
-                continue
-            difference = shares[:, best] - shares[:, other]
-            interval = percentile_interval(difference)
-            # Draws without a value are few, else the interval is nan already.
-            detectable = minimum_detectable_difference(float(np.nanstd(difference, ddof=1)))
-            line = (rows[best].label, rows[other].label, value[best] - value[other])
-            numbers = (interval.low, interval.high, interval.excludes(0.0), detectable)
-            test = _sign_test(rows[best], rows[other], samples)
-            lines.append((*line, *numbers, *test))
-    return pd.DataFrame(lines, columns=[*COLUMNS, *SIGN_TEST])
+    for rival in (rival for group in rivals(rows, contest, left_out) for rival in group):
+        best, other, test = rival.best, rival.other, rival.test
+        # Draws without a value are few, else the interval is nan already.
+        error = float(np.nanstd(contest.resampled[:, best] - contest.resampled[:, other], ddof=1))
+        lines.append(
+            (
+                *(rows[best].label, rows[other].label, contest.value[best] - contest.value[other]),
+                *(rival.interval.low, rival.interval.high, rival.significant),
+                minimum_detectable_difference(error),
+                *((None, None, None, None) if test is None else (test.first, test.second, test.p_value)),
+                *(() if test is None else (rival.p_holm,)),
+            )
+        )
+    return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def _sign_test(
-    first: ArmRow, second: ArmRow, samples: Sequence[TaskSamples]
-) -> tuple[int | None, int | None, float | None]:
-    """Over all questions scored right or wrong; none for rows that average several seeds."""
-    if len(first.members) > 1 or len(second.members) > 1:
-        return None, None, None
-    pairs = []
-    for task in samples:
-        if first.members[0] not in task.arm_ids or second.members[0] not in task.arm_ids:
-            continue
-        both = task.scores[:, [task.arm_ids.index(row.members[0]) for row in (first, second)]]
-        if np.isin(both, (0.0, 1.0)).all():
-            pairs.append(both)
-    if not pairs:
-        return None, None, None
-    answers = np.concatenate(pairs)
-    test = mcnemar(answers[:, 0], answers[:, 1])
-    return test.first, test.second, test.p_value
+def task_contest(task: TaskEstimate) -> Contest:
+    """The main metric of one task."""
+    return Contest(task.value, task.resampled, task.samples.images, [_unit_scores(task)])
+
+
+def average_contest(tasks: Sequence[TaskEstimate], value: Floats, resampled: Floats, images: int) -> Contest:
+    """The retained average over tasks."""
+    return Contest(value, resampled, images, [_unit_scores(task) for task in tasks])
+
+
+def _unit_scores(task: TaskEstimate) -> dict[str, Floats]:
+    return {arm: task.tallied.unit_scores[:, column] for column, arm in enumerate(task.samples.arm_ids)}

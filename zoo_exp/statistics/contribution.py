@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from zoo_exp.statistics.bootstrap import MOST_UNDEFINED, Floats, percentile_interval
+from zoo_exp.statistics.bootstrap import percentile_interval
 from zoo_exp.statistics.estimates import TaskEstimate
 from zoo_exp.statistics.frame import AVERAGE
-from zoo_exp.statistics.intervals import CONFIDENCE, Interval
+from zoo_exp.statistics.intervals import Floats
 from zoo_exp.statistics.rows import ArmRow
 
 HIGH = 0.5
@@ -36,11 +36,6 @@ class Contribution:
     needing: list[str]
     retained: dict[str, float]
 
-    @property
-    def by_task(self) -> dict[str, float]:
-        """Task -> relative contribution."""
-        return {str(row["task"]): float(row["relative"]) for row in self.table.to_dict("records")}
-
 
 def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.DataFrame:
     """Both arms get the same draws of images, so what is easy for both does not widen the intervals.
@@ -61,9 +56,9 @@ def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.D
         if any(map(math.isnan, value)):
             continue
         drawn = task.resampled[:, full], task.resampled[:, blind]
-        difference = percentile_interval(drawn[0] - drawn[1])
-        relative = _interval(_relative(*drawn))
-        line = [task.samples.task, *value, value[0] - value[1], difference.low, difference.high]
+        difference = percentile_interval(drawn[0] - drawn[1], task.samples.images)
+        relative = percentile_interval(_relative(*drawn), task.samples.images)
+        line = [task.task.name, *value, value[0] - value[1], difference.low, difference.high]
         line += [
             difference.excludes(0.0),
             float(_relative(*map(np.asarray, value))),
@@ -89,15 +84,6 @@ def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | Non
         str(arm): float(part["retained"].mean(skipna=False)) for arm, part in mine.groupby("arm", sort=False)
     }
     return Contribution(table, needing, retained)
-
-
-def _interval(drawn: Floats) -> Interval:
-    """As `percentile_interval`; without interpolation where a draw is infinite, as blind got nothing right in it."""
-    known = drawn[~np.isnan(drawn)]
-    if not np.isinf(known).any() or known.size < (1 - MOST_UNDEFINED) * drawn.size:
-        return percentile_interval(np.where(np.isinf(drawn), np.nan, drawn))
-    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    return Interval(float(low), float(high))
 
 
 def _relative(full: Floats, blind: Floats) -> Floats:

@@ -4,16 +4,17 @@ A question that a downsized image with as many tokens answers right needs no sel
 budget. What a selector is for shows on the others. Idea: VTC-Bench (arXiv 2510.07143).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from zoo_exp.statistics.alignment import TaskSamples
-from zoo_exp.statistics.bootstrap import Floats, draw, percentile_interval
-from zoo_exp.statistics.comparisons import above_budget, best_rows
+from zoo_exp.statistics.bootstrap import Statistic, percentile_interval, retained
+from zoo_exp.statistics.comparisons import Contest, best_rows
+from zoo_exp.statistics.estimates import seed_mixing
+from zoo_exp.statistics.intervals import Floats
 from zoo_exp.statistics.rows import ArmRow
 
 JUDGE = "resize"
@@ -23,33 +24,13 @@ RIGHT = 0.5
 COLUMNS = ("budget", "part", "arm", "n", "share", "full", "score", "retained", "low", "high", "best")
 
 
-@dataclass(frozen=True)
-class SumStatistic:
-    """Sums over the drawn images.
-
-    Attributes:
-        totals: per image and column [G, A].
-    """
-
-    totals: Floats
-
-    @property
-    def value(self) -> Floats:
-        """The sums over the images as they are [A]."""
-        return np.asarray(self.totals.sum(0))
-
-    @property
-    def groups(self) -> int:
-        """G, the number of images."""
-        return len(self.totals)
-
-    def resampled(self, weights: Floats) -> Floats:
-        """[B, G] -> [B, A]."""
-        return np.asarray(weights @ self.totals)
-
-
 def split(
-    rows: Sequence[ArmRow], tasks: Sequence[TaskSamples], reference: int | None, draws: int, seed: int
+    rows: Sequence[ArmRow],
+    tasks: Sequence[TaskSamples],
+    reference: int | None,
+    above: Set[int],
+    draws: int,
+    seed: int,
 ) -> pd.DataFrame:
     """What each arm retains of the full model's score on the easy and on the difficult questions of its budget.
 
@@ -61,6 +42,7 @@ def split(
         rows: the R rows of the table.
         tasks: aligned questions of each task.
         reference: number of the row that keeps every token, or None.
+        above: rows that kept more than their budget names.
         draws: bootstrap draws.
         seed: seed of the draws.
 
@@ -71,8 +53,12 @@ def split(
     for judge in (row for row in rows if row.selector == JUDGE and row.budget is not None):
         if reference is None or any(not {*judge.members} <= {*task.arm_ids} for task in tasks):
             continue
-        mine = [row for row in rows if row.budget == judge.budget and row.selector != JUDGE]
-        shown = [rows[reference], *mine]
+        numbers = [
+            reference,
+            *(i for i, row in enumerate(rows) if row.budget == judge.budget and row.selector != JUDGE),
+        ]
+        shown = [rows[i] for i in numbers]
+        left_out = {place for place, i in enumerate(numbers) if i in above}
         easy = [_right(task, judge) for task in tasks]
         total = sum(len(mask) for mask in easy)
         for part, masks in zip(PARTS, (easy, [~mask for mask in easy]), strict=True):
@@ -80,24 +66,43 @@ def split(
             if not count:
                 continue
             value, drawn = _sums(shown, tasks, masks, draws, seed)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                share = 100 * value / value[0]
-                resampled = np.where(drawn[:, [0]] > 0, 100 * drawn / drawn[:, [0]], np.nan)
-            best = best_rows(shown, share, resampled, above_budget(shown, tasks))
+            contest = Contest(
+                retained(value, 0),
+                retained(drawn, 0),
+                images=len(
+                    {key for task, mask in zip(tasks, masks, strict=True) for key in _keys(task, mask)}
+                ),
+                scores=[
+                    {arm: task.scores[mask, column] for column, arm in enumerate(task.arm_ids)}
+                    for task, mask in zip(tasks, masks, strict=True)
+                ],
+            )
+            best = best_rows(shown, contest, left_out)
             for column, row in enumerate(shown):
                 if column == 0:
                     continue
-                interval = percentile_interval(resampled[:, column])
+                interval = percentile_interval(contest.resampled[:, column], contest.images)
                 line = [judge.budget, part, row.label, count, count / total, value[0] / count]
-                line += [value[column] / count, share[column], interval.low, interval.high, column in best]
+                line += [
+                    value[column] / count,
+                    contest.value[column],
+                    interval.low,
+                    interval.high,
+                    column in best,
+                ]
                 lines.append(line)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def _right(task: TaskSamples, judge: ArmRow) -> NDArray[np.bool_]:
     """Whether the judge is right, per question [n]; with several seeds: in the mean."""
-    columns = [task.arm_ids.index(member) for member in judge.members]
-    return np.asarray(task.scores[:, columns].mean(1) >= RIGHT)
+    return np.asarray(task.scores[:, task.columns(judge.members)].mean(1) >= RIGHT)
+
+
+def _keys(task: TaskSamples, mask: NDArray[np.bool_]) -> list[str]:
+    """The images of some questions."""
+    keys = task.keys
+    return [keys[image] for image in np.unique(task.clusters[mask])]
 
 
 def _sums(
@@ -110,14 +115,8 @@ def _sums(
     """Summed scores of some questions: as they are [R] and under each draw [B, R]; nan where seeds are missing."""
     value, resampled = np.zeros(len(rows)), np.zeros((draws, len(rows)))
     for task, mask in zip(tasks, masks, strict=True):
-        mixing = np.zeros((len(task.arm_ids), len(rows)))
-        for column, row in enumerate(rows):
-            present = [task.arm_ids.index(member) for member in row.members if member in task.arm_ids]
-            whole = len(present) == len(row.members)
-            mixing[present or [0], column] = 1 / len(present) if whole else np.nan
-        totals = np.zeros((task.images, len(rows)))
-        np.add.at(totals, task.clusters[mask], task.scores[mask] @ mixing)
-        statistic = SumStatistic(totals)
-        value += statistic.value
-        resampled += draw(statistic, task.image_ids, draws, seed)
+        totals = np.zeros((task.images, 1, len(rows)))
+        np.add.at(totals[:, 0], task.clusters[mask], task.scores[mask] @ seed_mixing(task, rows))
+        value += totals.sum((0, 1))
+        resampled += Statistic(("score",), totals, task.keys, dict).draw(draws, seed)[:, 0]
     return value, resampled

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo_exp.statistics.alignment import Aggregate, Scoring, TaskSamples, metric_statistic
-from zoo_exp.statistics.bootstrap import (
-    Floats,
-    MeanStatistic,
-    draw,
-    mean_statistic,
-    percentile_interval,
-    retained,
-)
-from zoo_exp.statistics.intervals import Interval, design_effect, wilson
+from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.bootstrap import retained
+from zoo_exp.statistics.intervals import Floats, Interval
 from zoo_exp.statistics.rows import ArmRow
+from zoo_exp.statistics.tallies import MEAN_SCORE, Tallied, interval_of, tally
+from zoo_exp.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -25,84 +20,99 @@ class TaskEstimate:
 
     Attributes:
         samples: its aligned questions.
-        metric: name of the main metric.
-        value: the metric, averaged over the seeds of a row [R].
+        tallied: its sums, metrics and units, per arm.
+        value: the main metric, averaged over the seeds of a row [R].
         resampled: the same under each bootstrap draw [B, R].
-        score: mean score, 0 to 1 [R].
+        score: mean score of the questions, 0 to 1 [R].
         score_resampled: the same under each draw [B, R].
+        retained: main metric in percent of the reference row's; nan without one [R].
+        retained_resampled: the same under each draw [B, R].
         intervals: 95 % interval of `value`, one per row.
         methods: how each interval was computed.
         seed_values: the metric of every seed, one array per row.
     """
 
     samples: TaskSamples
-    metric: str
+    tallied: Tallied
     value: Floats
     resampled: Floats
     score: Floats
     score_resampled: Floats
+    retained: Floats
+    retained_resampled: Floats
     intervals: list[Interval]
     methods: list[str]
     seed_values: list[Floats]
 
+    @property
+    def task(self) -> Task:
+        """The benchmark."""
+        return self.samples.task
+
 
 def estimate(
-    samples: TaskSamples,
-    rows: Sequence[ArmRow],
-    aggregate: Aggregate,
-    metric: str,
-    scoring: Scoring | None,
-    draws: int,
-    seed: int,
+    samples: TaskSamples, rows: Sequence[ArmRow], reference: int | None, draws: int, seed: int
 ) -> TaskEstimate:
     """Compute one task.
 
     The seeds of a row are averaged inside every draw. Such a selector draws anew for each image, so
     resampling images also covers its own randomness; the spread between seeds is reported apart.
+
+    Args:
+        samples: aligned questions.
+        rows: the R rows of the table.
+        reference: number of the row that keeps every token, or None.
+        draws: bootstrap draws.
+        seed: seed of the draws.
+
+    Raises:
+        InvalidValueError: the task's metric cannot be computed from these records.
     """
-    statistic = metric_statistic(samples, aggregate, metric, scoring, seed)
-    members = [
-        [samples.arm_ids.index(member) for member in row.members if member in samples.arm_ids] for row in rows
-    ]
-    mixing = np.zeros((len(samples.arm_ids), len(rows)))  # [A, R]
-    for column, (row, present) in enumerate(zip(rows, members, strict=True)):
-        # A row that lacks seeds has no value yet; nan in one place makes the whole column nan.
-        mixing[present or [0], column] = 1 / len(present) if len(present) == len(row.members) else math.nan
-    resampled = draw(statistic, samples.image_ids, draws, seed) @ mixing
-    if isinstance(statistic, MeanStatistic):
-        score_resampled = resampled / statistic.scale
-    else:
-        scores = mean_statistic(samples.scores, samples.clusters)
-        score_resampled = draw(scores, samples.image_ids, draws, seed) @ mixing
-    intervals = [percentile_interval(resampled[:, column]) for column in range(len(rows))]
-    methods = ["bootstrap by image"] * len(rows)
-    if isinstance(statistic, MeanStatistic) and np.isin(samples.scores, (0.0, 1.0)).all():
-        for column, present in enumerate(members):
-            if len(present) == len(rows[column].members) == 1:
-                intervals[column] = _proportion(samples, present[0], statistic.scale)
-                methods[column] = "Wilson by image"
+    tallied = tally(samples.task, samples.rows, samples.clusters, samples.keys)
+    metric, statistic = samples.task.main_metric, tallied.statistic
+    mixing = seed_mixing(samples, rows)
+    sums = statistic.draw(draws, seed)
+    resampled = statistic.of(sums, metric) @ mixing
+    by_arm = tallied.metrics[metric]
+    value = by_arm @ mixing
+    found = []
+    for column, row in enumerate(rows):
+        present = samples.columns(row.members)
+        single = present[0] if len(present) == len(row.members) == 1 else None
+        found.append(interval_of(tallied, samples.task, resampled[:, column], single))
+    nothing = np.full(len(rows), math.nan)
     return TaskEstimate(
         samples=samples,
-        metric=metric,
-        value=statistic.value @ mixing,
+        tallied=tallied,
+        value=value,
         resampled=resampled,
         score=samples.scores.mean(0) @ mixing,
-        score_resampled=score_resampled,
-        intervals=intervals,
-        methods=methods,
-        seed_values=[statistic.value[present] for present in members],
+        score_resampled=statistic.of(sums, MEAN_SCORE) @ mixing,
+        retained=nothing if reference is None else retained(value, reference),
+        retained_resampled=nothing[None].repeat(draws, 0)
+        if reference is None
+        else retained(resampled, reference),
+        intervals=[interval for interval, _ in found],
+        methods=[method for _, method in found],
+        seed_values=[by_arm[samples.columns(row.members)] for row in rows],
     )
 
 
-def _proportion(samples: TaskSamples, arm: int, scale: float) -> Interval:
-    answers = samples.scores[:, arm]
-    plain = wilson(float(answers.mean()), len(answers), design_effect(answers, samples.clusters))
-    return Interval(scale * plain.low, scale * plain.high)
+def seed_mixing(samples: TaskSamples, rows: Sequence[ArmRow]) -> Floats:
+    """Weights that average the seeds of each row [A, R]; the column of a row that lacks seeds is nan."""
+    mixing = np.zeros((len(samples.arm_ids), len(rows)))
+    for column, row in enumerate(rows):
+        present = samples.columns(row.members)
+        # nan in one place makes the whole product nan: half of the seeds is no value yet.
+        mixing[present or [0], column] = 1 / len(present) if len(present) == len(row.members) else math.nan
+    return mixing
 
 
-def retained_values(tasks: Sequence[TaskEstimate], reference: int | None) -> Floats:
-    """Retained average as recorded, in percent [R]; nan without a reference row."""
-    if reference is None:
-        return np.full(len(tasks[0].value), math.nan)
-    values: Floats = retained([task.value[None] for task in tasks], reference)[0]
-    return values
+def mean_over_tasks(values: Sequence[Floats]) -> Floats:
+    """Mean over tasks, nan where one of them is."""
+    return np.asarray(np.mean(np.asarray(values), axis=0))
+
+
+def fewest_images(tasks: Sequence[TaskEstimate]) -> int:
+    """The number of images that an average over the tasks rests on: tasks may share theirs."""
+    return min(task.samples.images for task in tasks)

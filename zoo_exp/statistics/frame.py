@@ -2,104 +2,113 @@
 
 import math
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from zoo_exp.runs.reading import MILLISECONDS
-from zoo_exp.statistics.alignment import TaskSamples
-from zoo_exp.statistics.bootstrap import Floats, percentile_interval, retained
-from zoo_exp.statistics.comparisons import above_budget, best_rows
-from zoo_exp.statistics.estimates import TaskEstimate, retained_values
-from zoo_exp.statistics.intervals import Interval, seed_spread
+from zoo_exp.statistics.alignment import COSTS, TaskSamples
+from zoo_exp.statistics.bootstrap import percentile_interval, retained
+from zoo_exp.statistics.comparisons import Contest, average_contest, best_rows, task_contest
+from zoo_exp.statistics.estimates import TaskEstimate, fewest_images, mean_over_tasks
+from zoo_exp.statistics.intervals import Floats, seed_spread
 from zoo_exp.statistics.rows import ArmRow
+from zoo_exp.statistics.tallies import BOOTSTRAP, MEAN_SCORE
 
 AVERAGE = "average"
-MEASURED = ("kept_tokens", "layer_tokens", "n_visual", "flops_tflop", *MILLISECONDS)
+MEASURED = ("kept_tokens", "layer_tokens", "n_visual", *COSTS, *MILLISECONDS)
 
 
-def build_frame(
-    rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate], reference: int | None, timings: pd.DataFrame
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Table:
+    """The R rows of a table with the estimates of every task; computed once, read by frame and comparisons.
+
+    Attributes:
+        rows: the rows.
+        tasks: estimates of each task.
+        reference: number of the row that keeps every token, or None.
+        above: rows that kept more than their budget names (see `comparisons.above_budget`).
+    """
+
+    rows: Sequence[ArmRow]
+    tasks: Sequence[TaskEstimate]
+    reference: int | None
+    above: Set[int]
+
+    @property
+    def contest(self) -> Contest:
+        """The retained average, as recorded and under each draw."""
+        return average_contest(
+            self.tasks,
+            mean_over_tasks([task.retained for task in self.tasks]),
+            mean_over_tasks([task.retained_resampled for task in self.tasks]),
+            fewest_images(self.tasks),
+        )
+
+
+def build_frame(table: Table, timings: pd.DataFrame) -> pd.DataFrame:
     """Rows arm by arm, tasks in order, the average last; columns as `Results.frame` describes them.
 
     Args:
-        rows: the R rows of a table.
-        tasks: the estimates of each task.
-        reference: number of the row that keeps every token, or None.
+        table: rows and estimates.
         timings: from `reading.read_timings`.
     """
-    above = above_budget(rows, [task.samples for task in tasks])
-    shown = [_task_lines(rows, task, reference, timings, above) for task in tasks]
-    averages = _average_lines(rows, tasks, reference, shown, above)
+    shown = [_task_lines(table, task, timings) for task in table.tasks]
+    averages = _average_lines(table, shown)
     return pd.DataFrame([line for own in zip(*shown, averages, strict=True) for line in own])
 
 
-def _task_lines(
-    rows: Sequence[ArmRow],
-    task: TaskEstimate,
-    reference: int | None,
-    timings: pd.DataFrame,
-    above: Set[int],
-) -> list[dict[str, Any]]:
+def _task_lines(table: Table, task: TaskEstimate, timings: pd.DataFrame) -> list[dict[str, Any]]:
     samples = task.samples
-    best = best_rows(rows, task.value, task.resampled, above)
-    share = retained_values([task], reference)
-    resampled = None if reference is None else retained([task.resampled], reference)
-    timed = timings[timings["task"] == samples.task].set_index("arm")[list(MILLISECONDS)]
+    best = best_rows(table.rows, task_contest(task), table.above)
+    timed = timings[timings["task"] == task.task.name].set_index("arm")[list(MILLISECONDS)]
     return [
         _identity(row)
-        | {"task": samples.task, "metric": task.metric, "value": float(task.value[index])}
+        | {"task": task.task.name, "metric": task.task.main_metric, "value": float(task.value[index])}
         | {"low": task.intervals[index].low, "high": task.intervals[index].high}
         | {"interval": task.methods[index], "n": len(samples.sample_ids), "images": samples.images}
-        | _retained(share, resampled, index)
-        | {"best": index in best, "above_budget": index in above}
+        | _retained(task.retained, task.retained_resampled, index, samples.images)
+        | {"best": index in best, "above_budget": index in table.above}
         | {"seed_sd": seed_spread(task.seed_values[index])}
-        | _tokens(samples, row)
+        | _measured(samples, row)
         | _milliseconds(timed, row)
-        for index, row in enumerate(rows)
+        | {"units": task.tallied.units}
+        for index, row in enumerate(table.rows)
     ]
 
 
-def _average_lines(
-    rows: Sequence[ArmRow],
-    tasks: Sequence[TaskEstimate],
-    reference: int | None,
-    shown: Sequence[Sequence[dict[str, Any]]],
-    above: Set[int],
-) -> list[dict[str, Any]]:
-    share = retained_values(tasks, reference)
-    resampled = None if reference is None else retained([task.resampled for task in tasks], reference)
-    best = set() if resampled is None else best_rows(rows, share, resampled, above)
-    scores = np.mean([task.score_resampled for task in tasks], axis=0)
+def _average_lines(table: Table, shown: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    contest, tasks = table.contest, table.tasks
+    best = best_rows(table.rows, contest, table.above)
+    scores = mean_over_tasks([task.score_resampled for task in tasks])
     lines = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(table.rows):
         mine = [task_lines[index] for task_lines in shown]
-        interval = percentile_interval(scores[:, index])
+        interval = percentile_interval(scores[:, index], contest.images)
         lines.append(
             _identity(row)
-            | {"task": AVERAGE, "metric": "mean score"}
+            | {"task": AVERAGE, "metric": MEAN_SCORE}
             | {"value": float(np.mean([task.score[index] for task in tasks]))}
-            | {"low": interval.low, "high": interval.high, "interval": "bootstrap by image"}
+            | {"low": interval.low, "high": interval.high, "interval": BOOTSTRAP}
             | {name: sum(line[name] for line in mine) for name in ("n", "images")}
-            | _retained(share, resampled, index)
-            | {"best": index in best, "above_budget": index in above}
-            | {"seed_sd": _average_spread(tasks, row, index, reference)}
+            | _retained(contest.value, contest.resampled, index, contest.images)
+            | {"best": index in best, "above_budget": index in table.above}
+            | {"seed_sd": _average_spread(table, row, index)}
             | {name: _mean(np.array([line[name] for line in mine])) for name in MEASURED}
+            | {"units": sum(line["units"] for line in mine)}
         )
     return lines
 
 
-def _average_spread(tasks: Sequence[TaskEstimate], row: ArmRow, index: int, reference: int | None) -> float:
+def _average_spread(table: Table, row: ArmRow, index: int) -> float:
     """Standard deviation of the retained average between the seeds of a row."""
-    seeds = [task.seed_values[index] for task in tasks]
-    if reference is None or any(len(values) != len(row.members) for values in seeds):
+    seeds = [task.seed_values[index] for task in table.tasks]
+    if table.reference is None or any(len(values) != len(row.members) for values in seeds):
         return math.nan
-    shares = [
-        100 * values / task.value[reference] if task.value[reference] > 0 else np.full(len(values), math.nan)
-        for values, task in zip(seeds, tasks, strict=True)
-    ]
+    full = [task.value[table.reference] for task in table.tasks]
+    shares = [retained(np.array([whole, *values]), 0)[1:] for values, whole in zip(seeds, full, strict=True)]
     return seed_spread(np.mean(shares, axis=0))
 
 
@@ -114,9 +123,8 @@ def _identity(row: ArmRow) -> dict[str, Any]:
     }
 
 
-def _retained(share: Floats, resampled: Floats | None, index: int) -> dict[str, float]:
-    missing = Interval(math.nan, math.nan)
-    interval = missing if resampled is None else percentile_interval(resampled[:, index])
+def _retained(share: Floats, resampled: Floats, index: int, images: int) -> dict[str, float]:
+    interval = percentile_interval(resampled[:, index], images)
     return {
         "retained": float(share[index]),
         "retained_low": interval.low,
@@ -124,13 +132,16 @@ def _retained(share: Floats, resampled: Floats | None, index: int) -> dict[str, 
     }
 
 
-def _tokens(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
-    members = [samples.arm_ids.index(member) for member in row.members if member in samples.arm_ids]
+def _measured(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
+    members = samples.columns(row.members)
     return {
         "kept_tokens": _mean(samples.kept[:, members]),
         "layer_tokens": _mean(samples.layers[:, members]),
         "n_visual": _mean(samples.n_visual),
-        "flops_tflop": _mean(samples.flops[:, members]),
+        **{
+            name: _mean(samples.costs[name][:, members]) if name in samples.costs else math.nan
+            for name in COSTS
+        },
     }
 
 

@@ -1,6 +1,7 @@
-"""Intervals and tests for proportions and paired answers."""
+"""Intervals and exact tests for proportions and paired responses."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,26 +10,34 @@ from scipy import stats
 
 from zoo_exp.errors import InvalidValueError
 
+Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided interval, in the unit of what it is about."""
+    """A two-sided interval, in the unit of the estimate."""
 
     low: float
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside, that is: whether a difference from it is significant."""
+        """Whether `value` lies outside; nan bounds exclude nothing."""
         return value < self.low or value > self.high
+
+    def scaled(self, factor: float) -> "Interval":
+        """Both bounds times `factor`."""
+        return Interval(factor * self.low, factor * self.high)
+
+
+UNKNOWN = Interval(math.nan, math.nan)
 
 
 def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a proportion; it stays inside [0, 1] and is not empty at 0 or 1.
 
     With several questions per image, `design_effect` (variance with clusters over variance without) divides
-    n, the usual correction for cluster samples.
+    n, the usual correction for cluster samples (Kish, Survey Sampling, 1965, section 8.2).
 
     Raises:
         InvalidValueError: a proportion outside [0, 1], or no samples.
@@ -51,11 +60,11 @@ def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: fl
 
 
 def design_effect(scores: ArrayLike, clusters: ArrayLike) -> float:
-    """How much clustering widens the variance of a mean; at least 1, so that an interval is never too narrow.
+    """How much clustering widens the variance of a mean; at least 1, so that no interval gets too narrow.
 
     Args:
-        scores: one number per question [n].
-        clusters: number of the image of each question, 0 to G - 1 [n].
+        scores: one number per unit [U].
+        clusters: number of the image of each unit, 0 to G - 1 [U].
     """
     values, groups = np.asarray(scores, float), np.asarray(clusters, np.int64)
     residuals = values - values.mean()
@@ -66,27 +75,57 @@ def design_effect(scores: ArrayLike, clusters: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class SignTest:
-    """Exact McNemar test: `first` and `second` count the questions that only one of two arms got right."""
+    """Exact sign test: the units in which one of two arms scored higher than the other, and the p value.
+
+    Over right and wrong answers this is the exact McNemar test.
+    """
 
     first: int
     second: int
     p_value: float
 
 
-def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> SignTest:
-    """Exact (binomial) McNemar test of two arms on the same questions, which it takes as independent.
+def sign_test(first: ArrayLike, second: ArrayLike) -> SignTest:
+    """Exact (binomial) two-sided sign test of two arms on the same units, which it takes as independent.
 
     Args:
-        first_right: whether the first arm is right, per question [n].
-        second_right: the same for the second arm [n].
+        first: score of the first arm per unit [U].
+        second: the same for the second arm [U].
+
+    Raises:
+        InvalidValueError: the two have different lengths.
     """
-    first, second = np.asarray(first_right, bool), np.asarray(second_right, bool)
-    if first.shape != second.shape:
-        raise InvalidValueError(f"paired answers are needed: {first.shape} against {second.shape} questions")
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    discordant = only_first + only_second
-    p_value = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return SignTest(only_first, only_second, p_value)
+    one, other = np.asarray(first, float), np.asarray(second, float)
+    if one.shape != other.shape:
+        raise InvalidValueError(f"paired scores are needed: {one.shape} against {other.shape} units")
+    higher, lower = int((one > other).sum()), int((one < other).sum())
+    discordant = higher + lower
+    p_value = float(stats.binomtest(higher, discordant).pvalue) if discordant else 1.0
+    return SignTest(higher, lower, p_value)
+
+
+def twice_median(p_values: Sequence[float]) -> float:
+    """One p value from several dependent ones: twice their median, or the value itself if it is the only one.
+
+    Valid whatever the dependence (Rueger 1978; DiCiccio, DiCiccio and Romano 2020).
+
+    >>> twice_median([0.03]), twice_median([0.01, 0.02, 0.9])
+    (0.03, 0.04)
+    """
+    return p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.median(p_values)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for their number by Holm's step-down procedure (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def minimum_detectable_difference(
@@ -97,6 +136,6 @@ def minimum_detectable_difference(
 
 
 def seed_spread(values: ArrayLike) -> float:
-    """Standard deviation between the seeds of one arm (n - 1 below the line); nan for a single seed."""
-    array: NDArray[np.float64] = np.asarray(values, float)
+    """Standard deviation between the seeds of one arm (divided by n - 1); nan for a single seed."""
+    array = np.asarray(values, float)
     return float(array.std(ddof=1)) if array.size > 1 else math.nan

@@ -1,47 +1,73 @@
-"""Results of an experiment as data frames: a pure function of its records (and timings)."""
+"""Results of an experiment as data frames: a pure function of its records (and timings).
 
-from collections.abc import Callable, Mapping, Sequence
+`Results` is the one thing that `report/` and `tracking/` read. Files of this package in reading order: `rows` (which
+arms share a row), `alignment` (the same questions under every arm), `tallies` (metrics as sums),
+`bootstrap` and `intervals` (methods), `estimates` (one task), `comparisons` (pairs of rows), `frame` (the table),
+then `contribution`, `difficulty` and `details`.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from zoo_exp.errors import MissingFileError, ZooExpError
 from zoo_exp.runs.reading import recorded_arms
-from zoo_exp.statistics.alignment import Aggregate, Scoring, TaskSamples, align
-from zoo_exp.statistics.bootstrap import DRAWS, retained
+from zoo_exp.statistics.alignment import TaskSamples, align
+from zoo_exp.statistics.bootstrap import DRAWS, MOST_UNDEFINED
 from zoo_exp.statistics.comparisons import above_budget, compare
 from zoo_exp.statistics.contribution import contributions
+from zoo_exp.statistics.details import details
 from zoo_exp.statistics.difficulty import split
-from zoo_exp.statistics.estimates import TaskEstimate, estimate, retained_values
-from zoo_exp.statistics.frame import AVERAGE, build_frame
+from zoo_exp.statistics.estimates import TaskEstimate, estimate
+from zoo_exp.statistics.frame import AVERAGE, Table, build_frame
 from zoo_exp.statistics.rows import ArmRow, group
 from zoo_exp.tasks import get as get_task
-from zoo_exp.tasks.base import FRACTION, Scale
+from zoo_exp.tasks.base import FRACTION, Scale, Task
 
 REFERENCE = "full"
 SUBMISSION = "submission"  # main metric of tasks whose right answers are not public
+FEW_UNITS = 100
+"""Below so many units the intervals of a task hold the true value less often than they say (benchmarks/coverage.py)."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the tables, pictures and W&B show.
+    """What tables, figures and W&B show.
 
     Attributes:
         experiment: its name.
-        tasks: the tasks that have records, in the experiment's order.
-        frame: one row per (arm, task), and per arm one with task `average`. There `value` is the mean over
-            tasks of the mean score (0 to 1), `retained` that of metric / metric of full (percent).
-        comparisons: paired differences of the retained average (percentage points), intervals, sign tests.
-        notes: what a reader must know: missing arms, questions left out.
+        tasks: names of the tasks that have records, in the experiment's order.
+        frame: one row per (arm, task), and per arm one with task `average`. Columns:
+            arm, row, selector, options, budget, seeds: the row of the table (`arm` is `row` with the number of
+                seeds); `options` is JSON, `seeds` their number.
+            task, metric, value: the main metric in its own unit (see `units`); in the average row the mean over tasks
+                of the mean score, 0 to 1.
+            low, high, interval: 95 % interval of `value`, and its method.
+            n, images, units: questions, different images, and units of the metric (MME pairs, MMBench groups).
+            retained, retained_low, retained_high: metric in percent of the full-token arm's; in the average row the
+                mean over tasks.
+            best: significantly better than every other row of its budget (see `comparisons.Rival.significant`).
+            above_budget: keeps more visual tokens than the budget names, so that it does not compete.
+            seed_sd: standard deviation between seeds, of `value`; in the average row of `retained`.
+            kept_tokens, layer_tokens, n_visual: mean visual tokens that entered the language model, of layer selectors
+                their mean over decoder layers, and before pruning.
+            flops_tflop, prefill_tflop, selector_tflop: TFLOP per response, and its prefill and selector parts.
+            select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
+        comparisons: the best row of each budget against each other one: difference of the retained averages in
+            percentage points, its paired interval, exact test, and the p value after Holm's correction.
+        notes: what a reader must know: missing arms, questions left out, few units, intervals that do not exist.
         draws: bootstrap draws.
         seed: seed of the draws.
         provenance: versions and machine.
         contribution: full against blind by task (see `contribution.contributions`).
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
-        units: task -> unit and range of its metric, where the task is not one of the registry.
+        details: metrics beside the main one, and metrics of groups of questions (see `details.details`).
         published: rows with a published counterpart, which stand in tables of their own (see `published.join`).
+        units: task -> unit and range of its metric; tasks that are not in it are looked up in the registry.
     """
 
     experiment: str
@@ -54,6 +80,7 @@ class Results:
     provenance: dict[str, Any] = field(default_factory=dict)
     contribution: pd.DataFrame = field(default_factory=pd.DataFrame)
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
+    details: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     units: Mapping[str, Scale] = field(default_factory=dict)
 
@@ -76,11 +103,8 @@ def compute(
     experiment: str,
     records: pd.DataFrame,
     timings: pd.DataFrame,
-    tasks: Sequence[str],
+    tasks: Sequence[Task] | Mapping[str, Task],
     arms: Sequence[Mapping[str, Any]],
-    aggregate: Aggregate,
-    main_metric: Callable[[str], str],
-    scoring: Callable[[str], Scoring] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Results:
@@ -93,10 +117,6 @@ def compute(
         tasks: in the order of the table's columns.
         arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows;
             without any, the arms of the records are taken in order of appearance.
-        aggregate: function (task, rows) -> metrics, where a row is `sample_id` and a record's parts.
-        main_metric: function task -> name of the metric that the table shows.
-        scoring: function task -> the task itself; with it, metrics that are no mean (F1, MME) are resampled
-            exactly and fast, without it by their linear approximation.
         draws: bootstrap draws.
         seed: seed of the draws.
 
@@ -104,54 +124,57 @@ def compute(
         MissingFileError: none of the tasks has records.
         ZooExpError: no task's metric can be computed.
     """
+    known = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
     rows = group(list(arms) or recorded_arms(records))
     ids = [member for row in rows for member in row.members]
+    reference = next((i for i, row in enumerate(rows) if row.selector == REFERENCE), None)
     notes: list[str] = []
     computed: list[TaskEstimate] = []
     problems: list[ZooExpError] = []
-    for task in tasks:
-        if main_metric(task) == SUBMISSION:
-            notes.append(f"{task}: left out, its answers are scored by the benchmark's server")
+    for task in known:
+        if task.main_metric == SUBMISSION:
+            notes.append(f"{task.name}: left out, its answers are scored by the benchmark's server")
             continue
         samples = align(records, task, ids)
         if samples is None:
-            notes.append(f"{task}: no questions answered under every arm yet; left out")
+            notes.append(f"{task.name}: no questions answered under every arm yet; left out")
             continue
         notes += _gaps(samples, rows)
-        sums = scoring(task) if scoring else None
         try:
-            computed.append(estimate(samples, rows, aggregate, main_metric(task), sums, draws, seed))
+            computed.append(estimate(samples, rows, reference, draws, seed))
         except ZooExpError as error:
             # Half a run can lack what a metric needs (one question of a pair); others still have a table.
             problems.append(error)
-            notes.append(f"{task}: left out, its metric cannot be computed: {error}")
+            notes.append(f"{task.name}: left out, its metric cannot be computed: {error}")
     if not computed and problems:
         raise problems[0]
     if not computed:
         raise MissingFileError(
-            f"experiment {experiment} has no records of its tasks ({', '.join(tasks)}): start the run again"
+            f"experiment {experiment} has no records of its tasks ({', '.join(task.name for task in known)}): "
+            "start the run again"
         )
-    reference = next((i for i, row in enumerate(rows) if row.selector == REFERENCE), None)
-    shares = None if reference is None else retained([task.resampled for task in computed], reference)
     if reference is None:
         notes.append("no arm 'full': the retained average is not defined")
-    notes += _untimed(rows, timings)
+    samples_of = [task.samples for task in computed]
+    above = above_budget(rows, samples_of)
+    table = Table(rows, computed, reference, above)
     return Results(
         experiment=experiment,
-        tasks=[task.samples.task for task in computed],
-        frame=build_frame(rows, computed, reference, timings),
-        comparisons=compare(
-            rows,
-            [task.samples for task in computed],
-            shares,
-            retained_values(computed, reference),
-            above_budget(rows, [task.samples for task in computed]),
-        ),
-        notes=notes,
+        tasks=[task.task.name for task in computed],
+        frame=build_frame(table, timings),
+        comparisons=compare(rows, table.contest, above),
+        notes=[
+            *notes,
+            *_untimed(rows, timings),
+            *_few_units(computed),
+            *_without_interval(table),
+        ],
         draws=draws,
         seed=seed,
         contribution=contributions(rows, computed),
-        difficulty=split(rows, [task.samples for task in computed], reference, draws, seed),
+        difficulty=split(rows, samples_of, reference, above, draws, seed),
+        details=details(rows, computed),
+        units={task.task.name: task.task.scale for task in computed},
     )
 
 
@@ -167,13 +190,44 @@ def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
 
 def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:
     notes = []
+    name = samples.task.name
     absent = [row.label for row in rows if not set(row.members) <= set(samples.arm_ids)]
     if absent:
-        notes.append(f"{samples.task}: no records yet for {', '.join(absent)}")
+        notes.append(f"{name}: no records yet for {', '.join(absent)}")
     if samples.dropped:
         total = samples.dropped + len(samples.sample_ids)
         notes.append(
-            f"{samples.task}: {samples.dropped} of {total} questions are left out, "
+            f"{name}: {samples.dropped} of {total} questions are left out, "
             "as not every arm has answered them yet"
         )
     return notes
+
+
+def _few_units(tasks: Sequence[TaskEstimate]) -> list[str]:
+    few = [f"{task.task.name} ({task.tallied.units})" for task in tasks if task.tallied.units < FEW_UNITS]
+    if not few:
+        return []
+    return [
+        f"fewer than {FEW_UNITS} units (questions, MME pairs, MMBench groups) in {', '.join(few)}: "
+        "95 % intervals from so few hold the true value less often than they say; raise the limit"
+    ]
+
+
+def _without_interval(table: Table) -> list[str]:
+    """Why a retained average has no interval."""
+    value, resampled = table.contest.value, table.contest.resampled
+    if table.reference is None or not np.isfinite(value).any():
+        return []
+    if not (np.isnan(resampled[:, np.isfinite(value)]).mean(0) > MOST_UNDEFINED).any():
+        return []
+    share = {
+        task.task.name: float(np.isnan(task.retained_resampled[:, table.reference]).mean())
+        for task in table.tasks
+    }
+    # Together the tasks can pass the limit that none of them passes alone.
+    limit = MOST_UNDEFINED if max(share.values()) > MOST_UNDEFINED else 0.0
+    lacking = [name for name, undefined in share.items() if undefined > limit]
+    return [
+        f"no interval for retained averages: in more than {100 * MOST_UNDEFINED:g} % of the draws the full-token arm "
+        f"gets nothing in {', '.join(lacking)}, so that nothing can be retained of it; more units help"
+    ]

@@ -87,10 +87,17 @@ ANSWERS = Scale("answers", inf)
 
 
 class Tally(NamedTuple):
-    """What one independent unit (an image, a question with its rotations) adds to named sums."""
+    """What one unit (a question, an MME pair, an MMBench rotation group) adds to named sums.
+
+    Attributes:
+        unit: name of the unit, as `Task.unit_name` gives it for its rows.
+        counts: name of a sum -> what the unit adds.
+        score: how good the unit's responses are, 0 to 1: arms are compared in pairs by it.
+    """
 
     unit: str
     counts: dict[str, float]
+    score: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Task(ABC):
     main_metric: ClassVar[str] = "exact_match"
     scale: ClassVar[Scale] = FRACTION
     """Unit and range of `main_metric` and of the other metrics of the task."""
+    mean_of_units: ClassVar[bool] = True
+    """Whether `main_metric` is the mean of the units' scores, times `scale.maximum`: a proportion if all are 0 or 1."""
     submission_only: ClassVar[bool] = False
     """True where the answers are hidden: `score` then gives the answer to hand in, and a score of None."""
     row_filter: ClassVar[tuple[str, str] | None] = None
@@ -147,7 +156,7 @@ class Task(ABC):
 
         A task whose metric is no mean of scores overrides this and `metrics`.
         """
-        return [Tally(unit_name(row), {"score": row["score"], "n": 1.0}) for row in rows]
+        return [Tally(self.unit_name(row), {"score": row["score"], "n": 1.0}, row["score"]) for row in rows]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """The task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
@@ -161,9 +170,27 @@ class Task(ABC):
         """What rows that score together share, from a value of `unit_column`."""
         return value
 
+    def unit_name(self, row: Mapping[str, Any]) -> str:
+        """Name of the unit that a row with its score parts belongs to: by default every row is one."""
+        return str(row["sample_id"])
+
     def image_id(self, doc: Doc) -> str:
-        """A name of the row's image: rows that share it are not independent."""
+        """Name of the row's image in the data set: rows that share it are not independent."""
         return self.sample_id(doc)
+
+    def image_name(self, doc: Doc) -> str:
+        """Name of the row's image in the records; embedded tasks ask about the same scenes and give their names."""
+        return str(doc.get("scene") or self.image_id(doc))
+
+    def image_key(self, image: str) -> str:
+        """Name of an image that no other image has in any task.
+
+        Tasks that show the same image give it the same key, so that resampling draws it for all of them at once.
+
+        Args:
+            image: what `image_name` gave.
+        """
+        return f"{'embedded' if self.source.kind == 'embedded' else self.family}/{image}"
 
     def question(self, doc: Doc) -> str:
         """The question for human eyes."""
@@ -219,16 +246,19 @@ class Task(ABC):
         if len(ids) < len(rows):
             twice, n = ids.most_common(1)[0]
             raise InvalidValueError(f"{self.name}: {n} rows have the sample id '{twice}', each needs its own")
-        sums: dict[str, list[float]] = defaultdict(list)
-        for tally in self.tallies(rows):
-            for key, value in tally.counts.items():
-                sums[key].append(value)
-        # Exact sums cannot depend on the order of the rows, so not on the number of processes either.
-        return self.metrics({key: fsum(values) for key, values in sums.items()})
+        return self.metrics(exact_sums(self.tallies(rows)))
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Metrics of named groups of rows, such as categories; empty where the task has none."""
         return {}
+
+    def details(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Metrics over all rows that readers expect beside the main one; empty where the task has none."""
+        return {}
+
+    def detail_scale(self, metric: str) -> Scale:
+        """Unit of a metric of `details` or `breakdown`."""
+        return FRACTION
 
     def require(self, doc: Doc, fields: Sequence[str]) -> None:
         """Refuse a row without some of the `fields`."""
@@ -240,9 +270,23 @@ class Task(ABC):
             )
 
 
-def unit_name(row: Mapping[str, Any]) -> str:
-    """The row's image where the row names it, else its sample id."""
-    return str(row.get("image_id") or row["sample_id"])
+def coco_key(image: str) -> str:
+    """Key of a COCO image from its number or its file name, which ends in the number.
+
+    >>> coco_key("42"), coco_key("COCO_val2014_000000000042")
+    ('coco/42', 'coco/42')
+    """
+    number = image.rsplit("_", 1)[-1]
+    return f"coco/{int(number)}" if number.isdecimal() else f"coco/{image}"
+
+
+def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
+    """Sums by name, correctly rounded: they depend neither on the order of rows nor on the number of processes."""
+    sums: dict[str, list[float]] = defaultdict(list)
+    for tally in tallies:
+        for key, value in tally.counts.items():
+            sums[key].append(value)
+    return {key: fsum(values) for key, values in sums.items()}
 
 
 def ratio(part: Any, whole: Any, empty: float = 0.0) -> Any:

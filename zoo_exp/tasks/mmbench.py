@@ -56,6 +56,10 @@ class MMBench(Task):
         """The question's number, which its rotations share."""
         return int(value) % CYCLE
 
+    def unit_name(self, row: Mapping[str, Any]) -> str:
+        """The question's number, which its rotations share."""
+        return str(row["index"] % CYCLE)
+
     def image_id(self, doc: Doc) -> str:
         """The question's number, which its rotations share."""
         return str(self._index(doc) % CYCLE)
@@ -99,7 +103,7 @@ class MMBench(Task):
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Hit or miss of every question, all its rotations together."""
-        return [Tally(str(index), {"hit": hit, "n": 1.0}) for index, hit in self._hits(rows).items()]
+        return [Tally(str(index), {"hit": hit, "n": 1.0}, hit) for index, hit in self._hits(rows).items()]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Share of the questions that are right, in percent."""
@@ -138,7 +142,7 @@ class MMBenchTest(MMBench):
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Every row is one answer to hand in."""
-        return [Tally(str(row["sample_id"]), {"submission": 1.0}) for row in rows]
+        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """How many answers there are to hand in."""

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any, ClassVar
 
 from zoo_exp.tasks.base import (
+    PERCENT,
     SHORT_ANSWER,
     DataSource,
     Doc,
@@ -43,6 +44,7 @@ class MME(Task):
     generation: ClassVar[GenerationSettings] = GenerationSettings(16)
     main_metric: ClassVar[str] = "mme_total_score"
     scale: ClassVar[Scale] = Scale("points", 2800.0)
+    mean_of_units: ClassVar[bool] = False
     unit_column: ClassVar[str | None] = "question_id"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
@@ -62,6 +64,10 @@ class MME(Task):
         """Category and file, which the two questions of an image share."""
         name, category = str(doc["question_id"]), doc["category"]
         return name if name.startswith(f"{category}/") else f"{category}/{name}"
+
+    def unit_name(self, row: Mapping[str, Any]) -> str:
+        """Category and file: the two questions of an image score together."""
+        return f"{row['category']}/{row['image']}"
 
     def reference(self, doc: Doc) -> str:
         """The answer."""
@@ -86,6 +92,7 @@ class MME(Task):
             Tally(
                 f"{image.category}/{image.name}",
                 {f"points {image.category}": image.points, f"n {image.category}": 1.0},
+                image.points / 200,
             )
             for image in mme_images((row["category"], row["image"], row["score"]) for row in rows)
         ]
@@ -115,6 +122,10 @@ class MME(Task):
             }
             for name, images in sorted(groups.items())
         }
+
+    def detail_scale(self, metric: str) -> Scale:
+        """Points up to 200 per category, and percent of its questions and images."""
+        return Scale("points", 200.0) if metric == "score" else PERCENT
 
 
 TASKS = (

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
+    ANSWERS,
+    FRACTION,
     LETTER_ANSWER,
     LETTERS,
     SHORT_ANSWER,
@@ -17,6 +19,7 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
+    Scale,
     Tally,
     Task,
     embedded,
@@ -143,6 +146,10 @@ class MMMU(Task):
         for row in rows:
             groups[row["subject"]].append(row["score"])
         return {name: {"accuracy": mean(v), "n": float(len(v))} for name, v in sorted(groups.items())}
+
+    def detail_scale(self, metric: str) -> Scale:
+        """Accuracy, and the number of questions."""
+        return ANSWERS if metric == "n" else FRACTION
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from zoo_exp.tasks.base import (
     Parts,
     Tally,
     Task,
+    coco_key,
     embedded,
+    exact_sums,
     ratio,
-    unit_name,
 )
 from zoo_exp.tasks.scoring.text import yes_no_word
 from zoo_exp.tasks.scoring.yes_no import gold_yes_no, pope_counts
@@ -32,6 +33,7 @@ class POPE(Task):
     scored_columns: ClassVar[tuple[str, ...]] = ("answer",)
     generation: ClassVar[GenerationSettings] = GenerationSettings(128)
     main_metric: ClassVar[str] = "pope_f1_score"
+    mean_of_units: ClassVar[bool] = False
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question, and how to answer."""
@@ -44,6 +46,10 @@ class POPE(Task):
     def image_id(self, doc: Doc) -> str:
         """The COCO image's name."""
         return str(doc.get("image_source") or self.sample_id(doc))
+
+    def image_key(self, image: str) -> str:
+        """The COCO image's number, by which VQAv2 names its images."""
+        return coco_key(image) if self.source.kind == "hub" else super().image_key(image)
 
     def reference(self, doc: Doc) -> str:
         """The answer."""
@@ -60,7 +66,11 @@ class POPE(Task):
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Right answers, and hits and misses of `yes`, of every row."""
-        return [Tally(unit_name(row), pope_counts(row["prediction"], row["ground_truth"])) for row in rows]
+        return [
+            Tally(self.unit_name(row), counts, counts["right"])
+            for row in rows
+            for counts in [pope_counts(row["prediction"], row["ground_truth"])]
+        ]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """The five numbers; the yes ratio is the gold's, as in the reference."""
@@ -72,6 +82,17 @@ class POPE(Task):
             "pope_recall": recall,
             "pope_f1_score": ratio(2 * precision * recall, precision + recall),
             "pope_yes_ratio": ratio(sums["yes"], sums["n"]),
+        }
+
+    def details(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """What the F1 hides: accuracy, precision, recall, and how often the model itself says yes."""
+        sums = exact_sums(self.tallies(rows))
+        known = self.metrics(sums)
+        return {
+            "accuracy": known["pope_accuracy"],
+            "precision": known["pope_precision"],
+            "recall": known["pope_recall"],
+            "yes_rate": ratio(sums["hit"] + sums["false_yes"], sums["n"]),
         }
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

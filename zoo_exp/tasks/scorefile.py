@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.files import write_text
 from zoo_exp.tasks.base import Task
-from zoo_exp.tasks.intervals import intervals
 from zoo_exp.tasks.scoring.yes_no import UnpairedError
 
 T = TypeVar("T")
@@ -31,14 +30,12 @@ class ScoredFile:
     Attributes:
         task: name of the task.
         metrics: metric -> value over all rows.
-        intervals: metric -> 95 % interval, empty where none was asked for.
         breakdown: group -> metric -> value (categories, subjects).
         rows: per row `sample_id`, `image_id` and the score parts, in the order of the file.
     """
 
     task: str
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
     breakdown: dict[str, dict[str, float]]
     rows: list[dict[str, Any]]
 
@@ -89,14 +86,12 @@ def _prediction(number: int, text: str, where: str, last: bool) -> Prediction:
     return Prediction(number, row["doc"], row["response"])
 
 
-def score_file(task: Task, path: Path | str, draws: int = 1000, seed: int = 0) -> ScoredFile:
+def score_file(task: Task, path: Path | str) -> ScoredFile:
     """Score every row of a predictions file.
 
     Args:
         task: The benchmark.
         path: The predictions.
-        draws: Resamplings of the intervals, 0 for no intervals.
-        seed: Seed of the intervals.
 
     Raises:
         MissingFileError: the file cannot be read.
@@ -125,8 +120,7 @@ def score_file(task: Task, path: Path | str, draws: int = 1000, seed: int = 0) -
             if (row["category"], row["image"]) == (error.category, error.image)
         ]
         raise InvalidValueError(f"{path}, line {', '.join(alone)}: {error}") from error
-    spread = intervals(task, rows, draws, seed) if draws else {}
-    return ScoredFile(task.name, metrics, spread, task.breakdown(rows), rows)
+    return ScoredFile(task.name, metrics, task.breakdown(rows), rows)
 
 
 def write_per_sample(path: Path | str, scored: ScoredFile) -> None:
@@ -137,7 +131,7 @@ def write_per_sample(path: Path | str, scored: ScoredFile) -> None:
 def _ids(task: Task, doc: dict[str, Any], line: int) -> tuple[str, str]:
     """Sample and image id; a row without an id column is known by its line."""
     try:
-        return task.sample_id(doc), task.image_id(doc)
+        return task.sample_id(doc), task.image_name(doc)
     except KeyError:
         return f"line {line}", f"line {line}"
 

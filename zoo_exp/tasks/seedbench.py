@@ -16,7 +16,6 @@ from zoo_exp.tasks.base import (
     embedded,
     option_lines,
     ratio,
-    unit_name,
 )
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.scoring.text import first_letter
@@ -72,9 +71,10 @@ class SeedBench(Task):
         """Score and number, for all rows and for the row's kind."""
         return [
             Tally(
-                unit_name(row),
+                self.unit_name(row),
                 {f"{what} {kind}": n for kind in ("all", row["data_type"])
                  for what, n in (("score", row["score"]), ("n", 1.0))},
+                row["score"],
             )
             for row in rows
         ]  # fmt: skip

@@ -1,12 +1,13 @@
 """VQAv2: open questions with ten annotators' answers each, and test-dev, whose answers are hidden."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from zoo_exp.tasks.base import (
     ANSWERS,
+    FRACTION,
     SHORT_ANSWER,
     DataSource,
     Doc,
@@ -15,7 +16,9 @@ from zoo_exp.tasks.base import (
     Scale,
     Tally,
     Task,
+    coco_key,
     embedded,
+    mean,
 )
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
@@ -43,12 +46,31 @@ class VQAv2(Task):
         """The COCO image's id."""
         return str(doc.get("image_id", self.sample_id(doc)))
 
+    def image_key(self, image: str) -> str:
+        """The COCO image's number, which POPE's images have in their names."""
+        return coco_key(image) if self.source.kind == "hub" else super().image_key(image)
+
     def reference(self, doc: Doc) -> str:
         """The annotators' most frequent answer."""
         return Counter(answer_texts(doc["answers"])).most_common(1)[0][0]
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        return {"score": soft_accuracy(response, answer_texts(doc["answers"] or ()), normalize_vqa)}
+        return {
+            "score": soft_accuracy(response, answer_texts(doc["answers"] or ()), normalize_vqa),
+            "answer_type": str(doc.get("answer_type") or ""),
+        }
+
+    def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        """Accuracy and number of questions per answer type: yes/no, number (counting), other."""
+        groups: dict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            if row.get("answer_type"):
+                groups[row["answer_type"]].append(row["score"])
+        return {name: {"accuracy": mean(v), "n": float(len(v))} for name, v in sorted(groups.items())}
+
+    def detail_scale(self, metric: str) -> Scale:
+        """Accuracy, and the number of questions."""
+        return ANSWERS if metric == "n" else FRACTION
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ class VQAv2TestDev(VQAv2):
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Every row is one answer to hand in."""
-        return [Tally(str(row["sample_id"]), {"submission": 1.0}) for row in rows]
+        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """How many answers there are to hand in."""

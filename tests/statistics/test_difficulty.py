@@ -1,13 +1,16 @@
 """Easy and difficult questions: counts by hand, intervals that cover, bold only where significant."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from made_up_run import write_jsonl
 
+from zoo_exp import tasks
 from zoo_exp.statistics.alignment import align
+from zoo_exp.statistics.comparisons import above_budget
 from zoo_exp.statistics.difficulty import split
 from zoo_exp.statistics.results import compute
 from zoo_exp.statistics.rows import group
@@ -22,6 +25,11 @@ ARMS = [
     for name, budget in (("full", None), ("resize", "16"), ("zoo", "16"), ("divprune", "16"))
 ]
 ARMS = [{**arm, "arm_id": arm["arm"], "seed_index": 0} for arm in ARMS]
+
+
+def named(name):
+    """A task whose metric is the mean score."""
+    return replace(tasks.get("gqa"), name=name)
 
 
 def records(right, task="t"):
@@ -46,9 +54,12 @@ def records(right, task="t"):
 
 def rows_of(*frames, draws=400):
     rows = group(ARMS)
-    tasks = [align(frame, frame["task"].iloc[0], [arm["arm_id"] for arm in ARMS]) for frame in frames]
+    samples = [
+        align(frame, named(frame["task"].iloc[0]), [arm["arm_id"] for arm in ARMS]) for frame in frames
+    ]
     reference = next(i for i, row in enumerate(rows) if row.selector == "full")
-    return split(rows, tasks, reference, draws, seed=0).set_index(["part", "arm"])
+    above = above_budget(rows, samples)
+    return split(rows, samples, reference, above, draws, seed=0).set_index(["part", "arm"])
 
 
 def test_by_hand():
@@ -117,10 +128,10 @@ def test_the_interval_has_the_width_of_the_known_variance():
 def test_without_a_resize_arm_or_a_full_one_there_is_no_split(make_whole_run):
     frame = records({name: [1, 0] for name in ("full", "resize", "zoo", "divprune")})
     rows = group(ARMS)
-    samples = [align(frame, "t", [arm["arm_id"] for arm in ARMS])]
-    assert split(rows, samples, None, 50, 0).empty
+    samples = [align(frame, named("t"), [arm["arm_id"] for arm in ARMS])]
+    assert split(rows, samples, None, set(), 50, 0).empty
     others = [row for row in rows if row.selector != "resize"]
-    assert split(others, samples, 0, 50, 0).empty
+    assert split(others, samples, 0, set(), 50, 0).empty
 
 
 def add_resize(run):
@@ -171,12 +182,7 @@ def contribution_of(full, blind, draws=2000):
     ]
     timings = pd.DataFrame(columns=["task", "arm", "select_ms", "prefill_decode_ms", "vision_ms"])
 
-    def mean(task, parts):
-        return {"accuracy": float(np.mean([row["score"] for row in parts]))}
-
-    results = compute(
-        "x", pd.DataFrame(rows), timings, ["t"], arms, mean, lambda task: "accuracy", draws=draws
-    )
+    results = compute("x", pd.DataFrame(rows), timings, [named("t")], arms, draws=draws)
     (line,) = results.contribution.to_dict("records")
     return line
 

@@ -12,9 +12,11 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.statistics.intervals import (
     Interval,
     design_effect,
-    mcnemar,
+    holm,
     minimum_detectable_difference,
     seed_spread,
+    sign_test,
+    twice_median,
     wilson,
 )
 
@@ -51,21 +53,43 @@ def test_design_effect_counts_copies():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_mcnemar_is_the_sum_of_binomial_terms(pairs):
+def test_the_sign_test_of_right_and_wrong_is_mcnemars(pairs):
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
-    test = mcnemar(first, second)
+    test = sign_test(first, second)
     only_first = sum(a and not b for a, b in pairs)
     only_second = sum(b and not a for a, b in pairs)
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
     assert (test.first, test.second) == (only_first, only_second)
     assert test.p_value == pytest.approx(min(1.0, 2 * tail))
-    assert mcnemar(second, first).p_value == pytest.approx(test.p_value)
+    assert sign_test(second, first).p_value == pytest.approx(test.p_value)
 
 
-def test_mcnemar_needs_pairs():
-    with pytest.raises(InvalidValueError, match="paired answers"):
-        mcnemar([True], [True, False])
+def test_the_sign_test_needs_pairs():
+    with pytest.raises(InvalidValueError, match="paired scores"):
+        sign_test([True], [True, False])
+
+
+def test_the_sign_test_counts_which_score_is_higher():
+    test = sign_test([0.3, 1.0, 0.6, 0.5], [0.0, 0.9, 0.6, 1.0])
+    assert (test.first, test.second, test.p_value) == (2, 1, 1.0)
+
+
+def test_holm_by_hand_and_never_below_the_plain_values():
+    values = [0.04, 0.001, 0.03, 0.2]
+    assert holm(values) == pytest.approx([0.09, 0.004, 0.09, 0.2])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_several_p_values_make_one_that_holds_its_level():
+    assert twice_median([0.2]) == 0.2
+    generator = np.random.default_rng(0)
+    # One shared and one own part: dependent p values, each uniform.
+    shared = generator.standard_normal((20_000, 1))
+    z = 0.8 * shared + 0.6 * generator.standard_normal((20_000, 3))
+    values = 2 * stats.norm.sf(np.abs(z))
+    assert np.mean([twice_median(list(row)) < 0.05 for row in values]) <= 0.05
 
 
 def test_detectable_difference_is_found_with_the_stated_power():

@@ -1,29 +1,30 @@
 """From records to numbers: by hand where it can be done, and the promises that the tables make."""
 
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_run import TASKS, arms, made_up_aggregate, made_up_metric
+from made_up_run import TASKS, arms, known
 
+from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.report.tables import kept_count, method_lines
 from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import compute
+from zoo_exp.tasks.gqa import GQA
 
 
 def results_of(run, records=None, **changes):
-    options = {"draws": 300, "tasks": TASKS, "arms": arms()} | changes
+    options = {"draws": 300, "tasks": known(), "arms": arms()} | changes
     records = read_records(run) if records is None else records
-    return compute(
-        "made_up",
-        records,
-        read_timings(run),
-        aggregate=made_up_aggregate,
-        main_metric=made_up_metric,
-        **options,
-    )
+    return compute("made_up", records, read_timings(run), **options)
+
+
+def metric_of(task, part):
+    """The main metric of some records of one arm, as the task gives it."""
+    rows = [{"sample_id": i, **parts} for i, parts in zip(part["sample_id"], part["parts"], strict=True)]
+    return tasks.get(task).aggregate(rows)[tasks.get(task).main_metric]
 
 
 def line(results, arm, task):
@@ -46,10 +47,7 @@ def test_numbers_by_hand(make_run):
     shares = []
     for task in TASKS:
         mine = records[records["task"] == task]
-        value = {
-            arm: made_up_aggregate(task, part["parts"].tolist())[made_up_metric(task)]
-            for arm, part in mine.groupby("arm_id")
-        }
+        value = {arm: metric_of(task, part) for arm, part in mine.groupby("arm_id")}
         row = line(results, "zoo none @16", task)
         assert row["value"] == pytest.approx(value["zoo none @16-0"])
         assert row["retained"] == pytest.approx(100 * value["zoo none @16-0"] / value["full-0"])
@@ -90,7 +88,7 @@ def test_same_records_in_any_order_give_the_same_results(make_run):
 
 def test_a_task_has_the_same_intervals_beside_other_tasks(make_run):
     run = make_run()
-    both, alone = results_of(run), results_of(run, tasks=TASKS[:1])
+    both, alone = results_of(run), results_of(run, tasks=known()[:1])
     keep = ["value", "low", "high", "retained", "retained_low", "retained_high"]
     pick = [r.frame[r.frame["task"] == TASKS[0]][keep].reset_index(drop=True) for r in (both, alone)]
     pd.testing.assert_frame_equal(*pick)
@@ -144,46 +142,26 @@ def test_comparisons_are_against_the_best_of_the_budget(make_run):
     assert none["low"] < none["difference"] < none["high"]
     assert none["p_value"] < 0.01
     assert none["only_arm_right"] > none["only_against_right"]
-    assert pd.isna(pairs.loc["random @16 (2 seeds)", "p_value"])
+    assert none["p_value"] <= none["p_holm"] <= 2 * none["p_value"]
+    assert pairs.loc["random @16 (2 seeds)", "p_value"] < 0.01  # twice the median of its seeds'
 
 
-def f1_from_sums(_):
-    """The made-up F1 as a function of sums, as a task would say it."""
+@dataclass(frozen=True)
+class NeedsPairs(GQA):
+    """A task whose metric cannot be computed."""
 
-    def tally(row):
-        return SimpleNamespace(
-            counts={"hits": row["said"] and row["gold"], "said": row["said"], "gold": row["gold"]}
-        )
-
-    return SimpleNamespace(
-        tallies=lambda rows: [tally(row) for row in rows],
-        metrics=lambda sums: {"f1": 2 * sums["hits"] / (sums["said"] + sums["gold"])},
-    )
-
-
-def test_sums_give_the_same_value_and_nearly_the_same_interval(make_run):
-    run = make_run()
-    exact, linear = results_of(run, scoring=f1_from_sums), results_of(run)
-    for arm in ("full", "random @16 (2 seeds)", "blind"):
-        first, second = (line(results, arm, "embedded_pope") for results in (exact, linear))
-        assert first["value"] == second["value"]
-        for name in ("low", "high"):
-            assert first[name] == pytest.approx(second[name], abs=0.02)
-            assert first[name] != second[name]
-    unchanged = [results.frame[results.frame["task"] == TASKS[0]] for results in (exact, linear)]
-    pd.testing.assert_frame_equal(*unchanged)
+    def tallies(self, rows):
+        """Refuse."""
+        raise InvalidValueError("an image has one question of its two")
 
 
 def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
     run = make_run()
 
-    def needs_pairs(task, rows):
-        if task == TASKS[1]:
-            raise InvalidValueError("an image has one question of its two")
-        return made_up_aggregate(task, rows)
-
-    results = compute(
-        *("x", read_records(run), read_timings(run), TASKS, arms(), needs_pairs, made_up_metric), draws=50
+    results = results_of(
+        run,
+        tasks=[tasks.get(TASKS[0]), NeedsPairs(TASKS[1], tasks.DataSource("", "test")), tasks.get(TASKS[2])],
+        draws=50,
     )
     assert results.tasks == [TASKS[0], TASKS[2]]
     assert results.notes == [
@@ -193,10 +171,8 @@ def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
 
 def test_answers_for_a_server_have_no_metric(make_run):
     run = make_run()
-    metric = {**dict.fromkeys(TASKS, "accuracy"), TASKS[2]: "submission"}.__getitem__
-    results = compute(
-        *("x", read_records(run), read_timings(run), TASKS, arms(), made_up_aggregate, metric), draws=50
-    )
+    hidden = replace(tasks.get("vqav2_testdev"), name=TASKS[2])
+    results = results_of(run, tasks=[*known()[:2], hidden], draws=50)
     assert results.tasks == TASKS[:2]
     assert "scored by the benchmark's server" in results.notes[0]
 
@@ -216,8 +192,11 @@ def test_half_a_run_is_compared_on_common_questions_and_says_so(make_run):
     results = results_of(run, records[~late])
     assert line(results, "full", TASKS[0])["n"] == 60
     assert line(results, "full", TASKS[1])["n"] == 120
-    (note,) = results.notes
-    assert "embedded_gqa: 60 of 120 questions are left out" in note
+    gap, few = results.notes
+    assert "embedded_gqa: 60 of 120 questions are left out" in gap
+    assert few.startswith(
+        "fewer than 100 units (questions, MME pairs, MMBench groups) in embedded_gqa (60): "
+    )
 
 
 def test_an_arm_that_has_not_begun_is_named_and_has_no_average(make_run):
@@ -272,20 +251,90 @@ def test_arms_come_from_the_records_where_none_are_given(make_run):
 
 def test_no_records_of_the_tasks(make_run):
     with pytest.raises(MissingFileError, match=r"no records of its tasks \(other\)"):
-        results_of(make_run(), tasks=["other"])
+        results_of(make_run(), tasks=[replace(known()[0], name="other")])
+
+
+@dataclass(frozen=True)
+class OtherMetric(GQA):
+    """A task that does not give its main metric."""
+
+    main_metric: str = "bleu"
+
+    def metrics(self, sums):
+        """Another metric than the main one."""
+        return {"accuracy": sums["score"] / sums["n"]}
 
 
 def test_a_main_metric_that_the_task_does_not_give(make_run):
-    run = make_run()
     with pytest.raises(InvalidValueError, match="gives no metric 'bleu': it gives accuracy"):
-        compute(
-            *(
-                "x",
-                read_records(run),
-                read_timings(run),
-                TASKS[:1],
-                arms(),
-                made_up_aggregate,
-                lambda _: "bleu",
-            )
-        )
+        results_of(make_run(), tasks=[OtherMetric(TASKS[0], tasks.DataSource("", "test"))])
+
+
+def test_values_equal_the_live_metric_of_the_task_exactly(make_run):
+    """The torchmetrics metric that a run updates while it answers, and the table made from the records."""
+    run = make_run()
+    records, results = read_records(run), results_of(run)
+    for task in known():
+        for arm, part in records[records["task"] == task.name].groupby("arm"):
+            if arm.startswith("random"):
+                continue
+            metric = task.metric()
+            metric.update(part["sample_id"].tolist(), part["parts"].tolist())
+            assert metric.compute()[task.main_metric] == line(results, arm, task.name)["value"]
+
+
+def test_pope_and_counting_questions_have_details(make_run):
+    details = results_of(make_run()).details
+    pope = details[
+        (details["task"] == "embedded_pope") & (details["arm"] == "full") & (details["group"] == "")
+    ]
+    found = pope.set_index("metric")["value"]
+    assert list(found.index) == ["accuracy", "precision", "recall", "yes_rate"]
+    run = read_records(make_run())
+    mine = run[(run["task"] == "embedded_pope") & (run["arm"] == "full")]["parts"].tolist()
+    yes = [part["prediction"] == "yes" for part in mine]
+    gold = [part["ground_truth"] == "yes" for part in mine]
+    hits = sum(a and b for a, b in zip(yes, gold, strict=True))
+    assert found["yes_rate"] == pytest.approx(np.mean(yes))
+    assert (found["precision"], found["recall"]) == pytest.approx((hits / sum(yes), hits / sum(gold)))
+    assert set(pope["unit"]) == {"fraction"}
+    seeds = details[details["arm"] == "random @16 (2 seeds)"]
+    assert set(seeds["task"]) == {"embedded_pope"}
+
+
+def test_few_discordant_answers_are_not_bold(make_run):
+    """An interval above 0 is not enough: with 5 to 0 discordant answers the exact test gives p = 0.06."""
+    run = make_run(per_image=3)
+    records = read_records(run)
+    records = records[
+        (records["task"] == TASKS[0]) & records["arm"].isin(["full", "zoo multiply @16"])
+    ].copy()
+    shown = [arm for arm in arms() if arm["arm"] in ("full", "zoo multiply @16")]
+    one = records["arm"] == "zoo multiply @16"
+    for n, bold in ((4, False), (5, False), (6, True), (12, True)):
+        twin = records[one].assign(arm="twin @16", arm_id="twin", selector="twin")
+        first = set(records[one]["sample_id"].sort_values().iloc[:: 120 // n][:n])
+        better = twin.assign(score=1.0, parts=[{"score": 1.0}] * len(twin))
+        worse = [0.0 if sample in first else 1.0 for sample in twin["sample_id"]]
+        mine = records[one].assign(score=worse, parts=[{"score": score} for score in worse])
+        both = [*shown, {"arm": "twin @16", "arm_id": "twin", "selector": "twin", "budget": "16"}]
+        full = records[~one].assign(score=1.0, parts=[{"score": 1.0}] * int((~one).sum()))
+        results = results_of(run, pd.concat([full, mine, better]), arms=both, tasks=known()[:1], draws=1000)
+        assert (line(results, "twin @16", "average")["best"], n) == (bold, n)
+        (pair,) = results.comparisons.to_dict("records")
+        assert (pair["only_arm_right"], pair["only_against_right"], pair["significant"]) == (n, 0, bold)
+
+
+def test_an_average_without_an_interval_is_explained(make_run):
+    run = make_run(images=8, per_image=1)
+    records = read_records(run)
+    full = (records["arm"] == "full") & (records["task"] == TASKS[0])
+    right = [float(sample == "000-0") for sample in records[full]["sample_id"]]
+    records.loc[full, "score"] = right
+    records.loc[full, "parts"] = pd.Series([{"score": score} for score in right], records.index[full])
+    results = results_of(run, records)
+    assert np.isnan(line(results, "zoo none @16", "average")["retained_low"])
+    assert any(
+        "no interval for retained averages" in note and TASKS[0] in note and TASKS[2] not in note
+        for note in results.notes
+    )

@@ -1,11 +1,16 @@
 """A small made-up run: six arms (two are seeds of one selector), three tasks, questions that share images."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
+
+from zoo_exp import tasks
+from zoo_exp.tasks import Task
 
 ARMS: list[dict[str, Any]] = [
     {"arm": "full", "selector": "full", "options": {}, "budget": None, "skill": 0.95},
@@ -124,19 +129,9 @@ def tokens_row(task: str, number: int, arm: dict[str, Any], generator: np.random
     }
 
 
-def made_up_aggregate(task: str, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """F1 of "yes" for the task that is named so, the mean score elsewhere."""
-    mean = float(np.mean([row["score"] for row in rows]))
-    if task != "embedded_pope":
-        return {"accuracy": mean}
-    hits = sum(row["said"] and row["gold"] for row in rows)
-    claims, golds = sum(row["said"] for row in rows), sum(row["gold"] for row in rows)
-    return {"accuracy": mean, "f1": 2 * hits / (claims + golds) if claims + golds else 0.0}
-
-
-def made_up_metric(task: str) -> str:
-    """Main metric of a made-up task."""
-    return "f1" if task == "embedded_pope" else "accuracy"
+def known() -> list[Task]:
+    """The tasks of the run."""
+    return [tasks.get(name) for name in TASKS]
 
 
 def picture(seed: int) -> Image.Image:
@@ -183,3 +178,46 @@ def mask_row(run: Path, task: str, number: int) -> dict[str, Any]:
         "image": f"images/{number}.png",
         "arms": shown,
     }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Function that writes a run folder with records, timings and masks."""
+
+    def make(images: int = 40, per_image: int = 3, masks: bool = True) -> Path:
+        run = tmp_path / "run"
+        (run / "images").mkdir(parents=True, exist_ok=True)
+        write_jsonl(run / "records.jsonl", made_up_records(images, per_image))
+        timings = [
+            {"task": task, "arm": arm["arm"], "batch_size": 4, "select_ms": 2.0, "prefill_decode_ms": 40.0}
+            | {"vision_ms": 8.0}
+            for task in TASKS
+            for arm in arms()
+        ]
+        write_jsonl(run / "timings.jsonl", timings)
+        if masks:
+            write_jsonl(run / "masks.jsonl", [mask_row(run, task, n) for n, task in enumerate(TASKS)])
+        return run
+
+    return make
+
+
+@pytest.fixture
+def make_whole_run(make_run: Callable[..., Path]) -> Callable[..., Path]:
+    """Function that writes a run folder as `run` leaves it: with its manifest, and with tokens.jsonl if asked for."""
+
+    def make(
+        name: str = "made_up", /, tokens: bool = False, run_id: str = "0123456789ab", **model: Any
+    ) -> Path:
+        run = make_run(images=12, per_image=2)
+        (run / "experiment.json").write_text(json.dumps(manifest(name, **model)))
+        if tokens:
+            generator = np.random.default_rng(0)
+            rows = [tokens_row(t, n, arm, generator) for t in TASKS[:2] for n in range(8) for arm in arms()]
+            write_jsonl(run / "tokens.jsonl", rows)
+        target = run.parent / "runs" / name / run_id
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run.rename(target)
+        return target
+
+    return make
