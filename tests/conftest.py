@@ -4,6 +4,9 @@ import signal
 import sys
 
 import pytest
+from made_up_run import make_run, make_whole_run
+
+__all__ = ["make_run", "make_whole_run"]  # fixtures: the folder of a made-up run
 
 # A shell that starts the suite in the background ignores SIGINT for it, and an ignored signal stays ignored in every
 # process that the tests start. Tests about Ctrl-C and SLURM's signals need the dispositions of a foreground process.

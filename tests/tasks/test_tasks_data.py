@@ -65,7 +65,7 @@ def test_sample_ids_are_known_without_images(tmp_path):
     gqa_folder(tmp_path)
     for name in ("pope", "mme", "gqa"):
         task = tasks.get(name)
-        rows = load(task, tmp_path, limit=4)
+        rows = load(task, tmp_path, limit=2)
         assert rows.sample_ids(task) == [task.sample_id(row) for row in rows]
         assert not any("image" in row for row in rows.table.texts())
 
@@ -77,10 +77,39 @@ def test_a_folder_of_the_tasks_own_wins(tmp_path):
     assert task.sample_id(load(task, tmp_path)[0]) == "random/2"
 
 
-def test_a_limit_never_separates_what_scores_together(tmp_path):
+def test_a_limit_counts_units(tmp_path):
     write(tmp_path / "mme" / "test.parquet", [mme(i, answer) for i in range(4) for answer in ("Yes", "No")])
     task = tasks.get("mme")
-    assert [len(load(task, tmp_path, limit=n)) for n in (1, 2, 3, 5, 100)] == [2, 2, 4, 6, 8]
+    assert [len(load(task, tmp_path, limit=n)) for n in (1, 2, 3, 4)] == [2, 4, 6, 8]
+
+
+def test_rotations_that_are_not_neighbours_are_one_unit(tmp_path):
+    """The official MMBench file lists all questions first, and their rotations after them."""
+    row = {"question": "q", "hint": "nan", "answer": "A", **dict.fromkeys("ABCD", "x"), "category": "c"}
+    rows = [{**row, "index": turn * 1_000_000 + n, "image": png()} for turn in range(3) for n in range(5)]
+    write(tmp_path / "mmbench" / "dev.parquet", rows)
+    task = tasks.get("mmbench_en_dev_static")
+    found = load(task, tmp_path, limit=2)
+    assert [row["index"] for row in found] == [0, 1, 1_000_000, 1_000_001, 2_000_000, 2_000_001]
+    assert [row["row"] for row in found] == [0, 1, 5, 6, 10, 11]
+
+
+def test_fewer_units_than_the_limit_are_an_error(tmp_path):
+    write(tmp_path / "mme" / "test.parquet", [mme(i, answer) for i in range(4) for answer in ("Yes", "No")])
+    with pytest.raises(
+        InvalidValueError, match=r"mme has 4 units .*, fewer than limit=5: give limit=4 or less"
+    ):
+        load(tasks.get("mme"), tmp_path, limit=5)
+    with pytest.raises(InvalidValueError, match=r"embedded_gqa has 500 questions, fewer than limit=501"):
+        load(tasks.get("embedded_gqa"), limit=501)
+
+
+@pytest.mark.parametrize(("family", "size"), [("gqa", 1), ("mme", 2), ("mmbench", 4)])
+def test_a_limit_of_embedded_tasks_counts_units(family, size):
+    task = tasks.get(f"embedded_{family}")
+    rows = load(task, limit=130)
+    assert len(rows) == 130 * size
+    assert len({row["scene"] for row in rows}) == 130
 
 
 def test_only_the_tasks_rows_are_kept_and_numbered_as_in_the_split(tmp_path):
@@ -124,13 +153,13 @@ def test_a_gqa_image_that_is_not_there_is_named(tmp_path):
 def test_embedded_rows_need_no_folder(tmp_path):
     pytest.importorskip("zoo_exp.embedded.benchmarks")
     task = tasks.get("embedded_mme")
-    assert len(load(task, tmp_path / "nowhere", limit=3)) == 4  # two pairs
+    assert len(load(task, tmp_path / "nowhere", limit=3)) == 6  # three pairs
     assert load(task, limit=4)[3]["row"] == 3
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_refused(limit):
-    with pytest.raises(InvalidValueError, match=f"data.limit {limit}: give 1 or more"):
+    with pytest.raises(InvalidValueError, match=f"limit={limit}: give 1 or more"):
         load(tasks.get("pope"), limit=limit)
 
 

@@ -16,7 +16,9 @@ from zoo_exp.embedded.scene import Scene, make_scene
 from zoo_exp.embedded.vocabulary import LETTERS
 from zoo_exp.errors import UnknownNameError
 
-ROWS = 500  # rows of a family in a held-out split; a multiple of 4, so that no MMBench or MME group is cut
+ROWS = 500  # rows of a family that accuracy is measured on; a multiple of 4, so that no MMBench or MME group is cut
+UNITS = 500  # units of a family in a held-out split: questions, MME pairs, MMBench rotation groups
+LARGEST_UNIT = 4  # rows of an MMBench group
 HELD_OUT_SPLITS = ("validation", "test")
 ABSENT = "nan"  # what MMBench writes where a row has no hint or no such option
 
@@ -63,7 +65,7 @@ def _rotations(question: Question) -> list[Question]:
 
 
 def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row]:
-    """The first `limit` rows (all of them by default) of a family's benchmark.
+    """The first `limit` rows (by default those of all `UNITS` units) of a family's benchmark.
 
     Besides the official columns each row has `scene`: all families ask about the same scenes.
 
@@ -79,12 +81,16 @@ def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row
         raise UnknownNameError("family of the embedded benchmarks", family, _ROW_MAKERS)
     if split not in HELD_OUT_SPLITS:
         raise UnknownNameError("split of the embedded benchmarks", split, HELD_OUT_SPLITS)
-    wanted = ROWS if limit is None else min(limit, ROWS)
     make = _ROW_MAKERS[family]
-    return [
-        {**make(split, index, place, question, _image(split, index)), "scene": _name(split, index)}
-        for index, place, question in islice(asked(family, split), wanted)
-    ]
+    found: list[Row] = []
+    units = 0
+    for index, place, question in islice(asked(family, split), limit):
+        units += place == 0
+        if units > UNITS:
+            break
+        row = make(split, index, place, question, _image(split, index))
+        found.append({**row, "scene": _name(split, index)})
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -66,6 +66,12 @@ def tally(task: Task, rows: Sequence[Rows], clusters: NDArray[np.int64], images:
         raise InvalidValueError(
             f"task {task.name} gives no metric '{task.main_metric}': it gives {', '.join(sorted(values[0]))}"
         )
+    unknown = {one.unit for own in tallies for one in own} - set(image_of)
+    if unknown:
+        raise InvalidValueError(
+            f"task {task.name}: tallies names the unit '{min(unknown)}', which unit_name gives to no row; "
+            f"it gives {', '.join(sorted(image_of)[:3])} ..."
+        )
     names = sorted({name for own in tallies for one in own for name in one.counts})
     place = {name: number for number, name in enumerate([*names, SCORE, QUESTIONS])}
     units = {one.unit: number for number, one in enumerate(tallies[0])}

@@ -1,6 +1,7 @@
 """Rows of a task: from the hub, from a folder of parquet files, or from inside the package."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, overload
 
@@ -75,14 +76,14 @@ def load(task: Task, root: Path | str | None = None, limit: int | None = None) -
         task: The benchmark.
         root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the
             official columns; None for the hub. The embedded benchmarks need neither.
-        limit: At most so many rows from the start; rows that score together are never separated.
+        limit: The first so many units: rows, or groups of rows that score together (MME pairs, MMBench rotations).
 
     Raises:
         MissingFileError: the folder or the hub gives nothing readable; says what to download, and where to.
-        InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1.
+        InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1 or above the number of units.
     """
     if limit is not None and limit < 1:
-        raise InvalidValueError(f"data.limit {limit}: give 1 or more rows, or null for all")
+        raise InvalidValueError(f"limit={limit}: give 1 or more, or null for all")
     source = task.source
     images: tuple[Table, Mapping[str, int]] | None = None
     if source.kind == "embedded":
@@ -100,18 +101,25 @@ def load(task: Task, root: Path | str | None = None, limit: int | None = None) -
         kept = [number for number, found in enumerate(table.column(column)) if found == value]
     if not kept:
         raise InvalidValueError(f"{task.name}: the data has no row of this task")
-    return Rows(table, kept[: _whole(task, table, kept, limit)], images)
+    return Rows(table, kept if limit is None else _first_units(task, table, kept, limit), images)
 
 
-def _whole(task: Task, table: Table, kept: Sequence[int], limit: int | None) -> int:
-    """The limit, moved up to the end of the unit that it would cut."""
-    if limit is None or limit >= len(kept):
-        return len(kept)
-    if task.unit_column:
-        units = [task.unit(value) for value in table.column(task.unit_column)]
-        while limit < len(kept) and units[kept[limit]] == units[kept[limit - 1]]:
-            limit += 1
-    return limit
+def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int) -> Sequence[int]:
+    """The rows of the first `limit` units, in the order of the data; a unit's rows need not be neighbours."""
+    if not task.unit_column:
+        units: list[object] = list(kept)
+    else:
+        values = table.column(task.unit_column)
+        units = [task.unit(values[number]) for number in kept]
+    order = dict.fromkeys(units)
+    if limit > len(order):
+        what = "units (groups of rows that score together)" if task.unit_column else "questions"
+        raise InvalidValueError(
+            f"{task.name} has {len(order)} {what}, fewer than limit={limit}: "
+            f"give limit={len(order)} or less, or limit=null for all"
+        )
+    first = set(islice(order, limit))
+    return [number for number, unit in zip(kept, units, strict=True) if unit in first]
 
 
 def _check_columns(task: Task, table: Table, joined: bool) -> None:
@@ -148,8 +156,8 @@ class _Listed:
 def _embedded(task: Task, limit: int | None) -> Table:
     from zoo_exp.embedded import benchmarks
 
-    # A few rows more than asked show whether the limit would cut a unit.
-    rows = benchmarks.rows(task.family, task.source.split, limit and limit + 8)
+    # Enough rows for that many units of the largest size; making a scene takes time.
+    rows = benchmarks.rows(task.family, task.source.split, limit and limit * benchmarks.LARGEST_UNIT)
     if not rows:
         raise InvalidValueError(f"{task.name}: the package has no rows for it")
     return _Listed(rows)
