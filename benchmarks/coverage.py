@@ -92,6 +92,7 @@ def samples_of(task: Task, run: Simulated) -> TaskSamples:
         clusters=np.repeat(np.arange(units), questions),
         scores=scores,
         kept=np.full(scores.shape, np.nan),
+        layers=np.full(scores.shape, np.nan),
         costs={},
         n_visual=np.full(len(scores), np.nan),
         rows=[rows_of(task, run, arm) for arm in range(arms)],

@@ -13,6 +13,7 @@ from zoo_exp.report.tables import kept_count, method_lines
 from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import compute
 from zoo_exp.tasks.gqa import GQA
+from zoo_exp.tasks.metric import TaskMetric
 
 
 def results_of(run, records=None, **changes):
@@ -278,7 +279,7 @@ def test_values_equal_the_live_metric_of_the_task_exactly(make_run):
         for arm, part in records[records["task"] == task.name].groupby("arm"):
             if arm.startswith("random"):
                 continue
-            metric = task.metric()
+            metric = TaskMetric(task)
             metric.update(part["sample_id"].tolist(), part["parts"].tolist())
             assert metric.compute()[task.main_metric] == line(results, arm, task.name)["value"]
 

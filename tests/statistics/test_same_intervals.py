@@ -11,7 +11,8 @@ from rich.console import Console
 
 from zoo_exp import tasks
 from zoo_exp.report import summary
-from zoo_exp.report.runs import load_run
+from zoo_exp.report.runs import results_of
+from zoo_exp.runs.load import load_run
 from zoo_exp.statistics.tallies import metric_intervals
 from zoo_exp.tasks.data import load
 from zoo_exp.tasks.scorefile import score_file
@@ -66,7 +67,7 @@ def test_score_run_and_report_give_the_same_interval(family, file, tmp_path):
     (run / "experiment.json").write_text(json.dumps(content))
 
     ran = summary.write(run, "same", [task], [arm], console=Console(file=io.StringIO()))
-    for results in (ran, load_run(run).results()):
+    for results in (ran, results_of(load_run(run))):
         line = results.lines["full"][task.name]
         assert (line["low"], line["high"], line["value"]) == (
             mine.low,

@@ -194,15 +194,13 @@ class PrunedVLM(lightning.LightningModule):
         parts = self.task.score(sample.doc, answer.text)
         length, counts = answer.prompt_tokens, answer.layer_tokens
         depth = length if counts is None else [length - answer.kept_tokens + count for count in counts]
-        flops = self.costs.stages(images, depth, answer.new_tokens).total + select_flops
-        # Several embedded benchmarks ask about the same scene: the scene is the cluster of the bootstrap.
-        image_id = sample.doc.get("scene") or self.task.image_id(sample.doc)
+        stages = self.costs.stages(images, depth, answer.new_tokens)
         return Record(
             task=self.task.name,
             cell=self.cell.id,
             **arm.as_dict(),
             sample_id=sample.id,
-            image_id=str(image_id or f"sample {sample.id}"),
+            image_id=self.task.image_name(sample.doc) or f"sample {sample.id}",
             question=str(self.task.question(sample.doc)),
             reference=self.task.reference(sample.doc),
             response=answer.text,
@@ -213,7 +211,9 @@ class PrunedVLM(lightning.LightningModule):
             n_visual=sum(image.count for image in images),
             prompt_tokens=length,
             new_tokens=answer.new_tokens,
-            flops_tflop=round(flops / 1e12, 9),
+            flops_tflop=round((stages.total + select_flops) / 1e12, 9),
+            prefill_tflop=round(stages.prefill / 1e12, 9),
+            selector_tflop=round(select_flops / 1e12, 9),
         )
 
     def _write(

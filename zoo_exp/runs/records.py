@@ -17,6 +17,8 @@ LARGEST_GRID = 4096
 """Rows or columns of a token grid; more would be a file made to fill the memory of its reader."""
 LARGEST_COUNT = 2**53
 Types = Mapping[str, tuple[type, ...]]
+_OPTIONAL = ("prefill_tflop", "selector_tflop")
+"""Fields of a record that came after the first rows of version 2."""
 _MILLISECONDS = ("vision_ms", "select_ms", "prefill_decode_ms", "spent_ms")
 _NUMBER = (float, int)
 _JSON: dict[Any, tuple[type, ...]] = {
@@ -59,6 +61,8 @@ class Record:
         prompt_tokens: length of the prompt that the language model read, visual tokens included.
         new_tokens: generated tokens, the end mark included.
         flops_tflop: TFLOP of the answer: vision encoder, selector, prefill and decoding.
+        prefill_tflop: of these the prefill's; None in records that did not write it.
+        selector_tflop: of these the selector's, with its scores; None in records that did not write it.
     """
 
     version: int = VERSION
@@ -84,6 +88,8 @@ class Record:
     prompt_tokens: int | None
     new_tokens: int | None
     flops_tflop: float | None
+    prefill_tflop: float | None = None
+    selector_tflop: float | None = None
 
     def to_row(self) -> Row:
         """The record as JSON values, in a fixed order of keys."""
@@ -226,7 +232,7 @@ def record_row(row: Mapping[str, Any]) -> Row:
         DamagedRowError: the row is no record; the text says why.
         InvalidValueError: it is of a newer version.
     """
-    new = row if _version(row) == VERSION else _record_of_version_1(row)
+    new = dict.fromkeys(_OPTIONAL) | (dict(row) if _version(row) == VERSION else _record_of_version_1(row))
     _check(new, _RECORD)
     score = new["score"]
     if score is not None and not 0 <= score <= 1:
@@ -234,8 +240,8 @@ def record_row(row: Mapping[str, Any]) -> Row:
     for name in ("kept_tokens", "n_visual", "seed", "prompt_tokens", "new_tokens"):
         if new[name] is not None and not 0 <= new[name] <= LARGEST_COUNT:
             raise DamagedRowError(f"{name} is {_short(new[name])}, allowed is a whole number from 0")
-    _check_amounts(new, ("layer_tokens", "flops_tflop"))
-    return dict(new)
+    _check_amounts(new, ("layer_tokens", "flops_tflop", *_OPTIONAL))
+    return new
 
 
 def arm_row(arm: Mapping[str, Any]) -> Row:
