@@ -94,7 +94,8 @@ def test_ids_are_those_of_the_first_edition():
     assert ids == IDS
     from zoo_exp.config import identity
 
-    (shuffled,) = compose(["selector=zoo_shuffled", "budget=16", "task=embedded_pope"]).arms
+    more = ["selector.options.control=shuffled", "budget=16", "task=embedded_pope"]
+    (shuffled,) = compose(["selector=zoo", *more]).arms
     assert shuffled.id not in IDS
     fixed = dataclasses.replace(experiment.model, path="nowhere/model")
     assert identity.cell_id(fixed, "embedded_pope", 0) == CELL
