@@ -77,7 +77,7 @@ def test_it_says_what_made_the_records(begun):
 
 def test_every_field_of_the_model_is_either_part_of_a_records_identity_or_free():
     """A new field must be put on one of the two sides, here too."""
-    free = {"name", "device_map", "batch_size", "n_visual", "budgets", "default_tasks", "default_limit"}
+    free = {"name", "device_map", "batch_size", "n_visual", "budgets", "default_tasks", "default_limit", "zoo"}
     identity = {"family", "path", "revision", "dtype", "attention", "weights", "layers"} | {
         "clip",
         "trust_remote_code",
@@ -94,7 +94,8 @@ def test_ids_are_those_of_the_first_edition():
     assert ids == IDS
     from zoo_exp.config import identity
 
-    (shuffled,) = compose(["selector=zoo_shuffled", "budget=16", "task=embedded_pope"]).arms
+    more = ["selector.options.control=shuffled", "budget=16", "task=embedded_pope"]
+    (shuffled,) = compose(["selector=zoo", *more]).arms
     assert shuffled.id not in IDS
     fixed = dataclasses.replace(experiment.model, path="nowhere/model")
     assert identity.cell_id(fixed, "embedded_pope", 0) == CELL
