@@ -23,9 +23,10 @@ SHAPES = {
     "qwen2_5_vl": [(84, 140), (168, 196)],
 }
 INPUT = {
-    "cdpruner": {}, "cls_attention": {}, "divprune": {}, "feature_norm": {}, "mmtok": {}, "resize": {},
-    "text_attention": {}, "uniform_grid": {}, "vispruner": {}, "visionzip": {"contextual_share": 0.4}, "zoo": {},
-    "zoo first_order": {"estimator": "first_order"}, "zoo layer": {"layer": 1, "n_directions": 3},
+    "cdpruner": {}, "cls_attention": {}, "divprune": {}, "feature_norm": {}, "hiprune": {},
+    "hiprune layer": {"object_layer": 1}, "mmtok": {}, "resize": {}, "text_attention": {}, "uniform_grid": {},
+    "vispruner": {}, "visionzip": {"contextual_share": 0.4}, "zoo": {}, "zoo first_order": {"estimator": "first_order"},
+    "zoo layer": {"layer": 1, "n_directions": 3},
 }  # fmt: skip
 LAYERS = {
     "fastv": {}, "fastv all": {"rule": "all_tokens"}, "dart": {}, "dart far": {"k": 1, "image_pivots": 2},
@@ -62,7 +63,7 @@ def test_input_selectors_cost_what_torch_counts(adapters, family, arm):
             found = costs.of(selector, [image], 5)
             assert costs.of(selector, [image, image], 5) == 2 * found
         assert found == pytest.approx(counted[-1], rel=0.01)
-    if arm not in ("cls_attention", "feature_norm", "uniform_grid"):
+    if arm not in ("cls_attention", "feature_norm", "hiprune", "uniform_grid"):
         assert min(counted) > 0
     if min(counted) and arm != "resize":  # whose small image is the same
         assert len(set(counted)) == len(counted)  # other shapes, other costs

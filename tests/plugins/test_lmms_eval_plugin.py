@@ -2,12 +2,12 @@
 
 import importlib
 import sys
+import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tomllib
 import torch
 from lmms_eval_stand_in import modules
 

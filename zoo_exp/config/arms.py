@@ -74,7 +74,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         raise InvalidValueError(
             f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
         )
-    settings = identity.settings(selector) if dataclasses.is_dataclass(selector) else config.options
+    settings = identity.settings(selector)
     if config.selector in WITHOUT_BUDGET:
         if config.budgets:
             raise InvalidValueError(f"arm '{config.selector}' takes no budget: remove budgets")

@@ -43,7 +43,8 @@ class Arm:
         """Instantiate the selector."""
         from zoo_exp import selectors
 
-        return selectors.get(self.selector, **self.options)
+        built: Selector = selectors.get(self.selector, **self.options)
+        return built
 
     def as_dict(self) -> dict[str, Any]:
         """The arm in the words of a record: plain values only."""

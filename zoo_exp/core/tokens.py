@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ class VisualTokens:
 
     def subset(self, index: Tensor) -> "VisualTokens":
         """The tokens at `index` [n] as an image of their own, without what belongs to the whole."""
-        rows = {
+        rows: dict[str, Any] = {
             name: None if value is None else value[index]
             for name, value in ((n, getattr(self, n)) for n in _ROWS)
         }

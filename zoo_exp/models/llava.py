@@ -191,7 +191,8 @@ class ClipCosts:
     def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
         """The cost of attention weights that selectors read: fused kernels do not return them."""
         rows, width = self.per_tile + self.has_cls, int(self.vision.hidden_size)
-        queries = ("cls_attention" in needs and self.has_cls) + rows * ("received_attention" in needs)
+        whole = len({"received_attention", "object_attention"} & set(needs))
+        queries = ("cls_attention" in needs and self.has_cls) + rows * whole
         return self._number(images) * linear(queries, width, rows)
 
     def guess(self, n_visual: int) -> Encoding:

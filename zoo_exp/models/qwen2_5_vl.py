@@ -201,10 +201,9 @@ class QwenCosts:
 
     def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
         """The cost of attention weights that selectors read, within each whole image."""
-        if not {"received_attention", "keys"} & set(needs):
-            return 0
+        layers = bool({"received_attention", "keys"} & set(needs)) + ("object_attention" in needs)
         patches = [t.count * self.unit for t in images]
-        return sum(linear(n, self.vision.hidden_size, n) for n in patches)
+        return layers * sum(linear(n, self.vision.hidden_size, n) for n in patches)
 
     def guess(self, n_visual: int) -> Encoding:
         """The cost of one image with `n_visual` visual tokens, as if it consisted of whole windows."""

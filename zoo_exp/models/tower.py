@@ -42,9 +42,9 @@ class ClipTower:
             wanted |= {"query": layer.self_attn.q_proj, "key": layer.self_attn.k_proj, "feature": layer}
         if needs & {"hidden", "replay"}:
             wanted |= {f"layer{i}": self.layers[i] for i in range(self.feature_layer + 1)}
-        watched = range(1, len(self.layers) + 1) if "layer_attention" in needs else ()
+        watched = set(range(1, len(self.layers) + 1)) if "layer_attention" in needs else set()
         if "object_attention" in needs:
-            watched = {*watched, self.object_layer}
+            watched.add(self.object_layer)
         for number in watched:
             attention = self.layers[number - 1].self_attn
             wanted |= {f"query{number}": attention.q_proj, f"key{number}": attention.k_proj}

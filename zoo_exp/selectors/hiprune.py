@@ -79,9 +79,9 @@ class HiPrune(Selector):
         deep[first] = float("-inf")
         return torch.cat([first, top_k(deep, k - len(first))])
 
-    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
-        """No matrix product: attention is captured from the vision encoder."""
-        return 0
+    def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
+        """No matrix product with the default layer, whose attention the vision encoder provides; else counted."""
+        return 0 if self.object_layer is None else None
 
 
 def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
