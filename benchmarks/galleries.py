@@ -55,9 +55,9 @@ def with_matplotlib(items: Sequence[MaskItem], path: Path) -> None:
             box = (0.15 + 1.6 * column) / width, 1 - (top + 1.95) / height, 1.5 / width, 1.5 / height
             axes = figure.add_axes(box)
             mask = kept_mask(arm.indices, item.grid)
-            picture = resized(item.image, (360, 360))
+            pixels = resized(item.image, (360, 360))
             extent = (0, item.grid[1], item.grid[0], 0)
-            axes.imshow(overlay(picture, darkened(picture), mask), extent=extent)
+            axes.imshow(overlay(pixels, darkened(pixels), mask), extent=extent)
             axes.add_collection(LineCollection(_segments(mask), colors="#ffd75e", linewidths=0.9))
             axes.set_axis_off()
             axes.text(0.97, 0.03, str(len(arm.indices)), transform=axes.transAxes, color="white", ha="right")

@@ -28,12 +28,14 @@ from zoo_exp.core.closed_form import closed_form
 from zoo_exp.core.fusion import min_max
 from zoo_exp.core.sensitivity import draw_directions
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure import figure, table
 from zoo_exp.measure.bench import Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs
 from zoo_exp.measure.stages import FIRST_TOKEN
 from zoo_exp.measure.timing import CLOCKS
 from zoo_exp.models.loading import load_model
+from zoo_exp.report.bench_document import stage_bars
+from zoo_exp.report.renderers import csv_text, markdown
+from zoo_exp.report.tables_bench import bench_columns, bench_table
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.fastv import FastV
 
@@ -147,7 +149,7 @@ def main() -> None:
     if not cuda:
         plan = replace(plan, repeats=1)
         rows += run_bench(loaded, once, lambda _: lambda: inputs, plan, say, inspect=False)
-    text = table.markdown(rows)
+    text = markdown(bench_table(rows), heading="") + "\n"
     print(text)
     for row in rows:
         share = 100 * row.selector_share.p50
@@ -156,8 +158,8 @@ def main() -> None:
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "prefill_slice.md").write_text(text)
-        (args.out / "prefill_slice.csv").write_text(table.csv_text(rows))
-        figure.stage_bars(rows, args.out / "prefill_slice.png")
+        (args.out / "prefill_slice.csv").write_text(csv_text(bench_columns(rows)))
+        stage_bars(rows, args.out / "prefill_slice.png")
 
 
 def say(line: str) -> None:

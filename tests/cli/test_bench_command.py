@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_unknown_keys_and_selectors_are_refused_without_a_traceback(capsys):
     assert "Traceback" not in error
 
 
-def test_a_bench_writes_its_table_and_pictures(tmp_path, monkeypatch, capsys):
+def test_a_bench_writes_its_table_and_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
 
     def load(experiment, device):
@@ -87,7 +88,7 @@ def test_a_bench_writes_its_table_and_pictures(tmp_path, monkeypatch, capsys):
     ]
     assert main([*command, "warmup=0", "new_tokens=2", "text=20", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
-    assert "end to end" in printed
+    assert "speed-up" in printed
     (folder,) = tmp_path.glob("custom/*/bench/*")
     names = {"bench.csv", "bench.md", "bench.json", "stages.png"}
     assert {path.name for path in folder.iterdir()} == names
@@ -127,3 +128,21 @@ def test_scores_come_from_the_results_of_the_experiments_run(tmp_path):
 def test_pope_is_the_task_of_the_efficiency_experiment_on_every_model():
     for model in ("llava15_7b", "llava_next_7b", "qwen25_vl_7b"):
         assert compose(["+exp=efficiency", f"model={model}"]).tasks == ("pope",)
+
+
+def test_scores_are_found_by_the_labels_that_users_give(tmp_path):
+    """A label may end in brackets; only the number of seeds, which the table adds, is not part of it."""
+    rows = [
+        {"task": "embedded_gqa", "metric": "accuracy", "arm": arm, "row": row, "value": value}
+        for arm, row, value in (
+            ("ours (new) @16", "ours (new) @16", 0.5),
+            ("random @16 (3 seeds)", "random @16", 0.25),
+            ("full", "full", None),
+        )
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    experiment = SimpleNamespace(run_dir=tmp_path, tasks=["embedded_gqa"])
+    assert bench._scores(experiment) == (
+        {"ours (new) @16": 0.5, "random @16": 0.25},
+        "embedded_gqa: accuracy",
+    )

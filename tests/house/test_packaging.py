@@ -44,12 +44,13 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_has_every_module_configuration_and_weight(wheel):
+def test_the_wheel_has_every_module_configuration_weight_and_template(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = [path.relative_to(ROOT) for path in (ROOT / "zoo_exp").rglob("*.py")]
     wanted += [Path("zoo_exp") / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")]
     weights = (ROOT / "zoo_exp/embedded/weights").glob("*")
     wanted += [path.relative_to(ROOT) for path in weights if path.is_file()]
+    wanted += [path.relative_to(ROOT) for path in (ROOT / "zoo_exp/report/page").iterdir()]
     assert sorted(str(path) for path in wanted if path.as_posix() not in names) == []
 
 

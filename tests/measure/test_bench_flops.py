@@ -9,12 +9,13 @@ import pytest
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.measure import table
 from zoo_exp.measure.bench import Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.tiny import tiny_model
+from zoo_exp.report.renderers import csv_text
+from zoo_exp.report.tables_bench import bench_columns
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 RECEIVED = ("cls_attention", "visionzip", "vispruner")  # Qwen2.5-VL's encoder has no CLS token
@@ -79,7 +80,7 @@ def test_flops_are_what_torch_counts_for_every_selector(rows):
 
 
 def test_the_tables_total_holds_the_selector(rows):
-    lines = list(csv.DictReader(io.StringIO(table.csv_text(rows))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(bench_columns(rows)))))
     for line, row in zip(lines, rows, strict=True):
         stages = sum(
             float(line[f"{name}_tflop"]) for name in ("tower", "projector", "select", "prefill", "decode")

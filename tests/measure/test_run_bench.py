@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.measure import figure, table
 from zoo_exp.measure.bench import OUT_OF_MEMORY, Plan, run_bench
 from zoo_exp.measure.inputs import made_up_inputs
 from zoo_exp.measure.rows import Conditions, Row, baseline_of, check_comparable
@@ -22,6 +22,9 @@ from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.tiny import tiny_model
+from zoo_exp.report import bench_document
+from zoo_exp.report.renderers import csv_text, markdown
+from zoo_exp.report.tables_bench import bench_columns, bench_table
 from zoo_exp.selectors.layer.fastv import FastV
 
 
@@ -156,10 +159,10 @@ def test_an_arm_out_of_memory_says_so_and_the_others_go_on():
     rows = run_bench(model, some, prepare_for(model), Plan(repeats=2, warmup=0, new_tokens=2))
     assert [row.remark for row in rows if row.status] == [OUT_OF_MEMORY]
     assert [len(row.passes) for row in rows] == [2, 0, 2]
-    line = table.cells(rows[1], rows)
-    assert (line["end to end"], line["kept"], line["remark"]) == ("-", "-", OUT_OF_MEMORY)
-    assert OUT_OF_MEMORY in table.markdown(rows)
-    assert table.csv_text(rows).count("\n") == 4
+    line = cells(rows[1], rows)
+    assert (line["end to end ms"], line["kept"]) == ("-", "-")
+    assert OUT_OF_MEMORY in markdown(bench_table(rows))
+    assert csv_text(bench_columns(rows)).count("\n") == 4
 
 
 def test_a_rule_that_takes_minutes_can_do_without_the_passes_for_memory_and_flops():
@@ -174,7 +177,7 @@ def test_a_rule_that_takes_minutes_can_do_without_the_passes_for_memory_and_flop
     assert len(calls) == len(row.passes) == 1
     assert (row.kept_tokens, row.n_visual, row.counted_flops, row.memory_mib) == (5, 16, None, {})
     assert row.flops.prefill > 0
-    assert table.cells(row, [row])["MiB"] == "-"
+    assert cells(row, [row])["memory MiB"] == "-"
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory():
@@ -228,13 +231,19 @@ def made_up(arm, times, selector="x", **changes):
     return Row(replace(CONDITIONS, **changes), arm, selector, {}, "5", 1, passes)
 
 
+def cells(row, rows):
+    """Header -> text of one row of the short table."""
+    table = bench_table(rows)
+    return dict(zip(table.headers, [cell.text for cell in table.rows[rows.index(row)]], strict=True))
+
+
 def test_a_mixed_comparison_is_refused():
     mixed = [made_up("a", [1]), made_up("b", [1], attention="eager")]
     with pytest.raises(InvalidValueError, match="attention sdpa and eager"):
         check_comparable(mixed)
-    for write in (table.markdown, table.csv_text):
+    for make in (bench_table, bench_columns):
         with pytest.raises(InvalidValueError, match="not measured alike"):
-            write(mixed)
+            make(mixed)
     check_comparable([made_up("a", [1]), made_up("b", [2])])
 
 
@@ -243,7 +252,7 @@ def test_a_row_that_sees_its_own_noise_is_marked():
     assert calm.remark == ""
     assert wild.noisy == ["prefill", "ttft", "end_to_end"]
     assert "noisy" in wild.remark
-    assert "noisy" in table.markdown([calm, wild])
+    assert "noisy" in markdown(bench_table([calm, wild]))
 
 
 def test_rows_of_two_clocks_do_not_compare():
@@ -264,16 +273,28 @@ def test_an_unknown_clock_is_refused_before_anything_runs():
 def test_gains_are_against_full_with_the_selector_paid():
     full, fast = made_up("full", [100], "full"), made_up("fast", [19])
     assert baseline_of(fast, [full, fast]) is full
-    line = table.cells(fast, [full, fast])
-    assert line["prefill x"] == "5.00"  # 100 / (19 + 1)
-    assert line["end to end x"] == "5.05"  # 101 / 20
-    assert line["selector %"] == "5.0"
-    assert table.cells(fast, [fast])["prefill x"] == "-"
+    line = cells(fast, [full, fast])
+    assert line["prefill speed-up"] == "5.00"  # 100 / (19 + 1)
+    assert line["end-to-end speed-up"] == "5.05"  # 101 / 20
+    assert line["selector share %"] == "5.0"
+    assert cells(fast, [fast])["prefill speed-up"] == "-"
 
 
 def test_one_new_token_has_no_decoding_time():
     row = made_up("a", [1], new_tokens=1)
-    assert table.cells(row, [row])["per token"] == "-"
+    assert cells(row, [row])["per token ms"] == "-"
+
+
+def test_the_printed_table_fits_80_columns(rows):
+    console = Console(file=io.StringIO(), width=80)
+    bench_document.show_bench(rows, console)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "Not shown at this width: vision ms" in " ".join(text.split())
+    wide = Console(file=io.StringIO(), width=250)
+    bench_document.show_bench(rows, wide)
+    assert "Not shown" not in wide.file.getvalue()
 
 
 def test_rows_survive_json(rows):
@@ -282,7 +303,7 @@ def test_rows_survive_json(rows):
 
 
 def test_the_csv_has_every_stage(rows):
-    lines = list(csv.DictReader(io.StringIO(table.csv_text(rows))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(bench_columns(rows)))))
     assert len(lines) == len(rows)
     for name in (*STAGES, "ttft", "end_to_end"):
         assert float(lines[0][f"{name}_ms"]) <= float(lines[0][f"{name}_p90_ms"])
@@ -290,11 +311,11 @@ def test_the_csv_has_every_stage(rows):
     assert float(lines[2]["selector_share_of_unpruned_prefill"]) > 0
 
 
-def test_pictures_are_drawn(rows, tmp_path):
-    figure.stage_bars(rows, tmp_path / "stages.png")
+def test_figures_are_drawn(rows, tmp_path):
+    bench_document.stage_bars(rows, tmp_path / "stages.png")
     one = [row for row in rows if row.batch_size == 1]
     scores = {"full": 0.9, "zoo @5": 0.8, "nobody": 0.1}
-    shown = figure.score_against_latency(one, scores, "POPE", tmp_path / "a.png")
+    shown = bench_document.score_against_latency(one, scores, "POPE", tmp_path / "a.png")
     assert shown == ["full", "zoo @5"]
     for name in ("stages.png", "a.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ def test_the_known_disagreements(table):
     for pair in (("66.53", "66.58"), ("72.83", "72.88"), ("1780.83", "1780.03"), ("64.86", "64.83")):
         assert all(number in cells for number in pair)
     assert len(texts(found, "poster against supplement")) == 4
-    twice = texts(found, "stand twice")
+    twice = texts(found, "identical rows")
     assert len(twice) == 3
     assert all("DivPrune" in text and "fusion=Sum" in text for text in twice)
     assert any("mmmu: 8 of 12" in text for text in texts(found, "above the unpruned"))

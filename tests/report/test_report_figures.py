@@ -1,26 +1,22 @@
 """Figures appear where their data is there and nowhere else, and show the numbers that they should."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from zoo_exp.report.figures import budget_curve, cost, heat, kde, layers, positions, rank
-from zoo_exp.report.figures.series import base_label, series
-from zoo_exp.report.figures.style import COLOURS, line_style
+from zoo_exp.report.figure_style import COLOURS, base_label, line_style, series
+from zoo_exp.report.figures_results import budget_curve, cost, heat_map, heat_tables, layer_curve
+from zoo_exp.report.figures_tokens import correlations, effective_ranks, positions, shares
 from zoo_exp.report.masks import MaskArm, MaskItem
 
 
 def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **more):
-    row = {
-        "arm": arm,
-        "row": arm,
-        "task": "average",
-        "selector": selector,
-        "options": json.dumps(options or {}),
-    }
+    row = {"arm": arm, "row": arm, "task": "average", "selector": selector}
+    row |= {"options": json.dumps(options or {}), "layer_tokens": np.nan}
     row |= {
         "budget": budget_of,
         "retained": retained,
@@ -29,7 +25,6 @@ def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **
     }
     row |= {
         "kept_tokens": float(budget_of or 144),
-        "layer_tokens": np.nan,
         "select_ms": 1.0,
         "prefill_decode_ms": 2.0,
         "flops_tflop": 0.001,
@@ -53,7 +48,7 @@ def two_budgets():
     )
 
 
-def test_series_join_the_budgets_of_one_rule(two_budgets):
+def test_series_join_the_budgets_of_one_selector(two_budgets):
     found = series(two_budgets)
     assert [line.label for line in found] == ["zoo multiply", "random"]
     assert found[0].rows["measured_tokens"].tolist() == [16.0, 48.0]
@@ -71,25 +66,33 @@ def test_styles_of_32_series_differ():
     assert len(set(COLOURS)) == len(COLOURS)
 
 
-@pytest.mark.parametrize("module", [budget_curve, cost])
-def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, module):
+@pytest.mark.parametrize("draw", [budget_curve, cost])
+def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, draw):
     path = tmp_path / "a.b" / "figure_of.this"
-    assert not module.draw(two_budgets.assign(retained=np.nan), tmp_path / "none")
+    assert not draw(two_budgets.assign(retained=np.nan), tmp_path / "none")
     assert not list(tmp_path.glob("none*"))
-    assert module.draw(two_budgets, tmp_path / "figure")
-    assert {p.suffix for p in tmp_path.glob("figure*")} == {".svg", ".png"}
+    assert draw(two_budgets, tmp_path / "figure")
+    assert draw(two_budgets, tmp_path / "figure", narrow=True)
+    assert {p.name for p in tmp_path.glob("figure*")} == {"figure.svg", "figure.png", "figure_narrow.svg"}
+    wide, narrow = ((tmp_path / f"figure{end}.svg").read_text() for end in ("", "_narrow"))
+    assert all("prefers-color-scheme: dark" in text for text in (wide, narrow))
+    assert width_of(narrow) <= 390 * 0.75 < width_of(wide)  # points; a phone has 390 pixels
     assert not path.parent.exists()
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 400
 
 
+def width_of(svg):
+    return float(re.search(r'width="([\d.]+)pt"', svg)[1])
+
+
 def test_one_budget_has_no_curve(two_budgets, tmp_path):
-    assert not budget_curve.draw(two_budgets[two_budgets["budget"] != "48"], tmp_path / "x")
+    assert not budget_curve(two_budgets[two_budgets["budget"] != "48"], tmp_path / "x")
 
 
-def test_times_or_operations_are_enough_for_the_cost(two_budgets, tmp_path):
-    assert cost.draw(two_budgets.assign(prefill_decode_ms=np.nan), tmp_path / "x")
-    assert not cost.draw(two_budgets.assign(prefill_decode_ms=np.nan, flops_tflop=np.nan), tmp_path / "y")
+def test_times_or_flops_are_enough_for_the_cost(two_budgets, tmp_path):
+    assert cost(two_budgets.assign(prefill_decode_ms=np.nan), tmp_path / "x")
+    assert not cost(two_budgets.assign(prefill_decode_ms=np.nan, flops_tflop=np.nan), tmp_path / "y")
 
 
 def test_the_heat_map_holds_every_value_once(tmp_path):
@@ -100,18 +103,18 @@ def test_the_heat_map_holds_every_value_once(tmp_path):
         for d in ({}, {"dtype": "float16"})
         if not (d and m == 4)
     ]
-    tables = heat.tables(pd.DataFrame(rows))
+    tables = heat_tables(pd.DataFrame(rows))
     assert set(tables) == {"16 tokens, float32", "16 tokens, float16"}
     assert tables["16 tokens, float32"].loc[4, 0.1] == 4.1
     assert tables["16 tokens, float16"].shape == (1, 2)
-    assert heat.draw(pd.DataFrame(rows), tmp_path / "x")
-    assert not heat.draw(pd.DataFrame(rows[:2]), tmp_path / "y")
+    assert heat_map(pd.DataFrame(rows), tmp_path / "x")
+    assert not heat_map(pd.DataFrame(rows[:2]), tmp_path / "y")
 
 
 def test_the_layer_curve_takes_the_projector_that_differs_in_the_layer_only(tmp_path):
     rows = [average(f"layer {n}", options={"layer": n, "n_directions": 16}) for n in (1, 2, 3)]
-    assert layers.draw(pd.DataFrame([*rows, average("p", options={"n_directions": 16})]), tmp_path / "x")
-    assert not layers.draw(pd.DataFrame(rows[:1]), tmp_path / "y")
+    assert layer_curve(pd.DataFrame([*rows, average("p", options={"n_directions": 16})]), tmp_path / "x")
+    assert not layer_curve(pd.DataFrame(rows[:1]), tmp_path / "y")
 
 
 def tokens_frame():
@@ -140,15 +143,15 @@ def tokens_frame():
 
 
 def test_densities_leave_out_the_reference_at_any_budget(tmp_path):
-    assert kde.draw(tokens_frame(), tmp_path / "x")
+    assert correlations(tokens_frame(), tmp_path / "x")
     frame = tokens_frame()
-    assert not kde.draw(frame[frame["arm"].str.startswith("zoo")], tmp_path / "y")
-    assert not kde.draw(frame.head(0), tmp_path / "z")
+    assert not correlations(frame[frame["arm"].str.startswith("zoo")], tmp_path / "y")
+    assert not correlations(frame.head(0), tmp_path / "z")
 
 
-def test_the_span_is_drawn_where_there_are_tokens(tmp_path):
-    assert rank.draw(tokens_frame(), tmp_path / "x")
-    assert not rank.draw(tokens_frame().head(0), tmp_path / "y")
+def test_effective_ranks_are_drawn_where_there_are_tokens(tmp_path):
+    assert effective_ranks(tokens_frame(), tmp_path / "x")
+    assert not effective_ranks(tokens_frame().head(0), tmp_path / "y")
 
 
 def test_positions_are_shares_of_images(tmp_path):
@@ -157,9 +160,9 @@ def test_positions_are_shares_of_images(tmp_path):
         MaskItem("t", str(n), "q", "r", (2, 2), image, (MaskArm("a", kept, "", 1.0), full))
         for n, kept in enumerate([(0,), (0,), (0,), (3,)])
     ]
-    shares = positions.shares(items, "a")
-    np.testing.assert_allclose(shares, [[0.75, 0], [0, 0.25]])
-    known = {arm: positions.shares(items, arm) for arm in ("full", "a")}
-    assert positions.draw(known, len(items), tmp_path / "x")
-    assert not positions.draw({"full": known["full"]}, len(items), tmp_path / "y")
-    assert positions.shares([*items, MaskItem("t", "9", "q", "r", (1, 4), image, items[0].arms)], "a") is None
+    found = shares(items, "a")
+    np.testing.assert_allclose(found, [[0.75, 0], [0, 0.25]])
+    known = {arm: shares(items, arm) for arm in ("full", "a")}
+    assert positions(known, len(items), tmp_path / "x")
+    assert not positions({"full": known["full"]}, len(items), tmp_path / "y")
+    assert shares([*items, MaskItem("t", "9", "q", "r", (1, 4), image, items[0].arms)], "a") is None

@@ -1,10 +1,13 @@
-"""The sentence above each table: it says what the records say, with the uncertainty that they have."""
+"""The sentences above each table: the result with its uncertainty."""
+
+import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from made_up_run import arms, known
 
-from zoo_exp.report.headline import headline
+from zoo_exp.report.headline import Headline, headline
 from zoo_exp.runs.reading import read_records
 from zoo_exp.statistics.results import compute
 
@@ -25,7 +28,7 @@ def compute_some(make_run):
     return make
 
 
-def test_a_clear_leader_is_said_to_be_ahead(compute_some):
+def test_a_clear_leader_is_significantly_better(compute_some):
     results = compute_some()
     found = headline(results)
     row = results.lines["zoo multiply @16"]["average"]
@@ -37,16 +40,16 @@ def test_a_clear_leader_is_said_to_be_ahead(compute_some):
     assert found.rivals == ()
     first, second, third = found.sentences()
     assert first.startswith("With 16 of 144 visual tokens (11 %), zoo multiply @16 retains ")
-    assert "ahead of every other arm" in second
-    assert third.startswith("Against random: +")
+    assert "better than every other arm" in second
+    assert third.startswith("Difference to random selection: +")
 
 
-def test_too_few_questions_tell_nobody_apart(compute_some):
+def test_with_few_questions_no_difference_is_significant(compute_some):
     results = compute_some(images=4)
     found = headline(results)
     assert not found.ahead
     assert found.rivals
-    assert "do not tell it apart from" in found.sentences()[1]
+    assert "Not significantly different from" in found.sentences()[1]
     told = set(results.comparisons.loc[~results.comparisons["significant"].astype(bool), "against"])
     assert {name for name, _ in found.rivals} <= told
 
@@ -60,3 +63,13 @@ def test_one_arm_alone_is_ahead_of_nobody(compute_some):
     found = headline(compute_some(without=("zoo none @16", "random")))
     assert (found.arm, found.ahead, found.rivals, found.random) == ("zoo multiply @16", False, (), "")
     assert len(found.sentences()) == 1
+
+
+def test_without_intervals_nothing_is_said_about_significance():
+    rivals = (("zoo none @16", "+21.1"),)
+    found = Headline("zoo @16", 16, 144, 92.0, math.nan, math.nan, False, rivals, "", math.nan)
+    assert (
+        found.sentences()[1] == "Too few questions for intervals of the differences to zoo none @16 (+21.1)."
+    )
+    known = replace(found, rivals=(("zoo none @16", "+1.1 [-0.5, +2.0]"),))
+    assert known.sentences()[1] == "Not significantly different from zoo none @16 (+1.1 [-0.5, +2.0])."

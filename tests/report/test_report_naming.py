@@ -3,7 +3,7 @@
 import json
 
 from zoo_exp.report.build import build
-from zoo_exp.report.naming import slugs, titles
+from zoo_exp.report.section import slugs, titles
 from zoo_exp.runs.load import load_run
 
 

@@ -16,11 +16,12 @@ from PIL import Image
 from zoo_exp.cli import main
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.report.build import build
-from zoo_exp.report.html.assets import SCRIPT
-from zoo_exp.report.html.gallery import bits, script_json
-from zoo_exp.report.html.page import LIMIT, page
-from zoo_exp.report.html.table import Cell, render
+from zoo_exp.report.html_page import LIMIT, page_file, render_page
+from zoo_exp.report.page_galleries import bits, script_json
+from zoo_exp.report.renderers import html
 from zoo_exp.report.section import make_section
+from zoo_exp.report.tabular import Cell, Column
+from zoo_exp.report.tabular import build as build_table
 from zoo_exp.runs.load import load_run
 
 HOSTILE = (
@@ -68,7 +69,9 @@ def test_writes_page_markdown_latex_csv_and_figures(make_whole_run, tmp_path, ca
     assert main(["report", str(run), "--out", str(tmp_path / "out")]) == 0
     assert str(tmp_path / "out" / "index.html") in capsys.readouterr().out
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    figures = {f"figures/made_up_{name}{kind}" for name in ("ranks", "span") for kind in (".svg", ".png")}
+    kinds = (".svg", ".png", "_narrow.svg")
+    figures = {f"figures/made_up_{name}{kind}" for name in ("ranks", "span") for kind in kinds}
+    figures |= {f"tables/made_up_{name}.csv" for name in ("results", "paired", "contribution", "tokens")}
     assert {"index.html", "report.md", "made_up.csv", "made_up.tex"} | figures <= names
     assert r"\begin{tabular}" in (tmp_path / "out" / "made_up.tex").read_text()
     markdown = (tmp_path / "out" / "report.md").read_text()
@@ -89,7 +92,7 @@ def test_the_page_needs_no_network_and_allows_no_other_script(make_whole_run):
     assert all(link.startswith(("data:", "#")) for link in links)
     assert "/somewhere/secret" not in text
     (policy,) = [a["content"] for t, a in elements if a.get("http-equiv") == "Content-Security-Policy"]
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(page_file("page.js").encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
     scripts = [a for t, a in elements if t == "script"]
@@ -103,7 +106,10 @@ def test_hostile_text_stays_text(hostile_run, tmp_path):
     assert not [attrs for _, attrs in elements for name in attrs if name.startswith("on")]
     assert all((attrs.get("src") or "").startswith("data:") for tag, attrs in elements if tag == "img")
     assert sum(tag == "script" and "type" not in attrs for tag, attrs in elements) == 1
-    assert all(path.parent in (page.parent, page.parent / "figures") for path in page.parent.rglob("*.*"))
+    assert all(
+        path.parent in (page.parent, page.parent / "figures", page.parent / "tables")
+        for path in page.parent.rglob("*.*")
+    )
     assert not re.search(r"(?<!\\)<img", (page.parent / "report.md").read_text())
 
 
@@ -113,7 +119,7 @@ def test_the_same_records_give_the_same_report(make_whole_run, tmp_path):
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
-def test_runs_that_do_not_go_together_are_marked_on_the_page(make_whole_run, tmp_path):
+def test_runs_that_differ_are_marked_on_the_page(make_whole_run, tmp_path):
     runs = [make_whole_run("one"), make_whole_run("two", attention="eager")]
     with pytest.raises(InvalidValueError, match=r"model\.attention"):
         build(runs, tmp_path / "out")
@@ -136,10 +142,24 @@ def test_the_command_exits_with_2_where_there_is_no_run(tmp_path, capsys):
 
 
 def test_a_table_marks_best_and_published_cells_and_sorts_by_values():
-    text = render(["arm", "x"], [["<a>", Cell("1.5", 1.5, bold=True)], ["b", Cell("-", published=True)]])
+    lines = [{"arm": "<a>", "x": Cell("1.5", 1.5, bold=True)}, {"arm": "b", "x": Cell("-", published=True)}]
+    columns = [Column("arm", lambda line: line["arm"], left=True), Column("x", lambda line: line["x"])]
+    text = html(build_table("t", "Title & more", columns, lines, caption="<caption>"))
     assert "&lt;a&gt;" in text
     assert '<td class="best" data-v="1.5">1.5</td>' in text
     assert '<td class="published">-</td>' in text
+    assert "Title &amp; more" in text
+    assert '<p class="caption">&lt;caption&gt;</p>' in text
+
+
+def test_captions_are_outside_of_what_scrolls():
+    """Inside of it, a phone would cut them off."""
+    text = html(
+        build_table("t", "T", [Column("arm", lambda line: "x")], [{}], caption="told", notes=["noted"])
+    )
+    scrolling = text[text.index('<div class="scroll"') : text.index("</table></div>")]
+    assert "told" not in scrolling
+    assert "noted" not in scrolling
 
 
 def test_json_in_the_page_cannot_end_its_element():
@@ -147,21 +167,21 @@ def test_json_in_the_page_cannot_end_its_element():
     assert json.loads(script_json({"x": HOSTILE})) == {"x": HOSTILE}
 
 
-def test_a_page_that_would_be_too_large_gives_up_pictures_first_and_says_so(make_whole_run, tmp_path):
+def test_a_page_that_would_be_too_large_omits_images_first_and_says_so(make_whole_run, tmp_path):
     run = make_whole_run(tokens=True)
     noise = np.random.default_rng(0)
     for path in (run / "images").glob("*.png"):
         Image.fromarray(noise.integers(0, 255, (900, 900, 3)).astype(np.uint8)).save(path)
     (section,) = [make_section(load_run(run), "made_up", tmp_path / "figures", 50)]
-    whole = page("title", [section])
+    whole = render_page("title", [section])
     assert "To stay below" not in whole
     assert len(whole) < LIMIT
     sizes, kinds = [], []
     limits = (len(whole) - 1, len(whole) // 2, len(whole) // 4, 60_000)
     for limit in limits:
-        text = page("title", [section], limit=limit)
+        text = render_page("title", [section], limit=limit)
         assert "To stay below" in text
-        assert "<h3>Paired differences</h3>" in text
+        assert ">Paired differences</h3>" in text
         sizes.append(len(text))
         kinds.append((text.count("data:image/jpeg"), text.count('<img class="figure"')))
     assert sizes == sorted(sizes, reverse=True)
@@ -170,7 +190,7 @@ def test_a_page_that_would_be_too_large_gives_up_pictures_first_and_says_so(make
     assert kinds[-1] == (0, 0)
 
 
-def test_a_picture_stands_in_the_page_once(make_whole_run, tmp_path):
+def test_an_image_is_in_the_page_once(make_whole_run, tmp_path):
     runs = [make_whole_run("one"), make_whole_run("two")]
     one, both = (build(part, tmp_path / str(len(part)), draws=50).read_text() for part in (runs[:1], runs))
     assert both.count("data:image/png") == one.count("data:image/png") == 3
@@ -211,4 +231,7 @@ def test_the_page_works_in_a_browser(hostile_run, tmp_path):
     assert ("html", "yes") in [(tag, attrs.get("data-ready")) for tag, attrs in elements]
     assert "<title>taken" not in done.stdout
     assert sum(tag == "canvas" for tag, _ in elements) > 5
+    galleries = done.stdout.split('<div class="gallery">')[1:]
+    assert len(galleries) > 1
+    assert all("<canvas" in gallery for gallery in galleries)  # each is drawn, in view or not
     assert any(tag == "input" and attrs.get("type") == "range" for tag, attrs in elements)

@@ -58,10 +58,9 @@ def test_what_was_measured_otherwise_is_not_joined(change):
     assert joined(row(**change)).empty
 
 
-def test_a_metric_in_percent_is_known_by_its_task_not_by_one_row():
-    rows = [row("full", task="mmbench_en_dev_static", budget=None, value=64.0)]
-    rows += [row(task="mmbench_en_dev_static", value=0.9)]
-    assert joined(*rows)["ours"].tolist() == [64.0, 0.9]
+def test_the_unit_of_a_metric_is_declared_not_guessed_from_its_values():
+    """A broken model with 0.9 percent of MMBench is not at 90 percent."""
+    assert joined(row(task="mmbench_en_dev_static", value=0.9))["ours"].tolist() == [0.9]
 
 
 def experiment(limit=None, **model):
@@ -90,16 +89,19 @@ def test_the_papers_checkpoint_may_lie_anywhere(path):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"path": "/data/my-finetune"}, "model.path=/data/my-finetune is not known to be the paper's"),
+        (
+            {"path": "/data/my-finetune"},
+            "model.path=/data/my-finetune is not known to be the checkpoint of the paper",
+        ),
         ({"weights": "random"}, "model.weights is random"),
-        ({"layers": 4}, "first 4 layers only"),
-        ({"limit": 100}, "limit=100 takes a part of each benchmark"),
+        ({"layers": 4}, "only the first 4 layers"),
+        ({"limit": 100}, "limit=100 evaluates a part of each benchmark"),
     ],
 )
 def test_the_name_of_a_model_is_not_enough(change, why):
     table, (note,) = published.beside(pd.DataFrame([row()]), experiment(**change))
     assert table.empty
-    assert note.startswith("published numbers are left out: ")
+    assert note.startswith("published numbers are not shown: ")
     assert why in note
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from zoo_exp.report import latex, markdown, summary, tables, terminal
+from zoo_exp.report import run_document, summary
 from zoo_exp.report.build import build
+from zoo_exp.report.renderers import escape_latex
 from zoo_exp.report.runs import results_of
 from zoo_exp.runs.load import load_run
 
@@ -52,20 +53,24 @@ def test_a_part_of_the_benchmarks_has_none_and_says_why(run):
     (run / "experiment.json").write_text(text.replace('"limit": null', '"limit": 24'))
     results = results_of(load_run(run), draws=50)
     assert results.published.empty
-    assert any("limit=24 takes a part" in note for note in results.notes)
-    assert "published" not in markdown.render(results).replace("published numbers are left out", "")
+    assert any("limit=24 evaluates a part" in note for note in results.notes)
+    assert "published" not in run_document.markdown_document(results).replace(
+        "published numbers are not shown", ""
+    )
 
 
 def test_the_terminal_marks_them(results):
     console = Console(file=io.StringIO(), width=150, force_terminal=True, color_system="standard")
-    terminal.show(results, console)
-    text = console.file.getvalue().split("Beside the published numbers")[1]
+    run_document.show(results, console)
+    text = console.file.getvalue().split("Published numbers beside ours")[1]
     assert re.search(r"\x1b\[3m *58\.47", text)
     assert "poster, table 1" in text
 
 
 def test_markdown_marks_them(results):
-    text = markdown.render(results).split("## Beside the published numbers")[1].split("\n## ")[0]
+    text = (
+        run_document.markdown_document(results).split("## Published numbers beside ours")[1].split("\n## ")[0]
+    )
     assert text.count("| *58.47* |") == 1
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 1 + 1 + 4
     assert (
@@ -74,30 +79,31 @@ def test_markdown_marks_them(results):
 
 
 def test_latex_has_a_table_of_them_and_misreads_no_label(results):
-    text = latex.render(results, "llava15_7b")
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    text = run_document.latex_document(results, "llava15_7b")
+    tables = text.count(r"\begin{tabular}")
+    assert tables == text.count(r"\end{tabular}") == 4 + 3  # results, pairs, published, contribution, tasks
     assert text.count(r"\textit{58.47}") == 1
-    assert text.count("\n{[}x{]} \\textless{}zoo\\textgreater{} \\textbar{} {*}multiply{*}") == 3
+    assert text.count("\n{[}x{]} \\textless{}zoo\\textgreater{} \\textbar{} {*}multiply{*}") == 1 + 2 + 2 + 3
     for line in text.splitlines():
         assert not line.startswith(("[", "*"))  # an option of the row's end before it
         assert line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
-    assert text.count(r"\label{tab:made-up") == 2
+    assert text.count(r"\label{tab:made-up") == tables
 
 
 def test_latex_has_no_control_characters():
-    assert latex.escape("a\x00b\x1b[31m\u202e \n c") == "a b {[}31m c"
+    assert escape_latex("a\x00b\x1b[31m\u202e \n c") == "a b {[}31m c"
 
 
 def test_csv_has_them_in_a_file_of_their_own(results, tmp_path):
     path = tmp_path / "r.csv"
-    tables.write_csv(results, path)
+    run_document.write_csv(results, path)
     assert "58.47" not in path.read_text()
     back = pd.read_csv(tmp_path / "r_published.csv")
     assert back["published"].tolist() == [61.9, 85.9, 58.47, 85.86]
     assert set(back["source"]) == {"poster"}
-    tables.write_csv(without(results), path)
+    run_document.write_csv(without(results), path)
     assert not (tmp_path / "r_published.csv").exists()
-    tables.write_json(results, tmp_path / "r.json")
+    run_document.write_json(results, tmp_path / "r.json")
     assert len(json.loads((tmp_path / "r.json").read_text())["published"]) == 4
 
 

@@ -158,7 +158,7 @@ def test_the_split_stands_on_the_page_and_in_markdown(make_whole_run):
     run = make_whole_run()
     add_resize(run)
     page = build([run], draws=50)
-    assert "<h3>Easy and difficult questions</h3>" in page.read_text()
+    assert ">Easy and difficult questions</h3>" in page.read_text()
     assert "Easy and difficult questions" in (page.parent / "report.md").read_text()
     assert "Image contribution" in (page.parent / "report.md").read_text()
 

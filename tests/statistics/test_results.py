@@ -9,7 +9,7 @@ from made_up_run import TASKS, arms, known
 
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.report.tables import kept_count, method_lines
+from zoo_exp.report.tables import kept_count, legend
 from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import compute
 from zoo_exp.tasks.gqa import GQA
@@ -128,8 +128,8 @@ def test_who_keeps_more_tokens_than_the_budget_names_does_not_compete(make_run):
     )
     assert "deep @16" not in {*results.comparisons["arm"], *results.comparisons["against"]}
     assert kept_count(row) == "40\u2021"
-    assert any("not compared within that budget" in text for text in method_lines(results))
-    assert not any("not compared" in text for text in method_lines(results_of(run)))
+    assert any("not compared within that budget" in text for text in legend(results))
+    assert not any("not compared" in text for text in legend(results_of(run)))
 
 
 def test_comparisons_are_against_the_best_of_the_budget(make_run):

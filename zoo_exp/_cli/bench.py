@@ -24,7 +24,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp._cli.run import add_config_dir, check_sources, check_writable
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     import torch
 
     from zoo_exp.config.experiment import Experiment
-    from zoo_exp.measure.rows import Row
     from zoo_exp.models.loading import LoadedModel
 
 DEFAULTS: dict[str, Any] = {
@@ -47,8 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "text": 60,
     "image": "672x672",
 }
-WIDE = 170
-"""Width of a terminal that shows the whole table, in columns."""
 DEFAULT_ARMS = "selector=[full,divprune,zoo_closed_form,zoo]"
 
 
@@ -88,13 +84,14 @@ def bench(args: argparse.Namespace) -> int:
     prepare = _prepare(experiment, loaded, settings["text"], image)
 
     from zoo_exp.measure.bench import run_bench
+    from zoo_exp.report.bench_document import show_bench, write_bench
 
     arms = [replace(arm, label=arm.row) for arm in experiment.arms if not arm.seed_index]
     rows = run_bench(loaded, arms, prepare, plan, lambda line: console.print(line, style="dim"))
     folder = bench_folder(experiment.run_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     scores, metric = _scores(experiment) if "exp" in chosen else ({}, "")
-    write(rows, folder, scores, metric)
-    show(rows, console)
+    write_bench(rows, folder, scores, metric)
+    show_bench(rows, console)
     console.print(f"table and figures: {folder}", soft_wrap=True, highlight=False)
     return 0
 
@@ -165,49 +162,6 @@ def device_for(accelerator: str) -> "torch.device":
             f"trainer.accelerator={accelerator}: torch finds no GPU here; give trainer=cpu, or run it on a GPU machine"
         )
     return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
-
-
-def write(rows: Sequence["Row"], folder: Path, scores: Mapping[str, float], metric: str) -> None:
-    """bench.csv, bench.md, bench.json, stages.png, and score_against_latency.png where there are scores."""
-    from zoo_exp.files import write_text
-    from zoo_exp.measure import figure, table
-    from zoo_exp.report.markdown import escape
-    from zoo_exp.runs.provenance import versions
-
-    write_text(folder / "bench.csv", table.csv_text(rows))
-    write_text(folder / "bench.md", table.markdown(rows, escape))
-    document = {"provenance": versions(), "rows": [row.as_dict() for row in rows]}
-    write_text(folder / "bench.json", json.dumps(document, indent=1) + "\n")
-    figure.stage_bars(rows, folder / "stages.png")
-    if scores:
-        smallest = min(row.batch_size for row in rows)
-        alone = [row for row in rows if row.batch_size == smallest]
-        figure.score_against_latency(alone, scores, metric, folder / "score_against_latency.png")
-
-
-def show(rows: Sequence["Row"], console: Any) -> None:
-    """Print the short table, with how it was measured."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from zoo_exp.measure import table
-
-    lines = [table.cells(row, rows) for row in rows]
-    heads = [head for head in lines[0] if head != "remark" and (console.width >= WIDE or head in table.SHORT)]
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for head in heads:
-        shown.add_column(
-            Text(head), justify="left" if head == "Arm" else "right", no_wrap=True, overflow="ellipsis"
-        )
-    for line in lines:
-        shown.add_row(*(Text(line[head]) for head in heads))
-    console.print(shown)
-    for line in lines:
-        if line["remark"]:
-            console.print(Text(f"{line['Arm']}, batch {line['batch']}: {line['remark']}", style="yellow"))
-    for note in (f"{rows[0].conditions}.", *table.NOTES):
-        console.print(Text(note, style="dim"))
 
 
 def _plan(settings: Mapping[str, Any]) -> Any:

@@ -1,12 +1,12 @@
-"""Write a report on runs: one HTML page, Markdown, LaTeX, csv and figures. It needs no model and no GPU.
+"""Report runs: one HTML page, Markdown, LaTeX, CSV tables and figures (PNG, SVG). Needs neither model nor GPU.
 
-RUN is a run folder (runs/NAME/ID), or a folder above: runs/NAME stands for its newest run, runs for the newest
-run of each experiment.
+RUN is a run folder (runs/NAME/ID), or a folder above it: runs/NAME selects its newest run, runs the newest run of
+each experiment.
 
 Examples:
   python -m zoo_exp report runs/ablation_fusion
   python -m zoo_exp report runs/sanity runs/low_rank --out report
-  python -m zoo_exp report runs/ablation_fusion --wandb     a W&B report as well
+  python -m zoo_exp report runs/ablation_fusion --wandb     also create a W&B report
 """
 
 import argparse
@@ -14,27 +14,30 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Runs, where the report goes, and W&B."""
+    """Runs, output folder and W&B."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder above")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: report, inside a single run)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="output folder (default: report inside the run folder; ./report for several runs)",
     )
     parser.add_argument(
         "--mixed",
         action="store_true",
-        help="report runs together whose model settings or data differ, marked",
+        help="allow runs whose model settings or data differ, and mark them",
     )
     parser.add_argument(
         "--wandb",
         action="store_true",
-        help="make a W&B report: saved where W&B is online, its specification in a file elsewhere",
+        help="also create a W&B report (offline: its specification is written to a file)",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(handler=report)
 
 
 def report(args: argparse.Namespace) -> int:
-    """Build it and say where it lies."""
+    """Build the report and print its path."""
     from zoo_exp.console import plain_console
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes

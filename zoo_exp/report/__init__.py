@@ -1,1 +1,1 @@
-"""What the user reads: tables, intervals, pictures and W&B, all computed from records."""
+"""What a reader sees of a run: tables, figures, mask galleries and the HTML page, all computed from records."""

@@ -53,7 +53,7 @@ def audit(published: pd.DataFrame | None = None) -> Audit:
     for topic, check in (
         ("averages follow from their rows", averages),
         ("poster against supplement", poster_and_supplement),
-        ("rows that stand twice under different names", repeated_rows),
+        ("identical rows under different method names", repeated_rows),
         ("cells above the unpruned model", above_full),
         ("claims of the text", claims),
     ):

@@ -1,4 +1,4 @@
-"""`python -m zoo_exp report`: run folders in, a page, Markdown, LaTeX, csv and figures out."""
+"""`python -m zoo_exp report`: read run folders; write a page, Markdown, LaTeX, CSV and figures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,18 +11,17 @@ from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from zoo_exp.files import write_text
-from zoo_exp.report import latex, markdown, tables
 from zoo_exp.report.drawing import drawers
-from zoo_exp.report.html.page import page
-from zoo_exp.report.markdown import escape
-from zoo_exp.report.naming import slugs, titles
-from zoo_exp.report.section import Section, make_section
+from zoo_exp.report.html_page import render_page
+from zoo_exp.report.renderers import csv_text, escape_markdown, markdown
+from zoo_exp.report.run_document import latex_document, markdown_document, write_csv
+from zoo_exp.report.section import Section, make_section, slugs, titles
 from zoo_exp.runs import folder as run_folder
 from zoo_exp.runs.load import check_together, find_runs, load_run
 from zoo_exp.statistics.bootstrap import DRAWS
 
 PAGE = "index.html"
-FIGURES = "figures"
+FIGURES, TABLES = "figures", "tables"
 T = TypeVar("T")
 
 
@@ -38,17 +37,17 @@ def build(
 
     Args:
         paths: run folders, or folders above them (the newest run of each experiment there).
-        out: where it goes; `report` inside the run folder for one run, `report` here for several.
-        mixed: report runs together whose model settings or data differ, marked.
-        draws: bootstrap draws.
-        processes: how many others draw figures meanwhile (see `drawing.drawers`); 0: this one draws.
-        console: where progress is shown; nowhere if None or no terminal.
+        out: folder of the report; by default `report` inside the run folder for one run, `./report` for several.
+        mixed: allow runs whose model settings or data differ, and mark them.
+        draws: bootstrap resamples.
+        processes: worker processes that draw figures (see `drawing.drawers`); 0 draws in this process.
+        console: shows progress, if it is a terminal.
 
     Returns:
         The page.
 
     Raises:
-        ZooExpError: no records, a damaged file, a run of a newer version, or runs that do not go together.
+        ZooExpError: no records, a damaged file, a run of a newer version, or runs that cannot be combined.
     """
     folders = find_runs(paths)
     with drawers(processes) as executor, _progress(console, len(folders)) as step:
@@ -66,19 +65,22 @@ def build(
             for run, slug, title in zip(runs, slugs(runs), titles(runs), strict=True)
         ]
         for section in sections:
-            step(f"{section.run.name}: figures", section.pictures)
+            step(f"{section.run.name}: figures", section.figures)
     title = f"zoo_exp: {runs[0].name}" if len(runs) == 1 else f"zoo_exp: {len(runs)} experiments"
     for section in sections:
-        tables.write_csv(section.results, folder / f"{section.slug}.csv")
-        latex.write_latex(section.results, folder / f"{section.slug}.tex", str(section.run.model.get("name")))
+        write_csv(section.results, folder / f"{section.slug}.csv")
+        tex = latex_document(section.results, str(section.run.model.get("name")))
+        write_text(folder / f"{section.slug}.tex", tex)
+        for table in section.tables:
+            write_text(folder / TABLES / f"{section.slug}_{table.name}.csv", csv_text(table))
     write_text(folder / "report.md", _markdown(title, sections, warnings))
-    write_text(folder / PAGE, page(title, sections, warnings))
+    write_text(folder / PAGE, render_page(title, sections, warnings))
     return folder / PAGE
 
 
 @contextmanager
 def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T], T]]:
-    """A bar over reading, computing and drawing each run: a function that counts a step and returns its value."""
+    """A progress bar with three steps per run; yields a function that counts one step and returns its value."""
     bar = Progress(
         TextColumn("report"),
         BarColumn(),
@@ -99,10 +101,11 @@ def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T],
 
 
 def _markdown(title: str, sections: Sequence[Section], warnings: Sequence[str]) -> str:
-    parts = [f"# {escape(title)}", *(f"> {escape(text)}" for text in warnings)]
+    parts = [f"# {escape_markdown(title)}", *(f"> {escape_markdown(text)}" for text in warnings)]
     for section in sections:
-        # The run's own page, one level down.
-        own = markdown.render(replace(section.results, experiment=section.title))
-        parts.append("\n".join(f"#{line}" if line.startswith("#") else line for line in own.splitlines()))
-        parts += [f"![{escape(p.caption)}]({FIGURES}/{p.path.name}.svg)" for p in section.pictures]
+        named = replace(section.results, experiment=section.title)
+        parts.append(markdown_document(named, level=2).rstrip("\n"))
+        # Tables that the run folder's own document lacks: the paper's averages and the token analysis.
+        parts += [markdown(table, "###") for table in section.tables if table.name in ("paper", "tokens")]
+        parts += [f"![{escape_markdown(f.caption)}]({FIGURES}/{f.path.name}.svg)" for f in section.figures]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The figures of one run, drawn here or by other processes while the statistics of the next run are computed."""
+"""The figures of one run, drawn here or in worker processes while the statistics of the next run are computed."""
 
 import multiprocessing
 import os
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from zoo_exp.report.figures import budget_curve, cost, heat, kde, layers, positions, rank
+from zoo_exp.report.figure_style import NARROW
+from zoo_exp.report.figures_results import budget_curve, cost, heat_map, layer_curve
+from zoo_exp.report.figures_tokens import correlations, effective_ranks, positions
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure: the common name of its .svg and .png files, and what it shows."""
+class DrawnFigure:
+    """A figure: the common name of its .svg, .png and `_narrow.svg` files, and what it shows."""
 
     path: Path
     caption: str
 
+    @property
+    def wide(self) -> Path:
+        """The vector file for pages and paper."""
+        return self.path.with_name(f"{self.path.name}.svg")
+
+    @property
+    def narrow(self) -> Path:
+        """The vector file for narrow screens."""
+        return self.path.with_name(f"{self.path.name}{NARROW}.svg")
+
 
 class Here(Executor):
-    """An executor that does the work at once, in this thread."""
+    """An executor that does the work immediately, in this thread."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do it; an error is raised when the result is asked for, as in any executor."""
+        """Call `work`; an error is raised when the result is requested, as in any executor."""
         future: Future[Any] = Future()
         try:
             future.set_result(work(*args, **kwargs))
@@ -39,10 +52,10 @@ class Here(Executor):
 
 @contextmanager
 def drawers(processes: int) -> Iterator[Executor]:
-    """Who draws: this process for 0, otherwise so many others.
+    """An executor that draws: this process for 0, otherwise that many worker processes.
 
-    They are started afresh (`spawn`), as a fork of a process with torch's threads may hang. A script that asks for
-    them needs `if __name__ == "__main__":`, as with every use of `multiprocessing`.
+    Workers are spawned, as a fork of a process with torch's threads may hang. A script that asks for them needs
+    `if __name__ == "__main__":`, as with every use of `multiprocessing`.
     """
     if processes < 1:
         with Here() as here:
@@ -52,7 +65,7 @@ def drawers(processes: int) -> Iterator[Executor]:
     try:
         yield pool
     except BaseException:
-        # `with pool` would draw everything that waits before it lets the error out.
+        # `with pool` would draw everything in its queue before it raises the error.
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
@@ -70,51 +83,62 @@ def draw_all(
     n_images: int,
     tokens: pd.DataFrame,
     path: Path,
-) -> list[Picture]:
-    """Draw what applies to a run.
+) -> list[DrawnFigure]:
+    """Draw the figures that apply to a run.
 
     Args:
         frame: from `results.compute`.
-        kept: arm of the smallest budget -> the shares of images that keep each place (see `positions.shares`).
-        n_images: images that they are shares of.
+        kept: arm of the smallest budget -> the share of images that keep each position (`figures_tokens.shares`).
+        n_images: number of images behind the shares.
         tokens: from `token_rows.read_tokens`.
-        path: what the figures' names begin with.
+        path: what the names of the figures begin with.
     """
-    drawn: list[tuple[str, str, Callable[[Path], bool]]] = [
+    drawn: list[tuple[str, str, Callable[..., bool], tuple[Any, ...]]] = [
         (
             "budget",
             "Retained average by budget, with 95 % intervals (paired bootstrap over images).",
-            lambda path: budget_curve.draw(frame, path),
+            budget_curve,
+            (frame,),
         ),
         (
             "cost",
-            "Retained average against what an answer costs. Times: this machine, median over batches, per question.",
-            lambda path: cost.draw(frame, path),
+            "Retained average against cost per question. Times: this machine, median over batches.",
+            cost,
+            (frame,),
         ),
-        ("heat", "Retained average by directions m and step size h.", lambda path: heat.draw(frame, path)),
+        ("heat", "Retained average by number of directions m and step size h.", heat_map, (frame,)),
         (
             "layers",
-            "Where sensitivity is measured: encoder layers and projector.",
-            lambda path: layers.draw(frame, path),
+            "Retained average by the layer at which sensitivity is measured: encoder layers and projector.",
+            layer_curve,
+            (frame,),
         ),
         (
             "ranks",
-            "Rank correlation with the reference arm, over the tokens that it rates above the threshold of 0.5; "
-            "vertical lines are means.",
-            lambda path: kde.draw(tokens, path),
+            "Rank correlation of token scores with the reference arm, over the tokens that it scores above 0.5; "
+            "vertical lines: means.",
+            correlations,
+            (tokens,),
         ),
-        ("ranks_all", "The same over all tokens.", lambda path: kde.draw(tokens, path, "spearman")),
-        ("span", "Effective rank of what is kept, by budget (colour).", lambda path: rank.draw(tokens, path)),
+        (
+            "ranks_all",
+            "Rank correlation of token scores with the reference arm, over all tokens.",
+            partial(correlations, column="spearman"),
+            (tokens,),
+        ),
+        ("span", "Effective rank of the kept tokens, by budget (colour).", effective_ranks, (tokens,)),
         (
             "positions",
-            "Where tokens are kept at the smallest budget; the numbers are the shares of the upper, middle and lower "
-            "third of the image. A rule without position bias is even over many images.",
-            lambda path: positions.draw(kept, n_images, path),
+            "Positions of kept tokens at the smallest budget; numbers: shares in the upper, middle and lower third "
+            "of the image. A selector without position bias is uniform over many images.",
+            positions,
+            (kept, n_images),
         ),
     ]
     found = []
-    for name, caption, draw in drawn:
+    for name, caption, draw, data in drawn:
         target = path.with_name(f"{path.name}_{name}")
-        if draw(target):
-            found.append(Picture(target, caption))
+        if draw(*data, target):
+            draw(*data, target, narrow=True)
+            found.append(DrawnFigure(target, caption))
     return found

@@ -60,13 +60,13 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
         pen.text((MARGIN, top + 12), shorten(plain(item.task), small, width - 2 * MARGIN), SOFT, small)
         pen.text((MARGIN, top + 31), shorten(line, font(18), width - 2 * MARGIN), INK, font(18))
         by_arm = {arm.arm: arm for arm in item.arms}
-        picture = resized(item.image, (TILE, tile))
-        dark = darkened(picture)
+        pixels = resized(item.image, (TILE, tile))
+        dark = darkened(pixels)
         for number, name in enumerate(columns):
             if name in by_arm:
                 corner = MARGIN + number * (TILE + GAP), top + QUESTION
                 mask = kept_mask(by_arm[name].indices, item.grid)
-                _draw_tile(canvas, pen, corner, overlay(picture, dark, mask), by_arm[name])
+                _draw_tile(canvas, pen, corner, overlay(pixels, dark, mask), by_arm[name])
         top += QUESTION + tile + RESPONSE
     for number, text in enumerate(lines):
         pen.text((MARGIN, top + 6 + 20 * number), text, SOFT, small)
@@ -75,29 +75,29 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
         canvas.save(file, format="PNG", compress_level=4)
 
 
-def darkened(picture: Pixels) -> Pixels:
+def darkened(pixels: Pixels) -> Pixels:
     """The image [height, width, 3] as dropped tokens are shown: dark and nearly grey."""
-    shown = picture.astype(np.float32)
+    shown = pixels.astype(np.float32)
     grey = shown.mean(axis=2, keepdims=True)
     return (DARKENED * (0.55 * shown + 0.45 * grey)).astype(np.uint8)
 
 
-def overlay(picture: Pixels, dark: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+def overlay(pixels: Pixels, dark: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     """Show dropped tokens dark, and outline the kept ones.
 
     Args:
-        picture: the image [height, width, 3].
+        pixels: the image [height, width, 3].
         dark: the same, `darkened`; an argument because all arms of a question share it.
         mask: True where a token is kept [rows, columns].
 
     Returns:
         A new image of the same size.
     """
-    height, width = picture.shape[:2]
+    height, width = pixels.shape[:2]
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     kept = mask[rows][:, columns]
-    shown = np.where(kept[:, :, None], picture, dark)
+    shown = np.where(kept[:, :, None], pixels, dark)
     if not mask.all():
         shown[outline(kept)] = OUTLINE
     return shown

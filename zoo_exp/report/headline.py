@@ -1,12 +1,11 @@
-"""What a run says in one or two sentences, with the uncertainty that it has."""
+"""The result of a run in a few sentences, with its uncertainty."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from zoo_exp.report import tables
-from zoo_exp.report.tables import count, signed, with_interval
+from zoo_exp.report.tabular import DASH, count, signed, with_interval
 from zoo_exp.statistics.frame import AVERAGE, measured_tokens
 from zoo_exp.statistics.results import Results
 
@@ -23,9 +22,9 @@ class Headline:
         low: see `retained`.
         high: see `retained`.
         ahead: whether it is significantly better than every other arm of its budget.
-        rivals: those that it is not told apart from: (label, difference with its interval).
-        random: against the random selector of the same budget, or empty.
-        flops: share of the full model's operations, or nan.
+        rivals: arms that it does not differ from significantly: (label, difference with its interval).
+        random: difference to the random selector of the same budget, or empty.
+        flops: its FLOPs as a share of the full model's, or nan.
     """
 
     arm: str
@@ -44,8 +43,15 @@ class Headline:
         """The retained average as a table shows it."""
         return with_interval(self.retained, self.low, self.high)
 
+    @property
+    def verdict(self) -> str:
+        """The comparison within its budget, for a table."""
+        if self.ahead:
+            return "significantly best"
+        return f"tied with {len(self.rivals)}" if self.rivals else DASH
+
     def tokens(self) -> str:
-        """How many tokens stay.
+        """How many tokens are kept.
 
         >>> Headline("a", 16.0, 144.0, 90.0, 88.0, 92.0, True, (), "", 0.5).tokens()
         '16 of 144 visual tokens (11 %)'
@@ -56,29 +62,35 @@ class Headline:
 
     def sentences(self) -> list[str]:
         """For the page and for Markdown."""
-        lines = [f"With {self.tokens()}, {self.arm} retains {self.interval} % of the full model's average."]
+        lines = [
+            f"With {self.tokens()}, {self.arm} retains {self.interval} % of the full model's average score."
+        ]
         if self.ahead:
             lines.append(
-                "It is ahead of every other arm of its budget: each paired 95 % interval lies above 0."
+                "Significantly better than every other arm at this budget (all paired 95 % CIs exclude 0)."
             )
         elif self.rivals:
-            told = ", ".join(f"{name} ({difference})" for name, difference in self.rivals[:3])
+            named = ", ".join(f"{name} ({difference})" for name, difference in self.rivals[:3])
             more = f" and {len(self.rivals) - 3} more" if len(self.rivals) > 3 else ""
-            lines.append(f"The data do not tell it apart from {told}{more}.")
+            if any("[" in difference for _, difference in self.rivals):
+                lines.append(f"Not significantly different from {named}{more}.")
+            else:
+                lines.append(f"Too few questions for intervals of the differences to {named}{more}.")
         if self.random:
-            lines.append(f"Against random: {self.random} points.")
+            lines.append(f"Difference to random selection: {self.random} percentage points.")
         return lines
 
 
 def headline(results: Results) -> Headline | None:
-    """The best arm of the budget that keeps fewest tokens; None without budgets or without a full arm."""
+    """The best arm of the budget that keeps the fewest tokens; None without budgets or without a full arm."""
     frame = results.frame
     mine = frame[(frame["task"] == AVERAGE) & frame["budget"].notna() & frame["retained"].notna()]
     pairs = results.comparisons
     compared = mine[mine["arm"].isin(pairs["arm"])] if len(pairs) else mine
     if compared.empty:
         return None
-    # The leader of each budget is who the others are compared with; without a comparison, who retains most.
+    # The best arm of a budget is the one that the others are compared with; without a comparison, the one that
+    # retains most.
     small = mine[mine["budget"] == compared.loc[measured_tokens(compared).fillna(0).idxmin(), "budget"]]
     leaders = small[small["arm"].isin(pairs["arm"])] if len(pairs) else small
     best: dict[str, Any] = (leaders if len(leaders) else small).sort_values("retained").iloc[-1].to_dict()
@@ -90,7 +102,7 @@ def headline(results: Results) -> Headline | None:
     )
     return Headline(
         arm=str(best["arm"]),
-        kept=tables.measured_tokens(best),
+        kept=float(measured_tokens(pd.DataFrame([best])).iloc[0]),
         n_visual=float(best["n_visual"]),
         retained=float(best["retained"]),
         low=float(best["retained_low"]),
@@ -114,9 +126,9 @@ def _share(frame: pd.DataFrame, best: dict[str, Any]) -> float:
 
 
 def change(share: float) -> str:
-    """Operations against the full model's, for a table.
+    """A share of the full model's FLOPs as a relative change.
 
     >>> change(0.66), change(1.1)
     ('-34 %', '+10 %')
     """
-    return f"{100 * (share - 1):+.0f} %" if share == share else "-"
+    return f"{100 * (share - 1):+.0f} %" if share == share else DASH

@@ -26,8 +26,8 @@ SUCCESS = (
     "seeds count by their first seed, other ZOO arms do not count."
 )
 FAILURE = (
-    "Per task, the first question that `full` answers correctly and {arm} incorrectly; among several, the one that "
-    "the most other selectors at this budget answer correctly."
+    "Per task, the first question that the full model answers correctly and {arm} incorrectly; among several, the one "
+    "that the most other selectors at this budget answer correctly."
 )
 
 

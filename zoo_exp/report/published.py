@@ -1,7 +1,6 @@
 """The papers' numbers beside ours: joined only where model, benchmark, protocol and budget are the same."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,6 @@ CHECKPOINTS = {
     "llava_next_7b": "llava-v1.6-vicuna-7b-hf",
 }
 """What the paths of those models contain, on the hub, in its cache, or in a folder of one's own."""
-CAPTION = (
-    "Published numbers (italics) are copied from the papers, only where model, benchmark, metric and budget are the "
-    "same. Averages are not: the papers' nine hold two benchmarks that are measured otherwise here."
-)
 BENCHMARKS = {  # our task -> the id in published.csv
     "gqa": "gqa",
     "mmbench_en_dev_static": "mmbench_en_dev",
@@ -73,7 +68,7 @@ def read(path: Path = PATH) -> pd.DataFrame:
 
 
 def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
-    """What `join` gives for a run, and why it gives nothing where a name alone promises more.
+    """The result of `join` for a run; empty, with the reasons, where the run is not what the papers evaluated.
 
     Args:
         frame: `Results.frame`.
@@ -87,16 +82,16 @@ def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataF
     joined = join(frame, name, read())
     reasons = []
     if CHECKPOINTS.get(name, "") not in path:
-        reasons.append(f"model.path={path} is not known to be the paper's checkpoint")
+        reasons.append(f"model.path={path} is not known to be the checkpoint of the paper")
     if model.get("weights", "pretrained") != "pretrained":
         reasons.append(f"model.weights is {model['weights']}")
     if model.get("layers") is not None:
-        reasons.append(f"the model has its first {model['layers']} layers only")
+        reasons.append(f"only the first {model['layers']} layers of the model are used")
     if experiment.get("limit") is not None:
-        reasons.append(f"limit={experiment['limit']} takes a part of each benchmark")
+        reasons.append(f"limit={experiment['limit']} evaluates a part of each benchmark")
     if joined.empty or not reasons:
         return joined, []
-    return joined.head(0), [f"published numbers are left out: {', '.join(reasons)}"]
+    return joined.head(0), [f"published numbers are not shown: {', '.join(reasons)}"]
 
 
 def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +117,7 @@ def join(frame: pd.DataFrame, model: str, published: pd.DataFrame) -> pd.DataFra
     for row in frame[frame["task"] != AVERAGE].to_dict("records"):
         method = _method(row, PROTOCOL.get(model, {}))
         benchmark = BENCHMARKS.get(str(row["task"]))
-        # Who keeps more than its budget names (layer selectors: in the mean over layers) has another budget.
+        # An arm that keeps more than its budget (layer selectors: mean over layers) has another budget.
         if method is None or benchmark is None or row.get("above_budget"):
             continue
         mine = theirs[
@@ -199,12 +194,3 @@ def _method(row: Mapping[str, Any], protocol: Mapping[str, Any]) -> tuple[str, s
     if row["selector"] == "zoo" and own == dict(protocol):
         return ("ZOO-Prune", "") if options.get("fusion", "multiply") == "multiply" else None
     return None
-
-
-def difference_text(value: float) -> str:
-    """A signed difference.
-
-    >>> difference_text(-0.531), difference_text(0.0)
-    ('-0.53', '+0.00')
-    """
-    return "-" if math.isnan(value) else f"{value:+.2f}"

@@ -1,14 +1,14 @@
-"""Everything that a report says about one run: tables, pictures, published rows, examples."""
+"""Everything that a report says about one run: its names, tables, figures and examples."""
 
+import re
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from zoo_exp.report import published
-from zoo_exp.report.drawing import Here, Picture, draw_all
-from zoo_exp.report.figures import positions
+from zoo_exp.report.drawing import DrawnFigure, Here, draw_all
+from zoo_exp.report.figures_tokens import shares
 from zoo_exp.report.masks import (
     FAILURE,
     RULE,
@@ -21,16 +21,21 @@ from zoo_exp.report.masks import (
     successes,
 )
 from zoo_exp.report.runs import results_of
+from zoo_exp.report.tables import run_tables
+from zoo_exp.report.tables_statistics import paper_table, token_table
+from zoo_exp.report.tabular import Table
 from zoo_exp.report.token_rows import averages, read_tokens
 from zoo_exp.runs.load import Run
-from zoo_exp.statistics.contribution import Contribution, contribution
 from zoo_exp.statistics.results import Results
 from zoo_exp.statistics.rows import ArmRow, group
+
+UNINFORMATIVE = ("out=", "logger=", "+exp=", "exp=")
+"""Overrides that do not distinguish the points of an experiment."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Questions for a gallery: heading, the rule that chose them, and the questions."""
+    """Questions of a gallery: heading, the criterion by which they were chosen, and the questions."""
 
     title: str
     rule: str
@@ -45,13 +50,10 @@ class Section:
         slug: name for files and anchors.
         title: name for readers, unique in the report.
         run: where it comes from.
-        results: tables and intervals.
-        rows: the table's rows.
-        joined: rows with a published counterpart (see `published.join`).
-        paper: the paper's own averages of the same artefact.
-        contribution: what needs the image; None without a blind arm.
-        tokens: means of tokens.jsonl by arm; empty where `tokens` was not run.
-        drawn: figures that apply to this run, or who is drawing them.
+        results: numbers and intervals.
+        tables: all of its tables.
+        rows: the arms, as rows of a table.
+        drawing: the figures that apply to this run; a future, as other processes may draw them.
         examples: galleries.
     """
 
@@ -59,31 +61,28 @@ class Section:
     title: str
     run: Run
     results: Results
+    tables: list[Table]
     rows: list[ArmRow]
-    joined: pd.DataFrame
-    paper: pd.DataFrame
-    contribution: Contribution | None
-    tokens: pd.DataFrame
-    drawn: Future[list[Picture]]
+    drawing: Future[list[DrawnFigure]]
     examples: list[Examples] = field(default_factory=list)
 
     @property
-    def pictures(self) -> list[Picture]:
-        """The figures; waits for them where other processes draw."""
-        return self.drawn.result()
+    def figures(self) -> list[DrawnFigure]:
+        """The figures; waits where other processes draw them."""
+        return self.drawing.result()
 
 
 def make_section(
     run: Run, slug: str, figures: Path, draws: int, executor: Executor | None = None, title: str | None = None
 ) -> Section:
-    """Compute a run and draw what applies to it.
+    """Compute the results of a run and draw the figures that apply to it.
 
     Args:
         run: the run.
         slug: name for files, unique in the report.
-        figures: folder that figures are written to.
-        draws: bootstrap draws.
-        executor: who draws (see `drawing.drawers`); this process, if None.
+        figures: folder of the figures.
+        draws: bootstrap resamples.
+        executor: draws the figures (see `drawing.drawers`); this process, if None.
         title: name for readers; the experiment's, if None.
     """
     results = results_of(run, draws)
@@ -91,19 +90,20 @@ def make_section(
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)
     smallest = [row.names[0] for row in rows if row.budget == _last_budget(rows)]
-    kept = {arm: positions.shares(items, arm) for arm in smallest}  # pictures need not travel to who draws
+    kept = {arm: shares(items, arm) for arm in smallest}  # images need not travel to another process
     executor = executor or Here()
+    more = [
+        paper_table(published.averages(run.name, published.read())),
+        token_table(averages(tokens) if len(tokens) else tokens),
+    ]
     return Section(
         slug=slug,
         title=title or run.name,
         run=run,
         results=results,
+        tables=[*run_tables(results), *(table for table in more if table.rows)],
         rows=rows,
-        joined=results.published,
-        paper=published.averages(run.name, published.read()),
-        contribution=contribution(results.frame, results.contribution),
-        tokens=averages(tokens) if len(tokens) else tokens,
-        drawn=executor.submit(draw_all, results.frame, kept, len(items), tokens, figures / slug),
+        drawing=executor.submit(draw_all, results.frame, kept, len(items), tokens, figures / slug),
         examples=_examples(items, rows, results.tasks),
     )
 
@@ -120,10 +120,46 @@ def _examples(items: list[MaskItem], rows: list[ArmRow], tasks: list[str]) -> li
     focus = focus_arm(rows)
     if focus is not None:
         label = focus.names[0]
-        for title, rule, chosen in (
-            ("Successes", SUCCESS, successes(items, rows, focus)),
-            ("Failures", FAILURE, failures(items, rows, focus)),
-        ):
-            if chosen:
-                found.append(Examples(title, rule.format(arm=label), chosen))
+        found += [
+            Examples(f"Successes of {label}", SUCCESS.format(arm=label), successes(items, rows, focus)),
+            Examples(f"Failures of {label}", FAILURE.format(arm=label), failures(items, rows, focus)),
+        ]
     return [one for one in found if one.items]
+
+
+def slugs(runs: Sequence[Run]) -> list[str]:
+    """A short unique name for each run, safe in file names and anchors: its own, with the model, or with its id."""
+    own = [_safe(run.name) for run in runs]
+    models = [f"{name}-{_safe(str(run.model.get('name')))}" for name, run in zip(own, runs, strict=True)]
+    folders = [f"{model}-{_safe(run.folder.name)}" for model, run in zip(models, runs, strict=True)]
+    found: list[str] = []
+    for number, options in enumerate(zip(own, models, folders, strict=True)):
+        counts = (own.count(options[0]), models.count(options[1]), 1)
+        name = next(option for option, count in zip(options, counts, strict=True) if count == 1)
+        found.append(name if name not in found else f"{name}-{number}")
+    return found
+
+
+def titles(runs: Sequence[Run]) -> list[str]:
+    """A name for readers: the experiment's; for several runs of one experiment, with the overrides or the id."""
+    found = []
+    for run in runs:
+        others = [other for other in runs if other is not run and other.name == run.name]
+        if not others:
+            found.append(run.name)
+            continue
+        shared = set.intersection(*(set(_overrides(other)) for other in [run, *others]))
+        own = [text for text in _overrides(run) if text not in shared]
+        if any(set(_overrides(other)) == set(_overrides(run)) for other in others):
+            own.append(run.folder.name)
+        found.append(f"{run.name} ({' '.join(own) or 'as configured'})")
+    return found
+
+
+def _overrides(run: Run) -> list[str]:
+    overrides = [str(text) for text in run.experiment.get("overrides") or []]
+    return [text for text in overrides if not text.startswith(UNINFORMATIVE)]
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "run"

@@ -1,4 +1,4 @@
-"""From the records of a run folder to its tables (csv, json, Markdown, printed) and mask galleries."""
+"""Write the results of a run folder: results.csv, results.json, results.md, mask galleries, and the printed table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from zoo_exp.report import markdown, tables, terminal
+from zoo_exp.files import write_text
 from zoo_exp.report.gallery import draw_gallery
 from zoo_exp.report.masks import RULE, choose, read_masks
 from zoo_exp.report.published import beside
+from zoo_exp.report.run_document import markdown_document, show, write_csv, write_json
 from zoo_exp.runs import folder
 from zoo_exp.runs.provenance import versions
 from zoo_exp.runs.reading import read_records, read_timings, recorded_arms
@@ -53,13 +54,14 @@ def write(
     joined, left_out = beside(results.frame, config or {})
     notes = [*results.notes, *left_out]
     results = replace(results, provenance=versions(), published=joined, notes=notes)
-    tables.write_csv(results, folder.results(run_dir, ".csv"))
-    tables.write_json(results, folder.results(run_dir, ".json"))
+    write_csv(results, folder.results(run_dir, ".csv"))
+    write_json(results, folder.results(run_dir, ".json"))
     rows = group(list(arms) or recorded_arms(records))
     galleries = write_galleries(run_dir, rows, results.tasks)
-    markdown.write_markdown(results, folder.results(run_dir, ".md"), galleries[0].name if galleries else None)
+    document = markdown_document(results, galleries[0].name if galleries else None)
+    write_text(folder.results(run_dir, ".md"), document)
     if console is not None:
-        terminal.show(results, console)
+        show(results, console)
     return results
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import write_text
-from zoo_exp.report import markdown
+from zoo_exp.report.headline import headline
+from zoo_exp.report.renderers import escape_markdown, markdown
 from zoo_exp.report.runs import results_of
+from zoo_exp.report.tables import main_table
 from zoo_exp.runs.load import Run, find_runs, load_run
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
@@ -65,9 +67,10 @@ def build(library: ModuleType, runs: Sequence[Run], project: str, entity: str, *
     blocks: list[Any] = [library.TableOfContents()]
     for run in runs:
         results = results_of(run)
-        question = markdown.escape(run.experiment.get("question") or "")
-        # The table as our own Markdown page has it, without its heading and its pictures.
-        table = markdown.render(results).split("\n\n", 1)[1].split("\n\n## ", 1)[0]
+        question = escape_markdown(run.experiment.get("question") or "")
+        found = headline(results)
+        sentences = escape_markdown(" ".join(found.sentences())) if found else ""
+        table = f"{sentences}\n\n{markdown(main_table(results), heading='')}"
         place = {"entity": entity, "project": project} if linked else {}
         runset = library.Runset(name=run.name, query=run.name, **place)
         blocks += [
