@@ -62,7 +62,8 @@ def _on_this_model(config: ArmConfig, zoo: Mapping[str, Any]) -> ArmConfig:
 def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None) -> list[Arm]:
     """The arms of one configuration entry."""
     from zoo_exp import selectors
-    from zoo_exp.selectors.layer.base import LayerSelector, budget_of_layers
+    from zoo_exp.selectors.layer.base import LayerSelector
+    from zoo_exp.selectors.options import required_budget
 
     name, options = selectors.resolve(config.selector, config.options)
     config = dataclasses.replace(config, selector=name, options=options)
@@ -81,7 +82,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
         if isinstance(selector, LayerSelector):
-            resolved = [budget_of_layers(budget, selector.name) for budget in resolved]
+            resolved = [required_budget(budget, selector.name) for budget in resolved]
     seeds = range(config.seeds)
     name = _name(config, selector)
     # An option that counts the repetitions, such as the seed of a method's random weights.

@@ -169,8 +169,9 @@ def above_full(table: pd.DataFrame) -> tuple[int, list[str]]:
         if len(copied):
             found.append(
                 f"{model}, {benchmark} at {' and '.join(budgets)} tokens: {' and '.join(OWN_HARNESS)}, which the paper "
-                f"ran, beat the full model ({mine.min():.1f} to {mine.max():.1f} %), rows copied from earlier papers do not "
-                f"({copied.min():.1f} to {copied.max():.1f} %); the base row is probably from the copied rows' harness"
+                f"ran, beat the full model ({mine.min():.1f} to {mine.max():.1f} %), rows copied from earlier papers "
+                f"do not ({copied.min():.1f} to {copied.max():.1f} %); the base row is probably from "
+                "the copied rows' harness"
             )
     return len(cells), found
 
@@ -248,8 +249,8 @@ def _early_layers(table: pd.DataFrame) -> list[str]:
             place = 1 + sum(value > values[early] for value in values.values())
             found.append(
                 f'D.3 says that early layers "degrade sharply" under aggressive pruning: only layer 1 does; at '
-                f"{budget} tokens layer {early} ({values[early]}) stands at place {place} of {len(values)}, above layers "
-                f"{', '.join(map(str, below))}"
+                f"{budget} tokens layer {early} ({values[early]}) stands at place {place} of {len(values)}, above "
+                f"layers {', '.join(map(str, below))}"
             )
     return found
 

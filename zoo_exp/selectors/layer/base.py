@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.selectors.options import one_of, required_budget
+from zoo_exp.selectors.options import one_of
 
 Schedule = dict[int, int]
 """Decoder layer (from 0) -> maximum number of visual tokens that leave it."""
@@ -174,21 +174,6 @@ class WrappedLayerSelector(LayerSelector):
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """What the inner selector picks."""
         return self.inner.pick(view, count, state)
-
-
-def budget_of_layers(budget: BudgetLike, name: str) -> Budget:
-    """The budget as an object, which must not be per tile.
-
-    Raises:
-        InvalidValueError: none was given, it is not a budget, or it is one per tile.
-    """
-    parsed = required_budget(budget, name)
-    if parsed.per == "tile":
-        raise InvalidValueError(
-            f"budget {budget} of selector {name}: the language model's layers know no tiles; give a number per image, "
-            "such as that of five tiles"
-        )
-    return parsed
 
 
 def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:

@@ -15,11 +15,10 @@ from zoo_exp.selectors.layer.base import (
     LayerView,
     Prompt,
     Schedule,
-    budget_of_layers,
     check_depth,
     kept_behind,
 )
-from zoo_exp.selectors.options import at_least, one_of
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Dart(LayerSelector):
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """The budget as it is, which the selector comes near; for a mean over the layers, the nearest it can keep."""
-        budget = budget_of_layers(budget, self.name)
+        budget = required_budget(budget, self.name)
         if budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
         kept = kept_behind(budget, n_visual, n_layers, self.k, self.name)

@@ -14,11 +14,10 @@ from zoo_exp.selectors.layer.base import (
     LayerView,
     Prompt,
     Schedule,
-    budget_of_layers,
     check_depth,
     kept_behind,
 )
-from zoo_exp.selectors.options import at_least, one_of
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 _ROWS_AT_ONCE = 256
 
@@ -56,7 +55,7 @@ class FastV(LayerSelector):
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """One count; for a mean over the layers, what makes it equal the budget."""
-        budget = budget_of_layers(budget, self.name)
+        budget = required_budget(budget, self.name)
         if self.budget_of == "kept" and budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
         return {self.k - 1: kept_behind(budget, n_visual, n_layers, self.k, self.name)}

@@ -18,10 +18,9 @@ from zoo_exp.selectors.layer.base import (
     LayerView,
     Prompt,
     Schedule,
-    budget_of_layers,
 )
 from zoo_exp.selectors.layer.density_peaks import merge_by_density
-from zoo_exp.selectors.options import at_least, one_of
+from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 RELEASED_TOKENS, RELEASED_LAYERS = 576, 32
 STAGES = {
@@ -99,7 +98,7 @@ class SparseVLM(LayerSelector):
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
         """Counts of the stages; for v1.0 an upper bound, as the attention's rank decides."""
         stages = self.layers(n_layers)
-        asked = budget_of_layers(budget, self.name)
+        asked = required_budget(budget, self.name)
         if asked.per == "mean":
             return self._mean_schedule(asked, n_visual, n_layers)
         if self.version == "1.0":
@@ -210,7 +209,7 @@ class SparseVLM(LayerSelector):
 
     def _named(self, budget: BudgetLike, n_visual: int) -> float:
         """The budget as if the image had 576 tokens; a count is exact to one token of the image."""
-        parsed = budget_of_layers(budget, self.name)
+        parsed = required_budget(budget, self.name)
         count = parsed.resolve(n_visual)
         if parsed.keep_ratio is not None:
             return parsed.keep_ratio * RELEASED_TOKENS
