@@ -41,7 +41,7 @@ def test_needs_are_those_of_the_options(tmp_path):
     (tmp_path / "selector").mkdir()
     (tmp_path / "selector" / "deep.yaml").write_text("# Deep.\nselector: zoo\noptions: {layer: 2}\n")
     (text,) = (row[-1] for row in listing.LISTINGS["selectors"]([tmp_path])[1] if row[0] == "deep")
-    assert "hidden, replay" in text
+    assert "hidden, projector, replay" in text
 
 
 def test_nothing_points_to_a_document_that_a_reader_does_not_have(capsys):
