@@ -130,10 +130,10 @@ def _option_text(option: tuple[str, Any]) -> str:
 
 def check_family(name: str) -> list[ZooExpError]:
     """What is wrong with the name of the model family; an empty list when all is well."""
-    from zoo_exp.models.families import FAMILIES
+    from zoo_exp.models.families import check_family
 
     try:
-        FAMILIES.check(name)
+        check_family(name)
     except ZooExpError as error:
         return [error]
     return []

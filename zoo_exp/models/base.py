@@ -14,6 +14,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
+from zoo_exp.models.generic_support import image_token
 from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
@@ -72,8 +73,14 @@ class VLMAdapter:
     """Name of its configuration class in `transformers`."""
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Hub id -> arguments of the configuration class, for random weights without a download."""
-    positions: ClassVar[str] = "contiguous"
+    positions: str = "contiguous"
     """Position ids after pruning unless the caller chooses: one of `POSITIONS`."""
+    axes: ClassVar[int | None] = 3
+    """How many of the axes of position ids [A, B, L] the language model reads, the last ones; None for all."""
+    encoder_inputs: tuple[str, ...] = IMAGE_INPUTS
+    """Names of the vision encoder's inputs."""
+    self_check: ClassVar[bool] = False
+    """Whether the first prompt of an attached model is checked (`pruned(..., self_check=False)` switches it off)."""
 
     @classmethod
     def processor_class(cls) -> Any:
@@ -118,13 +125,21 @@ class VLMAdapter:
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model
         self.processor = processor
-        self.vlm: Any = self.model.model
-        self.llm: Any = self.vlm.language_model
+        self.vlm, self.llm = self.parts()
         self.layers: nn.ModuleList = self.llm.layers
-        self.image_token_id: int = self.model.config.image_token_id
+        self.image_token_id: int = image_token(self.model.config)
         self.n_visual: int | None = None
         self.clip: ClipHeads | None = None
         self._question: tuple[Any, Question] | None = None
+
+    @property
+    def family_name(self) -> str:
+        """The model type, for messages."""
+        return str(self.model.config.model_type)
+
+    def parts(self) -> tuple[Any, Any]:
+        """The inner model, and its language model."""
+        return self.model.model, self.model.model.language_model
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """Modules whose calls `collect` reads, by a name of the adapter's choice."""
@@ -158,16 +173,16 @@ class VLMAdapter:
             InvalidValueError: placeholders and images do not match.
         """
         rows = inputs["input_ids"]
-        if inputs.get("pixel_values") is None:
+        call = self.encoder_call(inputs)
+        if not any(name.startswith("pixel_values") for name in call):
             if bool((rows == self.image_token_id).any()):
                 raise InvalidValueError("the prompt has image placeholders, but there are no pixel_values")
             return [[] for _ in rows]
-        call = {name: inputs[name] for name in IMAGE_INPUTS if inputs.get(name) is not None}
         if "clip" in needs and self.clip is not None:
             needs |= {"features"}
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
-        images = self.collect(capture, list(output.pooler_output), call, needs)
+        images = self.collect(capture, self.pooled(output), call, needs)
         grouped = self.group_by_row(rows, images)
         if "text" in needs:
             grouped = self.with_questions(grouped, rows, _mask(inputs))
@@ -175,9 +190,17 @@ class VLMAdapter:
             grouped = self._with_clip(self.clip, grouped, rows, _mask(inputs))
         return grouped
 
+    def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `get_image_features` among a processor's output."""
+        return {name: inputs[name] for name in self.encoder_inputs if inputs.get(name) is not None}
+
     def image_features(self, **call: Any) -> Any:
         """The model's own image features, also while pruning wraps that call."""
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
+
+    def pooled(self, output: Any) -> list[Tensor]:
+        """What the model puts in place of the placeholders, from its image-feature call: one tensor per image."""
+        return list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
         """Assign images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].

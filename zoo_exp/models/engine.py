@@ -18,7 +18,17 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks, LayerPass
-from zoo_exp.models.segments import Segment, real_tokens, whole_prompt
+from zoo_exp.models.llm_call import (
+    all_states,
+    check_output,
+    cut_call,
+    full_length,
+    last_only,
+    refuse_positional,
+)
+from zoo_exp.models.masks import read_mask
+from zoo_exp.models.segments import first_position, real_tokens, whole_prompt
+from zoo_exp.models.self_check import check_keep_all
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,14 @@ class Prefill:
         origin: column in the prompt that was given of every token that entered the decoder [B, n]; -1 padding.
         length: columns of the prompt that was given.
         next_given: position that the caller counts for the first token behind the prompt [B].
+        last_only: whether the language model may give the last token's state alone.
     """
 
     layers: LayerPass
     origin: Tensor
     length: int
     next_given: Tensor
+    last_only: bool = False
 
 
 class _Call(threading.local):
@@ -55,6 +67,7 @@ class Engine:
         kept_tokens: visual tokens of the last prompt that entered the language model, by row.
         visual: visual columns of the prompt [B, L] (bool), where a caller hands over embeddings instead of ids.
         force: gather even where every token stays (tests).
+        self_check: whether the next prompt with images is first run with every token kept, and compared.
     """
 
     def __init__(
@@ -65,8 +78,10 @@ class Engine:
         positions: str,
         *,
         force: bool = False,
+        self_check: bool = False,
     ) -> None:
         self.adapter, self.tap, self.layers, self.force = adapter, tap, layers, force
+        self.self_check = self_check
         self.kept_tokens: list[int] = []
         self.visual: Tensor | None = None
         self._positions = positions
@@ -104,7 +119,8 @@ class Engine:
     def _before_vlm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._signature.bind(module, *args, **kwargs).arguments
         encoded = given.get("mm_encoder_outputs") or {}
-        has_images = given.get("pixel_values") is not None or encoded.get("image") is not None
+        pixels = [n for n in self.adapter.encoder_inputs if n.startswith("pixel_values")]
+        has_images = any(given.get(n) is not None for n in pixels) or encoded.get("image") is not None
         if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
             raise InvalidValueError("videos cannot be pruned: take frames as images, or run without pruning")
         self.adapter.check_call(given)
@@ -135,6 +151,7 @@ class Engine:
         self._call.running = None  # of a pass that ended in an error
         if self.layers is not None:
             self.layers.current = None
+        refuse_positional(args)
         embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
         if embeds is None:
             return None
@@ -171,8 +188,14 @@ class Engine:
     def _prefill(
         self, kwargs: dict[str, Any], embeds: Tensor, cache: Any, ids: Tensor | None, visual: Tensor
     ) -> dict[str, Any]:
-        real = real_tokens(kwargs.get("attention_mask"), len(embeds), embeds.shape[1], 0, embeds.device)
-        given = whole_prompt(real, visual, self._given_positions(kwargs.get("position_ids"), real))
+        mask = kwargs.get("attention_mask")
+        real = real_tokens(mask, len(embeds), embeds.shape[1], 0, embeds.device)
+        parts = read_mask(mask, real, self.adapter.llm.config)
+        positions = self._given_positions(kwargs.get("position_ids"), real)
+        given = whole_prompt(real, visual, positions, parts, first_position(real, positions))
+        if self.self_check:
+            check_keep_all(self.adapter, kwargs, given)
+            self.self_check = False
         segment = given
         if self.tap is not None and ids is not None:
             keep, features = self.tap.choose(ids.to(embeds.device), real, embeds)
@@ -181,33 +204,31 @@ class Engine:
                 embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
                 if features is not None:
                     embeds = embeds.masked_scatter(segment.visual[..., None], features.to(embeds))
-                # Always with a mask: positions with gaps and no mask look like packed sequences (spec: engine 2.4).
-                kwargs = {
-                    **kwargs,
-                    "inputs_embeds": embeds,
-                    "attention_mask": segment.mask.long(),
-                    "position_ids": segment.positions,
-                }
+                kwargs = cut_call(kwargs, embeds, order, segment, self.adapter.encoder_inputs)
         self.kept_tokens = segment.visual.sum(dim=1).tolist()
         _check_room(cache, segment.length)
         if segment is given and self.layers is None:
             return kwargs
-        first = whole_prompt(segment.mask, segment.visual, segment.positions)
+        first = whole_prompt(segment.mask, segment.visual, segment.positions, segment.parts, segment.start)
         current = LayerPass(True, [first], cache)
         if self.layers is not None:
+            kwargs = {**kwargs, **all_states(kwargs)}
             self.layers.start(current, embeds)
             self.layers.current = current
         text_positions = given.positions[-1] if given.positions.ndim == 3 else given.positions
-        self._call.running = Prefill(current, segment.source, given.length, text_positions[:, -1] + 1)
+        self._call.running = Prefill(
+            current, segment.source, given.length, text_positions[:, -1] + 1, last_only(kwargs)
+        )
         return kwargs
 
     def _given_positions(self, positions: Tensor | None, real: Tensor) -> Tensor:
-        """Positions that the caller counts [B, L] or [3, B, L]."""
+        """Positions that the caller counts [B, L] or [A, B, L]."""
         if positions is None:
             positions = self.adapter.new_positions(real)
         if positions is None:
             return count_positions(real)
-        positions = positions[-3:] if positions.ndim == 3 else positions
+        if positions.ndim == 3 and self.adapter.axes is not None:
+            positions = positions[-self.adapter.axes :]
         return positions.expand(*positions.shape[:-2], *real.shape)
 
     def _decode(self, kwargs: dict[str, Any], embeds: Tensor, prompt: Prefill, past: int) -> dict[str, Any]:
@@ -263,7 +284,17 @@ class Engine:
         elif (cache := getattr(output, "past_key_values", None)) is not None:
             self._caches[cache] = running
         if segments[-1].length != running.length or len(segments) > 1 or self.force:
-            output.last_hidden_state = _full_length(output.last_hidden_state, segments, running)
+            states = getattr(output, "last_hidden_state", None)
+            if (
+                running.last_only
+                and isinstance(states, Tensor)
+                and states.shape[1] == 1 < segments[-1].length
+            ):
+                return output
+            check_output(output, segments[-1].length)
+            output.last_hidden_state = full_length(
+                output.last_hidden_state, segments[-1], running.origin, running.length
+            )
         return output
 
 
@@ -276,17 +307,3 @@ def _check_room(cache: Any, length: int) -> None:
             f"the static cache has room for {room} tokens, the pruned prompt has {length}: make it larger by at least "
             f"{length - room}, plus the tokens to generate"
         )
-
-
-def _full_length(hidden: Tensor, segments: list[Segment], prompt: Prefill) -> Tensor:
-    """Hidden states at the places of the prompt that was given [B, L, D]; zeros for dropped tokens.
-
-    So logits have the length of `input_ids`, and labels fit. The last column is always the last token's.
-    """
-    last = segments[-1].to(hidden.device)
-    column = prompt.origin.to(hidden.device).gather(1, last.source.clamp(min=0))
-    column = column.masked_fill(last.source < 0, prompt.length).masked_fill(column < 0, prompt.length)
-    wide = hidden.new_zeros(len(hidden), prompt.length + 1, hidden.shape[-1])
-    wide = wide.scatter(1, column[..., None].expand_as(hidden), hidden)[:, :-1]
-    ends = column[:, -1:] == prompt.length - 1
-    return torch.where(ends[..., None], wide, torch.cat([wide[:, :-1], hidden[:, -1:]], dim=1))

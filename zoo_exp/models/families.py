@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.models.generic_support import check_type, vision_language_types
 from zoo_exp.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,17 +18,35 @@ FAMILIES: Registry[Any] = Registry(
         "qwen2_5_vl": "zoo_exp.models.qwen2_5_vl:QwenAdapter",
     },
     "It is the value of model_type in config.json.",
+    fallback="zoo_exp.models.generic:GenericAdapter",
 )
 
 
-def adapter_class(model_type: str) -> "type[VLMAdapter]":
-    """The adapter of a model type.
+def check_family(model_type: str) -> None:
+    """Refuse a model type that cannot be pruned; `transformers` is asked only for types without an adapter.
 
     Raises:
-        UnknownNameError: no adapter; the message names the supported types.
+        InvalidValueError: a type of `transformers` that cannot be pruned.
+        UnknownNameError: no such type.
     """
+    if model_type not in FAMILIES:
+        check_type(model_type)
+
+
+def adapter_class(model_type: str) -> "type[VLMAdapter]":
+    """The adapter of a model type: its own, or `GenericAdapter` for every other vision-language type.
+
+    Raises:
+        InvalidValueError: a model type that cannot be pruned; the message says why.
+    """
+    check_family(model_type)
     found: type[VLMAdapter] = FAMILIES.load(model_type)
     return found
+
+
+def model_class_name(model_type: str) -> str:
+    """Name of the class in `transformers` that has the language-model head."""
+    return adapter_class(model_type).model_class or vision_language_types()[model_type]
 
 
 def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
@@ -38,12 +57,11 @@ def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
         processor: its processor, if there is one; selectors that read the question's words use it.
 
     Raises:
-        UnknownNameError: no adapter for the model's type.
-        InvalidValueError: a model without its language-model head.
+        InvalidValueError: a model without its language-model head, or one that cannot be pruned.
     """
     config = getattr(model, "config", None)
     adapter = adapter_class(str(getattr(config, "model_type", type(model).__name__)))
-    if getattr(getattr(model, "model", None), "language_model", None) is None:
+    if adapter.family and getattr(getattr(model, "model", None), "language_model", None) is None:
         raise InvalidValueError(
             f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
             "LlavaForConditionalGeneration"

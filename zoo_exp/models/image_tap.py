@@ -50,7 +50,7 @@ class ImageTap:
         def encode(*args: Any, **kwargs: Any) -> Any:
             with Capture(self._adapter.taps(self._selector.needs)) as capture:
                 output = original(*args, **kwargs)
-            pooled = list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
+            pooled = self._adapter.pooled(output)
             with torch.no_grad():
                 call = self._adapter.call_arguments(args, kwargs)
                 self._seen.images = self._adapter.collect(capture, pooled, call, self._selector.needs)

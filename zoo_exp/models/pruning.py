@@ -70,16 +70,19 @@ def pruned(
     *,
     seed: int = 0,
     positions: str | None = None,
+    self_check: bool = True,
     **options: Any,
 ) -> Iterator[Pruning]:
     """Prune visual tokens in everything that a model does inside the `with` block.
 
     Args:
-        model: a Hugging Face LLaVA, LLaVA-NeXT or Qwen2.5-VL, or what `load_model` gave.
+        model: a Hugging Face vision-language model (docs/models.md), or what `load_model` gave.
         selector: a name, or a selector.
         budget: visual tokens that an image keeps: a count (64) or a keep ratio (0.111, "11.1%").
         seed: of selectors that draw; the image's number in its prompt is the rest of the seed.
         positions: `contiguous` or `original`; None takes what the model's family does.
+        self_check: for a family without an adapter of its own, run the language model on the first prompt with every
+            token kept, and refuse the model if its states are not the unpruned ones.
         **options: of a selector given by name.
 
     Yields:
@@ -89,7 +92,7 @@ def pruned(
         UnknownNameError: an unknown selector, option or model type.
         InvalidValueError: a value out of range, or a model that is being pruned already.
     """
-    handle = attach(model, selector, budget, seed=seed, positions=positions, **options)
+    handle = attach(model, selector, budget, seed=seed, positions=positions, self_check=self_check, **options)
     try:
         yield handle
     finally:
@@ -104,6 +107,7 @@ def attach(
     *,
     seed: int = 0,
     positions: str | None = None,
+    self_check: bool = True,
     **options: Any,
 ) -> Pruning:
     """Switch pruning on until `detach`; arguments as in `pruned`."""
@@ -120,10 +124,11 @@ def attach(
     if budget is not None:
         budget = Budget.parse(budget)
     positions = check_positions(positions, adapter)
+    check = self_check and adapter.self_check
     if isinstance(rule, LayerSelector):
-        engine = Engine(adapter, None, LayerHooks(adapter.llm, rule, budget), positions)
+        engine = Engine(adapter, None, LayerHooks(adapter.llm, rule, budget), positions, self_check=check)
     elif isinstance(rule, Selector):
-        engine = Engine(adapter, ImageTap(adapter, rule, budget, seed), None, positions)
+        engine = Engine(adapter, ImageTap(adapter, rule, budget, seed), None, positions, self_check=check)
     else:
         raise InvalidValueError(f"selector {rule!r} is neither a name nor a selector")
     engine.attach()

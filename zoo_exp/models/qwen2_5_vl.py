@@ -56,7 +56,7 @@ class QwenAdapter(VLMAdapter):
             "tie_word_embeddings": False,
         },
     }
-    positions: ClassVar[str] = "original"
+    positions: str = "original"
 
     @classmethod
     def processor_class(cls) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import count_positions
+from zoo_exp.models.masks import Part, seen_keys
 from zoo_exp.models.prompt import left_pack
 
 
@@ -19,10 +21,13 @@ class Segment:
         first: number of the first decoder layer, from 0.
         mask: real tokens [B, n] (bool).
         visual: visual tokens, merged ones included [B, n] (bool).
-        positions: position ids [B, n] or [3, B, n].
+        positions: position ids [B, n], or [A, B, n] where the family has A axes.
         source: column of each token in the sequence that entered the first decoder layer [B, n]; -1 for padding
             and merged tokens.
         padded: whether any row is padded.
+        parts: by layer type, what the masks of a model are made of that sees forward within an image; None where
+            all layers look back only.
+        start: position of a prompt's first token, from which `contiguous` counts (PaliGemma begins at 1).
     """
 
     first: int
@@ -31,6 +36,8 @@ class Segment:
     positions: Tensor
     source: Tensor
     padded: bool
+    parts: Mapping[str, Part] | None = None
+    start: int = 0
 
     @property
     def length(self) -> int:
@@ -45,7 +52,7 @@ class Segment:
         return replace(self, **moved)
 
     def after(self, step: Tensor) -> Tensor:
-        """Positions of the tokens that come `step` [q] places behind the prompt: [B, q] or [3, B, q]."""
+        """Positions of the tokens that come `step` [q] places behind the prompt: [B, q] or [A, B, q]."""
         return self.positions[..., -1:] + 1 + step
 
     def decode_mask(self, generated: int, new: Tensor) -> Tensor:
@@ -65,7 +72,8 @@ class Segment:
         kept = self.positions.gather(-1, columns).masked_fill(~mask, 0)
         if positions == "contiguous":
             intact = (keep == self.mask).all(dim=1, keepdim=True)
-            kept = torch.where(intact, kept, count_positions(mask))
+            counted = (count_positions(mask) + self.start).masked_fill(~mask, 0)
+            kept = torch.where(intact, kept, counted)
         return order, Segment(
             first=first,
             mask=mask,
@@ -73,6 +81,8 @@ class Segment:
             positions=kept,
             source=self.source.gather(1, order).masked_fill(~mask, -1),
             padded=bool((~mask).any()),
+            parts=None if self.parts is None else {n: p.pick(order) for n, p in self.parts.items()},
+            start=self.start,
         )
 
     def insert(self, hidden: Tensor, extra: list[Tensor], positions: str) -> tuple[Tensor, "Segment"]:
@@ -82,7 +92,15 @@ class Segment:
 
         Returns:
             Hidden states [B, n', D], and the segment.
+
+        Raises:
+            InvalidValueError: the model sees forward within an image, so that nothing says what merged tokens see.
         """
+        if self.parts is not None:
+            raise InvalidValueError(
+                "a selector that merges tokens between layers does not go with a model whose image tokens see each "
+                "other in both directions: take fastv or dart, or a selector before the language model"
+            )
         axes = self.positions if self.positions.ndim == 3 else self.positions[None]
         rows: list[tuple[Tensor, ...]] = []
         for b, merged in enumerate(extra):
@@ -110,16 +128,30 @@ class Segment:
         mask = column >= (longest - torch.tensor(lengths, device=hidden.device))[:, None]
         kept = places.permute(2, 0, 1)
         if positions == "contiguous":
-            kept = count_positions(mask).expand_as(kept)
+            kept = (count_positions(mask) + self.start).masked_fill(~mask, 0).expand_as(kept)
         kept = kept if self.positions.ndim == 3 else kept[0]
         return states, Segment(self.first, mask, visual, kept, source, min(lengths) < longest)
 
 
-def whole_prompt(real: Tensor, visual: Tensor, positions: Tensor) -> Segment:
+def whole_prompt(
+    real: Tensor, visual: Tensor, positions: Tensor, parts: Mapping[str, Part] | None = None, start: int = 0
+) -> Segment:
     """The segment before anything was dropped."""
     column = torch.arange(real.shape[1], device=real.device)
     source = torch.where(real, column, -1)
-    return Segment(0, real, visual & real, positions, source, bool((~real).any()))
+    return Segment(0, real, visual & real, positions, source, bool((~real).any()), parts, start)
+
+
+def first_position(real: Tensor, positions: Tensor) -> int:
+    """Position of a row's first token, where all rows begin at the same one; else 0.
+
+    Args:
+        real: real tokens [B, n] (bool).
+        positions: [B, n] or [A, B, n].
+    """
+    column = real.to(torch.uint8).argmax(dim=1, keepdim=True)
+    first = positions.gather(-1, column.expand(*positions.shape[:-1], 1))
+    return int(first.flatten()[0]) if bool((first == first.flatten()[0]).all()) else 0
 
 
 def visual_left(whole: Segment, last: Segment) -> list[list[int]]:
@@ -136,18 +168,17 @@ def real_tokens(
 ) -> Tensor:
     """Which of the `new` tokens are real [B, new] (bool), from any form of mask that a model is handed.
 
-    `transformers` gives None, [B, S], and for static caches a 4-D mask or a dict of them: there, the last query
-    row says which columns are real (spec: engine 2.4).
+    `transformers` gives None, [B, S], and for static caches and for models that see forward a 4-D mask or a dict of
+    them: there, a column that some query sees is real.
     """
     if isinstance(mask, Mapping):
-        inside: Tensor | None = mask.get("full_attention", next(iter(mask.values())))
-        return real_tokens(inside, batch, new, past, device)
+        several = [real_tokens(one, batch, new, past, device) for one in mask.values()]
+        return torch.stack(several).any(dim=0) if mask else real_tokens(None, batch, new, past, device)
     if mask is None:
         return torch.ones(batch, new, dtype=torch.bool, device=device)
-    if mask.ndim == 4:
-        row = mask[:, 0, -1]
-        row = row if row.dtype == torch.bool else row == 0
-        return row[:, past : past + new].expand(batch, -1)
+    seen = seen_keys(mask)
+    if seen is not None:
+        return seen.any(dim=1)[:, past : past + new].expand(batch, -1)
     return mask[:, -new:].bool()
 
 

@@ -1,0 +1,155 @@
+"""Every vision-language type of the installed transformers: pruned rightly, or listed with its reason."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from tiny_configs import IMAGE
+from tiny_families import BATCH_DEPENDS, CANNOT_BE_BUILT, reference, split_rows, tiny_family, tiny_prompt
+
+import zoo_exp
+from zoo_exp.core.tokens import Selection
+from zoo_exp.models.families import FAMILIES, adapter_for
+from zoo_exp.models.generic_support import REFUSED, find_parts, vision_language_types
+from zoo_exp.selectors.base import Selector
+
+QUICK = ("gemma3", "internvl", "llava_onevision", "paligemma", "qwen3_vl", "smolvlm")
+TYPES = sorted(set(vision_language_types()) - set(REFUSED) - set(CANNOT_BE_BUILT) - set(FAMILIES.names()))
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class EveryOther(Selector):
+    """Keeps every second visual token of an image; the only one where there is one."""
+
+    name: ClassVar[str] = "every_other"
+
+    def select(self, tokens, budget, generator, scores=None):
+        """Indices by rule."""
+        return Selection(torch.arange(tokens.count % 2 if tokens.count > 1 else 0, tokens.count, 2))
+
+
+@pytest.fixture(
+    scope="module", params=[t if t in QUICK else pytest.param(t, marks=pytest.mark.slow) for t in TYPES]
+)
+def model(request):
+    """A tiny random model of every type."""
+    return tiny_family(request.param)
+
+
+def answer(model, given, steps=STEPS, **options):
+    """Greedy ids [B, L + steps] and logits [B, steps, V]."""
+    with torch.no_grad():
+        out = model.generate(
+            **given,
+            max_new_tokens=steps,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **options,
+        )
+    return out.sequences, torch.stack(out.logits, dim=1)
+
+
+def error(given, expected):
+    """Largest difference as a share of the largest value."""
+    return float((given - expected).abs().max() / expected.abs().max())
+
+
+def rounding(model, given):
+    """How far the unpruned model's own answers with and without a cache are apart: recurrent layers round more."""
+    every = torch.arange(int((given["input_ids"] == IMAGE).sum()))
+    positions = original_positions(model, given) if adapter_for(model).positions == "original" else None
+    off = error(answer(model, given)[1][0], reference(model, given, every, positions, STEPS))
+    assert off < 5e-5
+    return off
+
+
+def original_positions(model, given):
+    """What the model hands to its decoder [A, 1, L]."""
+    seen = []
+    hook = find_parts(model)[1].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    try:
+        with torch.no_grad():
+            model(**given)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,)], ids=["one image", "two images"])
+def test_keeping_every_token_changes_no_bit(model, rows):
+    given = tiny_prompt(model, rows)
+    ids, logits = answer(model, given)
+    with torch.no_grad():
+        plain = model(**given).logits
+    with zoo_exp.pruned(model, "full") as pruning, torch.no_grad():
+        pruning._engine.force = True
+        same_ids, same_logits = answer(model, given)
+        whole = model(**given).logits
+    assert torch.equal(same_ids, ids)
+    assert torch.equal(same_logits, logits)
+    assert torch.equal(whole, plain)
+    assert pruning.kept_tokens == [int((given["input_ids"] == IMAGE).sum())]
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,)], ids=["one image", "two images"])
+def test_pruned_logits_are_those_of_a_prompt_that_never_held_the_others(model, rows):
+    given = tiny_prompt(model, rows, seed=1)
+    adapter = adapter_for(model)
+    counts = [t.count for t in adapter.encode(given, frozenset())[0]]
+    with zoo_exp.pruned(model, EveryOther()) as pruning:
+        ids, logits = answer(model, given)
+    starts = torch.tensor([0, *counts]).cumsum(0)
+    keep = torch.cat([s.indices + start for s, start in zip(pruning.selections[0], starts[:-1], strict=True)])
+    assert pruning.kept_tokens == [len(keep)]
+    assert max(counts) == 1 or len(keep) < sum(counts)
+    positions = None
+    if adapter.positions == "original":
+        visual = (given["input_ids"][0] == IMAGE).nonzero().squeeze(1)
+        stays = given["input_ids"][0] != IMAGE
+        stays[visual[keep]] = True
+        positions = original_positions(model, given)[..., stays]
+    expected = reference(model, given, keep, positions, STEPS)
+    off = error(logits[0], expected)
+    assert off < 1e-5 or off < 3 * rounding(model, given)
+    assert torch.equal(ids[0, -STEPS:], expected.argmax(dim=-1))
+
+
+def test_a_padded_batch_equals_its_prompts_one_by_one(model):
+    given = tiny_prompt(model, (1, 1), seed=2)
+    assert not given["attention_mask"].all()
+    with zoo_exp.pruned(model, EveryOther()):
+        ids, logits = answer(model, given, 4)
+        alone = [answer(model, one, 4) for one in split_rows(model, given)]
+    checked = 1 if model.config.model_type in BATCH_DEPENDS else len(alone)
+    for b in range(checked):
+        off = error(logits[b], alone[b][1][0])
+        assert off < 1e-5 or off < 3 * rounding(model, split_rows(model, given)[b])
+        assert torch.equal(ids[b, -4:], alone[b][0][0, -4:])
+
+
+def test_nothing_stays_on_a_model(model):
+    given = tiny_prompt(model)
+    ids, logits = answer(model, given, 2)
+    with zoo_exp.pruned(model, EveryOther()):
+        answer(model, given, 2)
+    vlm, llm = find_parts(model)
+    assert "get_image_features" not in vlm.__dict__
+    assert not llm._forward_pre_hooks
+    assert not llm._forward_hooks
+    again, same = answer(model, given, 2)
+    assert torch.equal(again, ids)
+    assert torch.equal(same, logits)
+
+
+def test_every_type_is_pruned_or_listed_with_its_reason():
+    known = set(vision_language_types())
+    if len(known) > 90:  # transformers 5.23
+        assert len(TYPES) >= 40
+    assert not set(REFUSED) & set(CANNOT_BE_BUILT)
+    assert all(REFUSED.values())
+    assert all(CANNOT_BE_BUILT.values())
