@@ -6,12 +6,22 @@ from typing import ClassVar
 import pytest
 import torch
 from tiny_configs import IMAGE
-from tiny_families import BATCH_DEPENDS, CANNOT_BE_BUILT, reference, split_rows, tiny_family, tiny_prompt
+from tiny_families import (
+    BATCH_DEPENDS,
+    CANNOT_BE_BUILT,
+    ENCODES_MORE,
+    reference,
+    split_rows,
+    tiny_family,
+    tiny_prompt,
+)
 
 import zoo_exp
 from zoo_exp.core.tokens import Selection
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.families import FAMILIES, adapter_for
 from zoo_exp.models.generic_support import REFUSED, find_parts, vision_language_types
+from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.selectors.base import Selector
 
 QUICK = ("gemma3", "internvl", "llava_onevision", "paligemma", "qwen3_vl", "smolvlm")
@@ -130,6 +140,32 @@ def test_a_padded_batch_equals_its_prompts_one_by_one(model):
         off = error(logits[b], alone[b][1][0])
         assert off < 1e-5 or off < 3 * rounding(model, split_rows(model, given)[b])
         assert torch.equal(ids[b, -4:], alone[b][0][0, -4:])
+
+
+@pytest.mark.parametrize("rows", [(2,), (1, 1)], ids=["two images", "batch"])
+def test_prompts_that_are_pruned_before_generation_give_the_same(model, rows):
+    """The route of the evaluation: one vision pass, then a prompt per arm."""
+    given = tiny_prompt(model, rows, seed=3)
+    adapter = adapter_for(model)
+    tokens = adapter.encode(given, frozenset())
+    if model.config.model_type in ENCODES_MORE:
+        with pytest.raises(InvalidValueError, match="needs more than the visual tokens"):
+            prune_prompt(
+                adapter, given, tokens, [[EveryOther().select(t, None, None) for t in r] for r in tokens]
+            )
+        return
+    with zoo_exp.pruned(model, EveryOther()) as pruning:
+        ids, logits = answer(model, given, 4)
+    known = {
+        name: value for name, value in given.items() if "pixel_values" not in name
+    }  # they are encoded already
+    prompt = prune_prompt(adapter, known, tokens, pruning.selections)
+    out = generate_pruned(
+        model, prompt, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    assert prompt.kept_tokens == pruning.kept_tokens
+    assert error(torch.stack(out.logits, dim=1), logits) < 1e-5
+    assert torch.equal(out.sequences[:, -4:], ids[:, -4:])
 
 
 def test_nothing_stays_on_a_model(model):

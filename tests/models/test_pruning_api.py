@@ -274,7 +274,9 @@ def test_models_of_other_families_are_refused():
     config = LlamaConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
     )
-    with pytest.raises(InvalidValueError, match="model type 'llama' is no vision-language model"):
+    with pytest.raises(
+        InvalidValueError, match=r"model type 'llama' is no vision-language model.*docs/models.md"
+    ):
         zoo_exp.attach(LlamaForCausalLM(config), "zoo", 4)
     with pytest.raises(InvalidValueError, match="model type 'Linear' is no vision-language model"):
         zoo_exp.attach(torch.nn.Linear(1, 1), "zoo", 4)

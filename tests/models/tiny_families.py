@@ -178,6 +178,8 @@ CANNOT_BE_BUILT: dict[str, str] = {
     "unlimited_ocr": _SIZES,
 }
 """Types that the engine may well prune, but of which no tiny model could be made to show it."""
+ENCODES_MORE = ("granite_docling", "ovis2")
+"""Types whose encoder gives more than rows for the placeholders."""
 BATCH_DEPENDS = {
     "hunyuan_vl": "transformers numbers images over the batch, so that a row's positions depend on others"
 }

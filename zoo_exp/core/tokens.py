@@ -65,6 +65,7 @@ class VisualTokens:
         places: place of each token in the image's sequence [N]; None for all tokens in order.
         clip_image: CLIP embedding of each patch, after its visual projection [N, c] (`needs: "clip"`).
         clip_text: CLIP embeddings of the question's segments [S, c] (`needs: "clip"`).
+        deepstack: rows that the first decoder layers add to their hidden states [levels, N, D] (Qwen3-VL), or None.
         pixels_encoder: function (scale: tuple[int, int]) -> Z of the image resized to that token grid
             (`needs: "resize"`).
     """
@@ -93,6 +94,7 @@ class VisualTokens:
     places: Tensor | None = None
     clip_image: Tensor | None = None
     clip_text: Tensor | None = None
+    deepstack: Tensor | None = None
     pixels_encoder: Callable[[tuple[int, int]], Tensor] | None = None
 
     def __post_init__(self) -> None:

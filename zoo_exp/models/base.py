@@ -182,7 +182,7 @@ class VLMAdapter:
             needs |= {"features"}
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
-        images = self.collect(capture, self.pooled(output), call, needs)
+        images = self.complete(self.collect(capture, self.pooled(output), call, needs), output)
         grouped = self.group_by_row(rows, images)
         if "text" in needs:
             grouped = self.with_questions(grouped, rows, _mask(inputs))
@@ -274,6 +274,20 @@ class VLMAdapter:
         if self._question is None or self._question[0] is not self.processor:
             self._question = (self.processor, question_of(self.processor))
         return self._question[1]
+
+    def complete(self, images: list[VisualTokens], output: Any) -> list[VisualTokens]:
+        """Add what only the output of the image-feature call has."""
+        return images
+
+    def prune(
+        self,
+        inputs: Mapping[str, Any],
+        tokens: Sequence[Sequence[VisualTokens]],
+        selections: Sequence[Sequence[Any]],
+        positions: str | None,
+    ) -> Any:
+        """A `PrunedPrompt`, where embeddings, mask and positions are not all that the decoder reads; else None."""
+        return None
 
     def check_call(self, given: Mapping[str, Any]) -> None:
         """Refuse a call of the inner model (arguments by name) that the installed transformers computes wrongly."""

@@ -240,16 +240,17 @@ class Engine:
             embeds = kwargs["inputs_embeds"] = self._without_overlap(
                 kwargs.get("position_ids"), embeds, prompt, generated
             )
-        new = embeds.shape[1]
         given = kwargs.get("attention_mask")
-        mask = given if isinstance(given, Tensor) and given.ndim == 2 else None
-        real = first.source.new_ones(len(embeds), new) if mask is None else mask[:, -new:].long()
-        kwargs["position_ids"] = first.after(torch.arange(new, device=embeds.device) + generated)
-        if first.padded or mask is not None:
-            kwargs["attention_mask"] = first.decode_mask(generated, real)
+        kwargs |= first.continued(given, embeds, generated)
         if self.layers is not None and len(segments) > 1:
             current = LayerPass(False, segments, prompt.layers.cache)
-            self.layers.decode(current, embeds, real, past)
+            new = embeds.shape[1]
+            real = (
+                given
+                if isinstance(given, Tensor) and given.ndim == 2
+                else first.source.new_ones(len(embeds), new)
+            )
+            self.layers.decode(current, embeds, real[:, -new:].long(), past)
             self.layers.current = current
         return kwargs
 

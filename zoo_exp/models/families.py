@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.models.generic_support import check_type, vision_language_types
 from zoo_exp.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,26 +23,30 @@ FAMILIES: Registry[Any] = Registry(
 
 
 def check_family(model_type: str) -> None:
-    """Check that a model type has an adapter or fits the generic one.
+    """Refuse a model type that cannot be pruned; `transformers` is asked only for types without an adapter.
 
     Raises:
-        InvalidValueError: it says what the model type is.
+        InvalidValueError: a type of `transformers` that cannot be pruned.
+        UnknownNameError: no such type.
     """
     if model_type not in FAMILIES:
-        from zoo_exp.models.generic_support import check_type
-
         check_type(model_type)
 
 
 def adapter_class(model_type: str) -> "type[VLMAdapter]":
-    """The adapter of a model type; types without an adapter of their own get the generic one.
+    """The adapter of a model type: its own, or `GenericAdapter` for every other vision-language type.
 
     Raises:
-        InvalidValueError: the generic adapter cannot serve the type.
+        InvalidValueError: a model type that cannot be pruned; the message says why.
     """
     check_family(model_type)
     found: type[VLMAdapter] = FAMILIES.load(model_type)
     return found
+
+
+def model_class_name(model_type: str) -> str:
+    """Name of the class in `transformers` that has the language-model head."""
+    return adapter_class(model_type).model_class or vision_language_types()[model_type]
 
 
 def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
@@ -55,9 +60,8 @@ def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
         InvalidValueError: a model without its language-model head, or one that cannot be pruned.
     """
     config = getattr(model, "config", None)
-    model_type = str(getattr(config, "model_type", type(model).__name__))
-    adapter = adapter_class(model_type)
-    if model_type in FAMILIES and getattr(getattr(model, "model", None), "language_model", None) is None:
+    adapter = adapter_class(str(getattr(config, "model_type", type(model).__name__)))
+    if adapter.family and getattr(getattr(model, "model", None), "language_model", None) is None:
         raise InvalidValueError(
             f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
             "LlavaForConditionalGeneration"

@@ -1,8 +1,9 @@
 """Which stock models the generic adapter can serve, and the reason for those that it cannot."""
 
+from difflib import get_close_matches
 from typing import Any
 
-from zoo_exp.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 READ_ON = "docs/models.md lists what works"
 _ENCODER_DECODER = (
@@ -50,17 +51,35 @@ def check_type(model_type: str) -> None:
     """Refuse a model type that the generic adapter cannot serve, before anything is loaded.
 
     Raises:
-        InvalidValueError: it says what the model type is, and what works.
+        InvalidValueError: a type of `transformers` that cannot be pruned; it says what the type is.
+        UnknownNameError: no type of the installed `transformers`.
     """
     if model_type in REFUSED:
         raise InvalidValueError(
             f"model type '{model_type}' cannot be pruned: it is {REFUSED[model_type]}. {READ_ON}"
         )
-    if model_type not in vision_language_types():
+    known = vision_language_types()
+    if model_type in known:
+        return
+    from transformers import CONFIG_MAPPING
+
+    if model_type in CONFIG_MAPPING:
         raise InvalidValueError(
-            f"model type '{model_type}' is no vision-language model that the installed transformers knows: give one "
+            f"model type '{model_type}' is no vision-language model, or only a part of one: give the whole model, "
             f"whose config.json has a model_type such as llava, qwen3_vl or internvl. {READ_ON}"
         )
+    close = [
+        n for n in get_close_matches(model_type, known, n=1, cutoff=0.9) if _digits(n) == _digits(model_type)
+    ]
+    guess = f"Did you mean '{close[0]}'? " if close else ""
+    raise UnknownNameError(
+        "model type", model_type, (), f"{guess}The installed transformers has no such model. {READ_ON}"
+    )
+
+
+def _digits(name: str) -> str:
+    """The version in a model type: another one is another family, not a slip of the hand."""
+    return "".join(c for c in name if c.isdigit())
 
 
 def find_parts(model: Any) -> tuple[Any, Any]:

@@ -15,7 +15,14 @@ from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.clip_heads import ClipHeads
-from zoo_exp.models.families import adapter_class, adapter_for, architecture, known_architectures
+from zoo_exp.models.families import (
+    adapter_class,
+    adapter_for,
+    architecture,
+    known_architectures,
+    model_class_name,
+)
+from zoo_exp.models.generic_support import image_token
 from zoo_exp.models.weight_files import check_weight_files
 
 DTYPES = {
@@ -176,7 +183,7 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
     import transformers
     from safetensors import SafetensorError
 
-    model_class = getattr(transformers, adapter_class(config.model_type).model_class)
+    model_class = getattr(transformers, model_class_name(config.model_type))
     options = {**options, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = model_class.from_pretrained(path, config=config, **options)
@@ -214,7 +221,7 @@ def _move(model: Any, device: str | torch.device) -> Any:
 def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
     import transformers
 
-    model_class = getattr(transformers, adapter_class(config.model_type).model_class)
+    model_class = getattr(transformers, model_class_name(config.model_type))
     dtype = options.pop("dtype")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -233,10 +240,13 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
         raise MissingFileError(
             f"model '{name}': its processor cannot be loaded: {_first_line(error)}"
         ) from error
-    if processor.image_token_id != config.image_token_id:  # a tokenizer without files is made up, in silence
+    written = getattr(processor, "image_token_id", None)
+    if written is not None and written != image_token(
+        config
+    ):  # a tokenizer without files is made up, in silence
         raise MissingFileError(
-            f"model '{name}': its tokenizer writes {processor.image_token_id} for {processor.image_token}, but the "
-            f"model reads {config.image_token_id}: files of the tokenizer are missing or from elsewhere; get them again"
+            f"model '{name}': its tokenizer writes {written} for {processor.image_token}, but the "
+            f"model reads {image_token(config)}: files of the tokenizer are missing or from elsewhere; get them again"
         )
     processor.tokenizer.padding_side = "left"
     return processor

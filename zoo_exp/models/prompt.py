@@ -1,7 +1,7 @@
 """A pruned prompt as tensors, for `generate` without hooks: one vision pass serves every arm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class PrunedPrompt:
         position_ids: [B, L] or [3, B, L], or None where `generate` counts the mask.
         visual: visual tokens, merged ones included [B, L] (bool).
         kept_tokens: visual tokens that are in each row, counted after pruning.
+        feed: what the decoder reads besides embeddings, mask and positions, for families that need it.
     """
 
     inputs_embeds: Tensor
@@ -29,6 +30,7 @@ class PrunedPrompt:
     position_ids: Tensor | None
     visual: Tensor
     kept_tokens: list[int]
+    feed: Any = field(default=None, compare=False)
 
 
 @torch.no_grad()
@@ -52,30 +54,15 @@ def prune_prompt(
     Raises:
         InvalidValueError: unknown positions, or placeholders that do not match the images.
     """
+    own = adapter.prune(inputs, tokens, selections, positions)
+    if own is not None:
+        prompt: PrunedPrompt = own
+        return prompt
     positions = check_positions(positions, adapter)
     ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    visual = real & (ids == adapter.image_token_id)
+    keep, real, visual, features = keep_mask(adapter, inputs, tokens, selections)
     images = [t for row in tokens for t in row]
-    chosen = [s for row in selections for s in row]
-    slots = visual.flatten().nonzero().squeeze(1)
-    if len(images) != len(chosen) or len(slots) != sum(t.count for t in images):
-        raise InvalidValueError(
-            f"the prompts have {len(slots)} image placeholders; there are {len(images)} images with "
-            f"{sum(t.count for t in images)} visual tokens and {len(chosen)} selections"
-        )
-    keep = real & ~visual
     embed = adapter.model.get_input_embeddings()
-    features: Tensor | None = None
-    if chosen:
-        starts, start = [], 0
-        for t in images:
-            starts.append(start)
-            start += t.count
-        index = torch.cat([s.indices + at for s, at in zip(chosen, starts, strict=True)])
-        keep.view(-1)[slots[index.to(slots.device)]] = True
-        features = torch.cat([features_of(t, s) for t, s in zip(images, chosen, strict=True)])
     order, new_mask = left_pack(keep)
     new_ids = ids.gather(1, order)
     stays_visual = visual.gather(1, order) & new_mask
@@ -91,6 +78,41 @@ def prune_prompt(
         else:  # a row that loses nothing keeps its positions under either policy
             position_ids = torch.where((keep == real).all(dim=1, keepdim=True), kept, position_ids)
     return PrunedPrompt(embeds, new_mask.long(), position_ids, stays_visual, stays_visual.sum(dim=1).tolist())
+
+
+def keep_mask(
+    adapter: VLMAdapter,
+    inputs: Mapping[str, Any],
+    tokens: Sequence[Sequence[VisualTokens]],
+    selections: Sequence[Sequence[Selection]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Tokens that stay, real tokens, and visual tokens [B, L] (bool); features of the visual ones that stay [K, D].
+
+    Raises:
+        InvalidValueError: placeholders that do not match the images.
+    """
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    visual = real & (ids == adapter.image_token_id)
+    images = [t for row in tokens for t in row]
+    chosen = [s for row in selections for s in row]
+    slots = visual.flatten().nonzero().squeeze(1)
+    if len(images) != len(chosen) or len(slots) != sum(t.count for t in images):
+        raise InvalidValueError(
+            f"the prompts have {len(slots)} image placeholders; there are {len(images)} images with "
+            f"{sum(t.count for t in images)} visual tokens and {len(chosen)} selections"
+        )
+    keep = real & ~visual
+    if not chosen:
+        return keep, real, visual, None
+    starts, start = [], 0
+    for t in images:
+        starts.append(start)
+        start += t.count
+    index = torch.cat([s.indices + at for s, at in zip(chosen, starts, strict=True)])
+    keep.view(-1)[slots[index.to(slots.device)]] = True
+    return keep, real, visual, torch.cat([features_of(t, s) for t, s in zip(images, chosen, strict=True)])
 
 
 def features_of(tokens: VisualTokens, selection: Selection) -> Tensor:
@@ -128,6 +150,8 @@ def generate_pruned(model: Any, prompt: PrunedPrompt, **generate_kwargs: Any) ->
     Returns:
         The new tokens only [B, T], padded on the right as `generate` does.
     """
+    if prompt.feed is not None:
+        return prompt.feed.generate(model, **generate_kwargs)  # type: ignore[no-any-return]
     given: dict[str, Any] = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
     if prompt.position_ids is not None:
         given["position_ids"] = prompt.position_ids

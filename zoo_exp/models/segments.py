@@ -59,6 +59,36 @@ class Segment:
         """Mask over the prompt, what was generated since, and new tokens [B, q]: [B, n + generated + q]."""
         return torch.cat([self.mask.long(), new.new_ones(len(new), generated), new], dim=1)
 
+    def continued(self, given: Any, embeds: Tensor, generated: int) -> dict[str, Any]:
+        """Mask and positions of the language model's call for new tokens behind the prompt.
+
+        Args:
+            given: the mask of the call.
+            embeds: of the new tokens [B, q, D].
+            generated: tokens between the prompt and these.
+        """
+        new = embeds.shape[1]
+        mask = given if isinstance(given, Tensor) and given.ndim == 2 else None
+        real = self.source.new_ones(len(embeds), new) if mask is None else mask[:, -new:].long()
+        step = torch.arange(new, device=embeds.device) + generated
+        changed: dict[str, Any] = {"position_ids": self.after(step)}
+        if self.padded or mask is not None:
+            changed["attention_mask"] = self.decode_mask(generated, real)
+        return changed
+
+    def repeat(self, copies: int) -> "Segment":
+        """The same with every row `copies` times in a row, as beam search has it."""
+        if copies == 1:
+            return self
+        rows = {n: getattr(self, n).repeat_interleave(copies, dim=0) for n in ("mask", "visual", "source")}
+        positions = self.positions.repeat_interleave(copies, dim=self.positions.ndim - 2)
+        parts = self.parts
+        if parts is not None:
+            parts = {
+                n: replace(p, blocks=p.blocks.repeat_interleave(copies, dim=0)) for n, p in parts.items()
+            }
+        return replace(self, positions=positions, parts=parts, **rows)
+
     def shorten(self, keep: Tensor, first: int, positions: str) -> tuple[Tensor, "Segment"]:
         """The segment that is left when only the tokens in `keep` [B, n] stay.
 
