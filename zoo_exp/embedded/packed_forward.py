@@ -42,7 +42,13 @@ def _tower_attention(attention: nn.Module, rows: Tensor, everything: Tensor) -> 
 
 
 def text_forward(
-    llm: nn.Module, visual: Tensor, ids: Tensor, segment: Tensor, position: Tensor, shift: int
+    llm: nn.Module,
+    visual: Tensor,
+    ids: Tensor,
+    segment: Tensor,
+    position: Tensor,
+    shift: int,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Final hidden states of the packed questions [B, L, D].
 
@@ -52,20 +58,51 @@ def text_forward(
         ids: packed text tokens [B, L].
         segment: question number of each token [B, L].
         position: place of each token in its question [B, L].
-        shift: gap between the prefix and the first text position, drawn per step in training, so that a
+        shift: gap between the prefix and the first text position, random per step in training, so that a
             shortened prefix with contiguous positions is nothing new to the model.
+        places: number of each visual token among all of an image's [B, N]: the prefix keeps original positions
+            (and `shift` says how many tokens are gone). None takes contiguous ones.
     """
     batch = len(ids)
-    head_dim = llm.config.head_dim
     start = llm.embed_tokens(torch.tensor([PREFIX_TEXT], device=ids.device)).expand(batch, -1, -1)
     prefix = torch.cat([start, visual], 1)
-    text = llm.embed_tokens(ids)
     n_prefix = prefix.shape[1]
-    prefix_rope = _rope(llm, torch.arange(n_prefix, device=ids.device)[None])
-    text_rope = _rope(llm, n_prefix + shift + position)
+    where = torch.arange(n_prefix, device=ids.device)[None]
+    if places is not None:
+        where = torch.cat([where[:, : len(PREFIX_TEXT)].expand(batch, -1), places + len(PREFIX_TEXT)], 1)
+    prefix_rope, text_rope = rope(llm, where), rope(llm, n_prefix + shift + position)
+    return decode_packed(llm, prefix, prefix_rope, llm.embed_tokens(ids), text_rope, segment)[0]
+
+
+Rope = tuple[Tensor, Tensor]
+
+
+def decode_packed(
+    llm: nn.Module,
+    prefix: Tensor,
+    prefix_rope: Rope,
+    text: Tensor,
+    text_rope: Rope,
+    segment: Tensor,
+    probe_after: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """Final hidden states of the text [B, L, D], and the prefix's after layer `probe_after` [B, P, D] (0: None).
+
+    Args:
+        llm: a Llama or Qwen2 decoder.
+        prefix: embedded prefix with the visual tokens [B, P, D].
+        prefix_rope: cosine and sine of its positions.
+        text: embedded questions [B, L, D].
+        text_rope: cosine and sine of their positions.
+        segment: question number of each text token [B, L].
+        probe_after: number of the layer whose prefix states are returned as well.
+    """
+    head_dim = llm.config.hidden_size // llm.config.num_attention_heads
+    n_prefix = prefix.shape[1]
     mask = _packed_mask(segment, n_prefix)
+    probed = None
     *layers, last = llm.layers
-    for layer in layers:
+    for number, layer in enumerate(layers, 1):
         attention = layer.self_attn
         q, k, v = _project(attention, layer.input_layernorm(prefix), head_dim, prefix_rope)
         tq, tk, tv = _project(attention, layer.input_layernorm(text), head_dim, text_rope)
@@ -78,6 +115,8 @@ def text_forward(
         )
         both = both + layer.mlp(layer.post_attention_layernorm(both))
         prefix, text = both[:, :n_prefix], both[:, n_prefix:]
+        if number == probe_after:
+            probed = prefix
     attention = last.self_attn
     normed = last.input_layernorm(prefix)
     k, v = (
@@ -88,7 +127,7 @@ def text_forward(
     read = functional.scaled_dot_product_attention(tq, keys, torch.cat([v, tv], 2), attn_mask=mask)
     text = text + attention.o_proj(read.transpose(1, 2).flatten(2))
     text = text + last.mlp(last.post_attention_layernorm(text))
-    return llm.norm(text)
+    return llm.norm(text), probed
 
 
 def _packed_mask(segment: Tensor, n_prefix: int) -> Tensor:
@@ -99,24 +138,22 @@ def _packed_mask(segment: Tensor, n_prefix: int) -> Tensor:
     return torch.cat([own.new_ones(batch, length, n_prefix), own], 2)[:, None]
 
 
-def _project(
-    attention: nn.Module, normed: Tensor, head_dim: int, rope: tuple[Tensor, Tensor]
-) -> tuple[Tensor, ...]:
+def _project(attention: nn.Module, normed: Tensor, head_dim: int, turn: Rope) -> tuple[Tensor, ...]:
     q, k, v = (
         projection(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    return _rotate(q, rope), _rotate(k, rope), v
+    return _rotate(q, turn), _rotate(k, turn), v
 
 
-def _rope(llm: nn.Module, position: Tensor) -> tuple[Tensor, Tensor]:
+def rope(llm: nn.Module, position: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary embedding [1 or B, 1, L, head_dim]."""
     angle = position[..., None].float() * llm.rotary_emb.inv_freq
     angle = torch.cat([angle, angle], -1)[:, None]
     return angle.cos(), angle.sin()
 
 
-def _rotate(states: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rope
+def _rotate(states: Tensor, turn: Rope) -> Tensor:
+    cos, sin = turn
     first, second = states.chunk(2, -1)
     return states * cos + torch.cat([-second, first], -1) * sin
