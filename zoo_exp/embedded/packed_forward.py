@@ -104,8 +104,8 @@ def decode_packed(
     *layers, last = llm.layers
     for number, layer in enumerate(layers, 1):
         attention = layer.self_attn
-        q, k, v = _project(attention, layer.input_layernorm(prefix), head_dim, prefix_rope)
-        tq, tk, tv = _project(attention, layer.input_layernorm(text), head_dim, text_rope)
+        q, k, v = _project(attention, _rms(layer.input_layernorm, prefix), head_dim, prefix_rope)
+        tq, tk, tv = _project(attention, _rms(layer.input_layernorm, text), head_dim, text_rope)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         read = functional.scaled_dot_product_attention(
             tq, torch.cat([k, tk], 2), torch.cat([v, tv], 2), attn_mask=mask
@@ -113,21 +113,26 @@ def decode_packed(
         both = torch.cat([prefix, text], 1) + attention.o_proj(
             torch.cat([seen, read], 2).transpose(1, 2).flatten(2)
         )
-        both = both + layer.mlp(layer.post_attention_layernorm(both))
+        both = both + layer.mlp(_rms(layer.post_attention_layernorm, both))
         prefix, text = both[:, :n_prefix], both[:, n_prefix:]
         if number == probe_after:
             probed = prefix
     attention = last.self_attn
-    normed = last.input_layernorm(prefix)
+    normed = _rms(last.input_layernorm, prefix)
     k, v = (
         p(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2) for p in (attention.k_proj, attention.v_proj)
     )
-    tq, tk, tv = _project(attention, last.input_layernorm(text), head_dim, text_rope)
+    tq, tk, tv = _project(attention, _rms(last.input_layernorm, text), head_dim, text_rope)
     keys = torch.cat([_rotate(k, prefix_rope), tk], 2)
     read = functional.scaled_dot_product_attention(tq, keys, torch.cat([v, tv], 2), attn_mask=mask)
     text = text + attention.o_proj(read.transpose(1, 2).flatten(2))
-    text = text + last.mlp(last.post_attention_layernorm(text))
-    return llm.norm(text), probed
+    text = text + last.mlp(_rms(last.post_attention_layernorm, text))
+    return _rms(llm.norm, text), probed
+
+
+def _rms(norm: nn.Module, states: Tensor) -> Tensor:
+    """The stock RMS norm as one fused kernel, which takes half of its time."""
+    return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
 def _packed_mask(segment: Tensor, n_prefix: int) -> Tensor:

@@ -96,13 +96,15 @@ class Plan:
 
 
 PLANS: dict[str, Plan] = {
-    "embedded": Plan("embedded", joint_steps=3200, deepen_at=1600, align_weight=0.25),
+    "embedded": Plan("embedded", dense_steps=400, joint_steps=3200, deepen_at=1600, align_weight=0.25),
     "embedded_next": Plan(
         "embedded_next", dense_steps=0, images=8, text_length=384, questions=70, drop_min=10, max_shift=64
     ),
     "embedded_qwen": Plan(
         "embedded_qwen",
-        dense_steps=1500,
+        dense_steps=1000,
+        joint_steps=3500,
+        dense_images=16,
         heads_first=0,
         dense_muon_lr=5e-3,
         align_weight=0.5,

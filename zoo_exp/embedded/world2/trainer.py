@@ -228,7 +228,7 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Tensor], dict[str, str]] | Non
 
 
 def check_header(out: Path, header: dict[str, str], plan: Plan) -> None:
-    """Refuse a checkpoint of another world or plan; a joint stage may still change its length before its decay.
+    """Refuse a checkpoint of another world or plan; lengths may still change where no step done is touched.
 
     Raises:
         InvalidValueError: what differs.
@@ -244,7 +244,9 @@ def check_header(out: Path, header: dict[str, str], plan: Plan) -> None:
         raise InvalidValueError(f"{out}: the checkpoint's header has no plan or step: {error}") from error
     wanted = asdict(plan)
     changed = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
-    if set(changed) <= {"joint_steps", "decay_share", "deepen_at"} and _same_so_far(found, plan, step):
+    if set(changed) <= {"dense_steps", "joint_steps", "decay_share", "deepen_at"} and _same_so_far(
+        found, plan, step
+    ):
         return
     listing = ", ".join(f"{key}: {old} there, {new} asked for" for key, (old, new) in changed.items())
     if changed:
@@ -257,14 +259,12 @@ def _same_so_far(found: dict[str, Any], plan: Plan, step: int) -> bool:
         old = Plan(**found)
     except TypeError:
         return False
-    steps = range(old.dense_steps, step)
-    return all(
-        old.pace(s) == plan.pace(s)
-        and old.deep(s) == plan.deep(s)
-        and _auxiliary(old, s) == _auxiliary(plan, s)
-        for s in steps
+    return all(_what_counts(old, s) == _what_counts(plan, s) for s in range(step))
+
+
+def _what_counts(plan: Plan, step: int) -> tuple[Any, ...]:
+    """What a plan's lengths decide about one step."""
+    auxiliary = (
+        0.0 if plan.stage(step) == "dense" else plan.auxiliary(step) * (plan.align_weight + plan.side_weight)
     )
-
-
-def _auxiliary(plan: Plan, step: int) -> float:
-    return plan.auxiliary(step) * (plan.align_weight + plan.side_weight)
+    return plan.stage(step), plan.pace(step), plan.deep(step), auxiliary
