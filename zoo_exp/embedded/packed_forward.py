@@ -4,6 +4,8 @@ One picture serves about twenty questions, so the visual prefix runs once, quest
 to themselves, and the last layers compute only the rows that a loss reads. A test compares with the stock forward.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,6 +51,7 @@ def text_forward(
     position: Tensor,
     shift: int,
     places: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """Final hidden states of the packed questions [B, L, D].
 
@@ -62,6 +65,7 @@ def text_forward(
             shortened prefix with contiguous positions is nothing new to the model.
         places: number of each visual token among all of an image's [B, N]: the prefix keeps original positions
             (and `shift` says how many tokens are gone). None takes contiguous ones.
+        options: `rows` and `compute` of `decode_packed`.
     """
     batch = len(ids)
     start = llm.embed_tokens(torch.tensor([PREFIX_TEXT], device=ids.device)).expand(batch, -1, -1)
@@ -71,7 +75,7 @@ def text_forward(
     if places is not None:
         where = torch.cat([where[:, : len(PREFIX_TEXT)].expand(batch, -1), places + len(PREFIX_TEXT)], 1)
     prefix_rope, text_rope = rope(llm, where), rope(llm, n_prefix + shift + position)
-    return decode_packed(llm, prefix, prefix_rope, llm.embed_tokens(ids), text_rope, segment)[0]
+    return decode_packed(llm, prefix, prefix_rope, llm.embed_tokens(ids), text_rope, segment, **options)[0]
 
 
 Rope = tuple[Tensor, Tensor]
@@ -85,6 +89,8 @@ def decode_packed(
     text_rope: Rope,
     segment: Tensor,
     probe_after: int = 0,
+    rows: Tensor | None = None,
+    compute: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor | None]:
     """Final hidden states of the text [B, L, D], and the prefix's after layer `probe_after` [B, P, D] (0: None).
 
@@ -96,38 +102,57 @@ def decode_packed(
         text_rope: cosine and sine of their positions.
         segment: question number of each text token [B, L].
         probe_after: number of the layer whose prefix states are returned as well.
+        rows: text tokens whose final states are wanted [B, R]; the last layer computes no others. None: all.
+        compute: number format of the layers; the residual stream stays in float32.
     """
     head_dim = llm.config.hidden_size // llm.config.num_attention_heads
     n_prefix = prefix.shape[1]
     mask = _packed_mask(segment, n_prefix)
     probed = None
+    prefix_rope, text_rope = (tuple(part.to(compute) for part in pair) for pair in (prefix_rope, text_rope))
     *layers, last = llm.layers
     for number, layer in enumerate(layers, 1):
         attention = layer.self_attn
-        q, k, v = _project(attention, _rms(layer.input_layernorm, prefix), head_dim, prefix_rope)
-        tq, tk, tv = _project(attention, _rms(layer.input_layernorm, text), head_dim, text_rope)
+        q, k, v = _project(attention, _rms(layer.input_layernorm, prefix).to(compute), head_dim, prefix_rope)
+        tq, tk, tv = _project(attention, _rms(layer.input_layernorm, text).to(compute), head_dim, text_rope)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         read = functional.scaled_dot_product_attention(
             tq, torch.cat([k, tk], 2), torch.cat([v, tv], 2), attn_mask=mask
         )
-        both = torch.cat([prefix, text], 1) + attention.o_proj(
-            torch.cat([seen, read], 2).transpose(1, 2).flatten(2)
-        )
-        both = both + layer.mlp(_rms(layer.post_attention_layernorm, both))
+        mixed = torch.cat([seen, read], 2).transpose(1, 2).flatten(2)
+        both = torch.cat([prefix, text], 1) + _linear(attention.o_proj, mixed)
+        both = both + _mlp(layer.mlp, _rms(layer.post_attention_layernorm, both).to(compute))
         prefix, text = both[:, :n_prefix], both[:, n_prefix:]
         if number == probe_after:
             probed = prefix
     attention = last.self_attn
-    normed = _rms(last.input_layernorm, prefix)
+    normed = _rms(last.input_layernorm, prefix).to(compute)
     k, v = (
-        p(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2) for p in (attention.k_proj, attention.v_proj)
+        _linear(p, normed).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+        for p in (attention.k_proj, attention.v_proj)
     )
-    tq, tk, tv = _project(attention, _rms(last.input_layernorm, text), head_dim, text_rope)
+    tq, tk, tv = _project(attention, _rms(last.input_layernorm, text).to(compute), head_dim, text_rope)
+    if rows is not None:
+        tq = tq.gather(2, rows[:, None, :, None].expand(-1, tq.shape[1], -1, tq.shape[3]))
+        mask = mask.gather(2, rows[:, None, :, None].expand(-1, -1, -1, mask.shape[3]))
+        text = text.gather(1, rows[..., None].expand(-1, -1, text.shape[2]))
     keys = torch.cat([_rotate(k, prefix_rope), tk], 2)
     read = functional.scaled_dot_product_attention(tq, keys, torch.cat([v, tv], 2), attn_mask=mask)
-    text = text + attention.o_proj(read.transpose(1, 2).flatten(2))
-    text = text + last.mlp(_rms(last.post_attention_layernorm, text))
+    text = text + _linear(attention.o_proj, read.transpose(1, 2).flatten(2))
+    text = text + _mlp(last.mlp, _rms(last.post_attention_layernorm, text).to(compute))
     return _rms(llm.norm, text), probed
+
+
+def _linear(layer: nn.Module, states: Tensor) -> Tensor:
+    """A linear layer in the number format of its input."""
+    bias = None if layer.bias is None else layer.bias.to(states.dtype)
+    return functional.linear(states, layer.weight.to(states.dtype), bias)
+
+
+def _mlp(mlp: nn.Module, states: Tensor) -> Tensor:
+    """The gated MLP of Llama and Qwen2."""
+    gated = functional.silu(_linear(mlp.gate_proj, states)) * _linear(mlp.up_proj, states)
+    return _linear(mlp.down_proj, gated)
 
 
 def _rms(norm: nn.Module, states: Tensor) -> Tensor:
@@ -145,7 +170,7 @@ def _packed_mask(segment: Tensor, n_prefix: int) -> Tensor:
 
 def _project(attention: nn.Module, normed: Tensor, head_dim: int, turn: Rope) -> tuple[Tensor, ...]:
     q, k, v = (
-        projection(normed).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+        _linear(projection, normed).unflatten(-1, (-1, head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     return _rotate(q, turn), _rotate(k, turn), v

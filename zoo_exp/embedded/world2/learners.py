@@ -17,6 +17,8 @@ from zoo_exp.embedded.world2.heads import DenseHeads
 from zoo_exp.embedded.world2.layout import BASE_SIDE, Scene2, make_scene_2
 from zoo_exp.embedded.world2.plan import Plan
 
+# The decoder's layers in training: the same steps in 0.6 of the time (see experiments/embedded).
+COMPUTE = torch.bfloat16
 END_WEIGHT = 0.05  # the end mark after a one-word answer is known soon
 
 
@@ -94,10 +96,17 @@ class Learner(nn.Module):
             return kept, order, total - few
         return kept, None, 0
 
-    def answer_loss(self, hidden: Tensor, text: TextBatch) -> dict[str, Tensor]:
-        """Cross entropy of the answers, and how many were right by family."""
-        learnt = text.target != NO_TARGET
-        logits, target, family = self.model.lm_head(hidden[learnt]), text.target[learnt], text.family[learnt]
+    def answer_loss(self, hidden: Tensor, text: TextBatch, rows: Tensor) -> dict[str, Tensor]:
+        """Cross entropy of the answers, and how many were right by family.
+
+        Args:
+            hidden: final states of the tokens `rows` [B, R, D].
+            text: the questions.
+            rows: numbers of those tokens [B, R].
+        """
+        targets, families = text.target.gather(1, rows), text.family.gather(1, rows)
+        learnt = targets != NO_TARGET
+        logits, target, family = self.model.lm_head(hidden[learnt]), targets[learnt], families[learnt]
         weight = torch.where(family >= 0, 1.0, END_WEIGHT)
         answer = (functional.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
         with torch.no_grad():
@@ -107,6 +116,12 @@ class Learner(nn.Module):
             right.index_add_(0, family[first], hits)
             asked.index_add_(0, family[first], torch.ones_like(hits))
         return {"answer": answer, "right": right, "asked": asked}
+
+
+def answer_rows(text: TextBatch) -> Tensor:
+    """Numbers of the tokens behind which an answer is learnt [B, R], padded with others."""
+    learnt = text.target != NO_TARGET
+    return learnt.int().argsort(stable=True, dim=1, descending=True)[:, : int(learnt.sum(1).max())]
 
 
 class LlavaLearner(Learner):
@@ -136,10 +151,12 @@ class LlavaLearner(Learner):
         projected = inner.multi_modal_projector(features)
         visual, places, gap = self.thin(projected, step)
         shift = gap or random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
+        rows = answer_rows(text)
+        options = {"rows": rows, "compute": COMPUTE}
         hidden = text_forward(
-            inner.language_model, visual, text.ids, text.segment, text.position, shift, places
+            inner.language_model, visual, text.ids, text.segment, text.position, shift, places, **options
         )
-        result = {**self.answer_loss(hidden, text), "kind": kind, "dense": dense}
+        result = {**self.answer_loss(hidden, text, rows), "kind": kind, "dense": dense}
         result["loss"] = result["answer"] + (plan.dense_weight * dense if moving else 0)
         share = plan.align_weight * plan.auxiliary(step)
         if share:

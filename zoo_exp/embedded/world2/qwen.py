@@ -21,7 +21,7 @@ from zoo_exp.embedded.world2.batches import FAMILY_WEIGHTS_2, contents, pack_que
 from zoo_exp.embedded.world2.builders import make_llava
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, Scene2, make_scene_2
-from zoo_exp.embedded.world2.learners import Learner
+from zoo_exp.embedded.world2.learners import COMPUTE, Learner, answer_rows
 from zoo_exp.embedded.world2.lexicon import (
     IMAGE_PAD,
     QWEN_PREFIX,
@@ -242,6 +242,7 @@ def qwen_text_forward(
     shift: int = 0,
     kept: Tensor | None = None,
     probe_after: int = 0,
+    **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Final hidden states of packed questions [B, L, D], and the visual tokens' states after a layer [B, N, D].
 
@@ -253,6 +254,7 @@ def qwen_text_forward(
         shift: gap between the image and the questions.
         kept: number of each token in the raster [B, K] where some are gone; they keep their positions.
         probe_after: number of the layer for the visual tokens' states (0: None).
+        options: `rows` and `compute` of `decode_packed`.
     """
     ids, segment, position = text
     batch, blind = len(ids), visual.shape[1] == 0
@@ -273,7 +275,14 @@ def qwen_text_forward(
         places = torch.cat([edges[:, :, :n], image, edges[:, :, -1:]], 2)
     text_places = (first + shift + position)[None].expand(3, -1, -1)
     hidden, probed = decode_packed(
-        llm, prefix, m_rope(llm, places), table(ids), m_rope(llm, text_places), segment, probe_after
+        llm,
+        prefix,
+        m_rope(llm, places),
+        table(ids),
+        m_rope(llm, text_places),
+        segment,
+        probe_after,
+        **options,
     )
     return hidden, None if probed is None or blind else probed[:, len(QWEN_PREFIX) : -1]
 
@@ -340,11 +349,13 @@ class QwenLearner(Learner):
         if kept is not None:
             visual = projected.gather(1, kept[..., None].expand(-1, -1, projected.shape[2]))
         shift = random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
-        share = plan.auxiliary(step)
+        share, rows = plan.auxiliary(step), answer_rows(text)
         hidden, probed = qwen_text_forward(
-            llm, visual, grid, text[:3], shift, kept, probe_after=1 if share and kept is None else 0
+            *(llm, visual, grid, text[:3], shift, kept, 1 if share and kept is None else 0),
+            rows=rows,
+            compute=COMPUTE,
         )
-        result = {**self.answer_loss(hidden, text), "kind": kind, "dense": dense}
+        result = {**self.answer_loss(hidden, text, rows), "kind": kind, "dense": dense}
         result["loss"] = result["answer"] + (plan.dense_weight * dense if moving else 0)
         words = llm.embed_tokens.weight
         if share and plan.align_weight:
