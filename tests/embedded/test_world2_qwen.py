@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from zoo_exp.embedded.world2 import qwen
+from zoo_exp.embedded.world2.batches import families_at
 from zoo_exp.embedded.world2.lexicon import QWEN_PREFIX, TOKEN_ID_2, VISION_END
 from zoo_exp.embedded.world2.plan import plan_for
 
@@ -65,11 +66,10 @@ def test_a_thinned_token_keeps_its_place():
     assert places[:, 0, 3 + 6].tolist() == [3, 3 + 1, 3 + 2]  # token 6 lies in row 1, column 2
 
 
-@torch.no_grad()
-def test_halves_are_asked_at_96_px_only():
-    weights = qwen.families_at(64, 160)
+def test_halves_are_asked_about_the_usual_size_only():
+    weights = families_at(usual_size=False)
     assert {name for name, weight in weights.items() if weight == 0} == {"seedbench", "mme"}
-    assert all(qwen.families_at(96, 96).values())
+    assert all(families_at(usual_size=True).values())
 
 
 def test_a_step_has_finite_gradients():

@@ -44,14 +44,7 @@ def _tower_attention(attention: nn.Module, rows: Tensor, everything: Tensor) -> 
 
 
 def text_forward(
-    llm: nn.Module,
-    visual: Tensor,
-    ids: Tensor,
-    segment: Tensor,
-    position: Tensor,
-    shift: int,
-    places: Tensor | None = None,
-    **options: Any,
+    llm: nn.Module, visual: Tensor, ids: Tensor, segment: Tensor, position: Tensor, shift: int
 ) -> Tensor:
     """Final hidden states of the packed questions [B, L, D].
 
@@ -63,19 +56,41 @@ def text_forward(
         position: place of each token in its question [B, L].
         shift: gap between the prefix and the first text position, random per step in training, so that a
             shortened prefix with contiguous positions is nothing new to the model.
-        places: number of each visual token among all of an image's [B, N]: the prefix keeps original positions
-            (and `shift` says how many tokens are gone). None takes contiguous ones.
-        options: `rows` and `compute` of `decode_packed`.
     """
-    batch = len(ids)
-    start = llm.embed_tokens(torch.tensor([PREFIX_TEXT], device=ids.device)).expand(batch, -1, -1)
-    prefix = torch.cat([start, visual], 1)
-    n_prefix = prefix.shape[1]
-    where = torch.arange(n_prefix, device=ids.device)[None]
+    return prefixed_forward(llm, visual, (ids, segment, position), shift)[0]
+
+
+def prefixed_forward(
+    llm: nn.Module,
+    visual: Tensor,
+    text: tuple[Tensor, Tensor, Tensor],
+    shift: int = 0,
+    places: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Final hidden states of packed questions, and the visual tokens' states after a layer [B, K, D].
+
+    Args:
+        llm: the `LlamaModel`.
+        visual: visual tokens [B, K, D].
+        text: ids, segment and position [B, L] each.
+        shift: gap between the visual tokens and the questions.
+        places: number of each visual token among all of an image's [B, K], where positions stay original (and
+            `shift` says how many tokens are gone). None takes contiguous ones.
+        options: `probe_after`, `rows` and `compute` of `decode_packed`.
+    """
+    ids, segment, position = text
+    batch, start = len(ids), len(PREFIX_TEXT)
+    head = llm.embed_tokens(torch.tensor([PREFIX_TEXT], device=ids.device)).expand(batch, -1, -1)
+    prefix = torch.cat([head, visual], 1)
+    where = torch.arange(prefix.shape[1], device=ids.device)[None]
     if places is not None:
-        where = torch.cat([where[:, : len(PREFIX_TEXT)].expand(batch, -1), places + len(PREFIX_TEXT)], 1)
-    prefix_rope, text_rope = rope(llm, where), rope(llm, n_prefix + shift + position)
-    return decode_packed(llm, prefix, prefix_rope, llm.embed_tokens(ids), text_rope, segment, **options)[0]
+        where = torch.cat([where[:, :start].expand(batch, -1), places + start], 1)
+    text_rope = rope(llm, prefix.shape[1] + shift + position)
+    hidden, probed = decode_packed(
+        llm, prefix, rope(llm, where), llm.embed_tokens(ids), text_rope, segment, **options
+    )
+    return hidden, None if probed is None else probed[:, start:]
 
 
 Rope = tuple[Tensor, Tensor]

@@ -21,6 +21,8 @@ FAMILY_WEIGHTS_2: Mapping[str, float] = {
     **{"seedbench": 2.0, "scienceqa": 1.0, "mme": 2.0, "mmmu": 1.4},
 }
 
+PLACED = ("seedbench", "mme")  # families that ask for halves of the image
+
 
 class TextBatch(NamedTuple):
     """Packed questions of B images, L tokens each.
@@ -100,6 +102,15 @@ def _pack_row(
         target[stop - 2], target[stop - 1] = tokens[-1], END_MARK
         first[stop - 2] = names.index(family)
         used = stop
+
+
+def families_at(usual_size: bool) -> dict[str, float]:
+    """How often each family is asked: halves only about images of the usual size.
+
+    A causal decoder reads its tokens before it knows how large the image is, so that "the left half" of another
+    size is a harder question.
+    """
+    return {name: 0.0 if name in PLACED and not usual_size else w for name, w in FAMILY_WEIGHTS_2.items()}
 
 
 def contents(patches: NDArray[np.int64]) -> NDArray[np.float32]:

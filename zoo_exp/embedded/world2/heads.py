@@ -91,7 +91,12 @@ class DenseHeads(nn.Module):
         normed = functional.rms_norm(states, states.shape[-1:])
         logits = normed @ embeddings[SIDE_WORDS].T * self.side_scale[0] + self.side_scale[1]
         sides = functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits))
-        return sides + 2 * functional.mse_loss(self.place(normed), places.expand(*normed.shape[:2], 2))
+        return sides + 2 * self.where(states, places)
+
+    def where(self, states: Tensor, places: Tensor) -> Tensor:
+        """States of visual tokens inside the decoder [B, N, D] must tell their place [N, 2] linearly."""
+        normed = functional.rms_norm(states, states.shape[-1:])
+        return functional.mse_loss(self.place(normed), places.expand(*normed.shape[:2], 2))
 
 
 def raster_places(rows: int, cols: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo_exp.embedded.model import WIDTH
-from zoo_exp.embedded.packed_forward import text_forward, vision_forward
+from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
 from zoo_exp.embedded.packing import NO_TARGET, normalise
 from zoo_exp.embedded.world2.asking import FAMILIES_2
 from zoo_exp.embedded.world2.batches import TextBatch, contents, dense_batch, pack_questions
@@ -152,9 +152,8 @@ class LlavaLearner(Learner):
         visual, places, gap = self.thin(projected, step)
         shift = gap or random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
         rows = answer_rows(text)
-        options = {"rows": rows, "compute": COMPUTE}
-        hidden = text_forward(
-            inner.language_model, visual, text.ids, text.segment, text.position, shift, places, **options
+        hidden, _ = prefixed_forward(
+            inner.language_model, visual, text[:3], shift, places, rows=rows, compute=COMPUTE
         )
         result = {**self.answer_loss(hidden, text, rows), "kind": kind, "dense": dense}
         result["loss"] = result["answer"] + (plan.dense_weight * dense if moving else 0)

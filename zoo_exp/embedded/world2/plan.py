@@ -98,7 +98,15 @@ class Plan:
 PLANS: dict[str, Plan] = {
     "embedded": Plan("embedded", dense_steps=400, joint_steps=2400, deepen_at=1700, align_weight=0.25),
     "embedded_next": Plan(
-        "embedded_next", dense_steps=0, images=8, text_length=384, questions=70, drop_min=10, max_shift=64
+        "embedded_next",
+        dense_steps=0,
+        joint_steps=2000,
+        images=8,
+        text_length=384,
+        questions=70,
+        side_weight=0.3,
+        drop_min=10,
+        max_shift=64,
     ),
     "embedded_qwen": Plan(
         "embedded_qwen",

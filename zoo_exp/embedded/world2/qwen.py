@@ -17,7 +17,7 @@ from zoo_exp.embedded.model import TEXT_HEADS, TEXT_HIDDEN, TEXT_LAYERS, WIDTH
 from zoo_exp.embedded.packed_forward import Rope, decode_packed
 from zoo_exp.embedded.packing import MEAN, STD, normalise
 from zoo_exp.embedded.vocabulary import BOS, EOS, PAD
-from zoo_exp.embedded.world2.batches import FAMILY_WEIGHTS_2, contents, pack_questions
+from zoo_exp.embedded.world2.batches import contents, families_at, pack_questions
 from zoo_exp.embedded.world2.builders import make_llava
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, Scene2, make_scene_2
@@ -45,7 +45,6 @@ GAIN = 20.0
 MIN_PIXELS, MAX_PIXELS = 64 * 64, 160 * 128
 SIDES = range(64, 161, 8)
 OTHER_SIZES = 0.25  # share of the batches whose images are not 96 x 96 px
-PLACED = ("seedbench", "mme")  # families that ask for halves: asked at 96 px only, see `families_at`
 
 
 def make_qwen(seed: int = 0, decoder: nn.Module | None = None) -> Any:
@@ -335,7 +334,7 @@ class QwenLearner(Learner):
         visual_part, llm = self.model.model.visual, self.model.model.language_model
         images = max(2, round(plan.images * BASE_SIDE**2 / (height * width)))
         scenes, seeds = self.scenes(step, images, height, width)
-        weights = families_at(height, width)
+        weights = families_at((height, width) == (BASE_SIDE, BASE_SIDE))
         text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights)
         text = type(text)(*(part.to(self.device) for part in text))
         pixels, patches, _ = self._images(scenes)
@@ -381,15 +380,3 @@ class QwenLearner(Learner):
         there = torch.from_numpy(np.stack([contents(label) for label in labels]))
         patches = torch.from_numpy(np.stack(labels))
         return pixels.to(self.device), patches.to(self.device), there.to(self.device)
-
-
-def families_at(height: int, width: int) -> dict[str, float]:
-    """How often each family is asked at a size: halves only at 96 px.
-
-    A causal decoder reads its tokens before it knows how large the image is, so that "the left half" of other
-    sizes is a harder question than of 96 px.
-    """
-    plain = (height, width) == (BASE_SIDE, BASE_SIDE)
-    return {
-        name: 0.0 if name in PLACED and not plain else weight for name, weight in FAMILY_WEIGHTS_2.items()
-    }
