@@ -42,8 +42,10 @@ def cell_id(model: ModelConfig, task: str, seed: int) -> str:
 
 
 def _fields(model: ModelConfig) -> dict[str, Any]:
-    """What of a model's configuration decides its answers; a CLIP beside it only where there is one."""
+    """What of a model's configuration decides its answers; a CLIP and a prompt flag only where there are any."""
     beside = {} if model.clip is None else {"clip": model.clip}
+    if model.prompts is not None:
+        beside["prompts"] = model.prompts
     return {name: getattr(model, name) for name in _MODEL_FIELDS} | beside
 
 
@@ -81,8 +83,9 @@ def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
 
 
 def _weights_folder(model: ModelConfig) -> Path:
-    embedded = Path(__file__).resolve().parents[1] / "embedded" / "weights"
-    return embedded if model.path == "embedded" else Path(model.path).expanduser()
+    from zoo_exp.embedded.shipped import FOLDERS, ROOM
+
+    return ROOM / FOLDERS[model.path] if model.path in FOLDERS else Path(model.path).expanduser()
 
 
 def data_source(task: str) -> Any:

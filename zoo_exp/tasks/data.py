@@ -149,7 +149,13 @@ def _embedded(task: Task, limit: int | None) -> Table:
     from zoo_exp.embedded import benchmarks
 
     # A few rows more than asked show whether the limit would cut a unit.
-    rows = benchmarks.rows(task.family, task.source.split, limit and limit + 8)
+    view, wanted = task.source.repo, limit and limit + 8
+    if view:
+        from zoo_exp.embedded.world2.rows import rows_2
+
+        rows = rows_2(task.family, task.source.split, wanted, view)
+    else:
+        rows = benchmarks.rows(task.family, task.source.split, wanted)
     if not rows:
         raise InvalidValueError(f"{task.name}: the package has no rows for it")
     return _Listed(rows)

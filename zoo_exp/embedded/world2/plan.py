@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
-from zoo_exp.core.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 WORLD = 2
 

@@ -109,11 +109,13 @@ def _initialise(model: Any) -> None:
         model.model.visual.merger.mlp[2].weight.mul_(GAIN)
 
 
-def qwen_processor() -> Any:
-    """Image processor and tokenizer of `embedded_qwen`; from 64 x 64 to 160 x 128 pixels."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+def qwen_processor(processor_class: Any) -> Any:
+    """Image processor and tokenizer of `embedded_qwen`; from 64 x 64 to 160 x 128 pixels.
 
-    from zoo_exp.models.qwen_processor import qwen_processor_class
+    Args:
+        processor_class: the stock processor, or one that needs no torchvision.
+    """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     images = Qwen2VLImageProcessorPil(
         size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
@@ -123,7 +125,7 @@ def qwen_processor() -> Any:
         image_mean=list(MEAN),
         image_std=list(STD),
     )
-    return qwen_processor_class()(
+    return processor_class(
         image_processor=images, tokenizer=make_tokenizer_2(qwen=True), chat_template=QWEN_TEMPLATE
     )
 

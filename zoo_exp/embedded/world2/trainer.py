@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo_exp.core.errors import InvalidValueError
 from zoo_exp.embedded.optimisers import BatchedMuon
 from zoo_exp.embedded.world2.asking import FAMILIES_2
 from zoo_exp.embedded.world2.builders import deepen
 from zoo_exp.embedded.world2.learners import Learner
 from zoo_exp.embedded.world2.plan import WORLD, Plan
+from zoo_exp.errors import InvalidValueError
 
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 LOG = "log.jsonl"
