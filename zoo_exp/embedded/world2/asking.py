@@ -1,28 +1,19 @@
 """Nine families of questions about a scene of world 2, one per benchmark of the paper.
 
 A maker takes a scene and a random stream and gives a `Question`, or None where the scene has no unambiguous one of
-its kind. Two-hop questions name a thing by where it lies relative to another: "What color is the star left of the
-apple?" is asked where there are two stars or more, and exactly one of them is left of the apple.
+its kind.
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable
 
 from zoo_exp.embedded.questions import ATTEMPTS, Question, _choice, _yes_no
 from zoo_exp.embedded.vocabulary import COLOR_NAMES, DIGITS, QUADRANTS, SHAPES, WORDS
-from zoo_exp.embedded.world2.layout import Item, Scene2
-from zoo_exp.embedded.world2.lexicon import CATEGORIES, CATEGORY_OF, PICTOGRAMS
-
-MIDLINE_MARGIN = 7  # pixels: nearer to the middle, a side would be a matter of taste
-MIN_DISTANCE = 10  # pixels between two things whose relation is asked
-SIDE_MARGIN = 6  # pixels by which every candidate of a two-hop question is on one side or the other
-MAX_COUNT = 6
-DIRECTIONS = ("left of", "right of", "above", "below")
-VOWELS = "aeiou"
+from zoo_exp.embedded.world2 import truths
+from zoo_exp.embedded.world2.layout import Scene2
+from zoo_exp.embedded.world2.lexicon import CATEGORIES
 
 Maker2 = Callable[[Scene2, random.Random], Question | None]
-Found = tuple[str, str]
 
 
 def ask_2(family: str, scene: Scene2, rng: random.Random) -> Question | None:
@@ -34,209 +25,9 @@ def ask_2(family: str, scene: Scene2, rng: random.Random) -> Question | None:
     return None
 
 
-def unique(things: list[Item], *attributes: str) -> list[Item]:
-    """Things that no other shares these attributes with."""
-    key = [tuple(getattr(thing, name) for name in attributes) for thing in things]
-    counts = Counter(key)
-    return [thing for thing, k in zip(things, key, strict=True) if counts[k] == 1]
-
-
-def callable_things(scene: Scene2) -> list[Item]:
-    """Things that a name can mean: unique pairs of colour and shape, unique pictograms, the only word or digit."""
-    single = [thing for kind in ("word", "digit") for thing in unique(scene.of(kind), "kind")]
-    return unique(scene.shapes, "color", "name") + unique(scene.of("pictogram"), "name") + single
-
-
-def call(rng: random.Random, thing: Item, scene: Scene2) -> str:
-    """A name that fits this thing only."""
-    if thing.kind in ("word", "digit"):
-        return thing.kind
-    if thing.kind == "pictogram":
-        return thing.name
-    alone = sum(other.name == thing.name for other in scene.shapes) == 1
-    return thing.name if alone and rng.random() < 0.6 else f"{thing.color} {thing.name}"
-
-
-def with_article(phrase: str) -> str:
-    """`an apple`, `a red star`."""
-    return f"{'an' if phrase[0] in VOWELS else 'a'} {phrase}"
-
-
-def lies(thing: Item, direction: str, other: Item) -> float:
-    """By how many pixels the thing lies in a direction of the other (negative: on the opposite side)."""
-    return {
-        "left of": other.x - thing.x,
-        "right of": thing.x - other.x,
-        "above": other.y - thing.y,
-        "below": thing.y - other.y,
-    }[direction]
-
-
-def only_one(things: list[Item], direction: str, anchor: Item) -> Item | None:
-    """The one thing on that side of the anchor, where all others are clearly on the opposite side."""
-    distances = [lies(thing, direction, anchor) for thing in things]
-    if any(abs(distance) < SIDE_MARGIN for distance in distances):
-        return None
-    there = [thing for thing, distance in zip(things, distances, strict=True) if distance > 0]
-    return there[0] if len(there) == 1 else None
-
-
-def two_hop(scene: Scene2, rng: random.Random) -> tuple[Found, str] | None:
-    """Colour, shape or digit of a thing that only its side of an anchor tells from others of its class."""
-    names = Counter(thing.name for thing in scene.shapes)
-    colors = Counter(thing.color for thing in scene.shapes)
-    classes: list[tuple[str, str]] = [("name", n) for n, count in names.items() if 2 <= count <= 3]
-    classes += [("color", c) for c, count in colors.items() if 2 <= count <= 3 and c is not None]
-    digits = scene.of("digit")
-    if len(digits) == 2:
-        classes += [("digit", "digit")] * 2
-    anchors = [thing for thing in callable_things(scene) if thing.kind != "shape"]
-    if not classes or not anchors:
-        return None
-    for _ in range(ATTEMPTS):
-        attribute, value = rng.choice(classes)
-        anchor, direction = rng.choice(anchors), rng.choice(DIRECTIONS)
-        things = (
-            digits if attribute == "digit" else [t for t in scene.shapes if getattr(t, attribute) == value]
-        )
-        thing = only_one(things, direction, anchor)
-        if thing is not None and anchor not in things:
-            break
-    else:
-        return None
-    where = f"{direction} the {call(rng, anchor, scene)}"
-    if attribute == "digit":
-        return (f"What digit is {where}?", thing.name), "digit"
-    if attribute == "name":
-        return (f"What color is the {value} {where}?", str(thing.color)), "color"
-    return (f"What shape is the {value} object {where}?", thing.name), "shape"
-
-
-def color_of(scene: Scene2, rng: random.Random) -> Found | None:
-    """Question "What color is the star?" and the colour, for a shape that is there once."""
-    things = unique(scene.shapes, "name")
-    thing = rng.choice(things) if things else None
-    return thing and (f"What color is the {thing.name}?", str(thing.color))
-
-
-def shape_of(scene: Scene2, rng: random.Random) -> Found | None:
-    """Question "What shape is the red object?" and the shape, for a colour that is there once among shapes."""
-    things = unique(scene.shapes, "color")
-    thing = rng.choice(things) if things else None
-    return thing and (f"What shape is the {thing.color} object?", thing.name)
-
-
-def relation(scene: Scene2, rng: random.Random) -> Found | None:
-    """Left, right, above or below, between two things that have names of their own."""
-    things = callable_things(scene)
-    if len(things) < 2:
-        return None
-    one, other = rng.sample(things, 2)
-    dx, dy = one.x - other.x, one.y - other.y
-    if max(abs(dx), abs(dy)) < MIN_DISTANCE or abs(abs(dx) - abs(dy)) < 3:
-        return None
-    first, second = call(rng, one, scene), call(rng, other, scene)
-    if abs(dx) > abs(dy):
-        return f"Is the {first} left or right of the {second}?", "left" if dx < 0 else "right"
-    return f"Is the {first} above or below the {second}?", "above" if dy < 0 else "below"
-
-
-def count(scene: Scene2, rng: random.Random, attribute: str) -> tuple[str, int] | None:
-    """Question "How many star objects?" and the number, by shape (`name`), colour, or category of pictograms."""
-    if attribute == "category":
-        there = [CATEGORY_OF.get(thing.name, "") for thing in scene.of("pictogram")]
-        wanted = rng.choice(list(CATEGORIES))
-    else:
-        there = [str(getattr(thing, attribute)) for thing in scene.shapes]
-        everything = SHAPES if attribute == "name" else COLOR_NAMES
-        wanted = rng.choice(there) if there and rng.random() < 0.75 else rng.choice(everything)
-    number = there.count(wanted)
-    return None if number > MAX_COUNT else (f"How many {wanted} objects?", number)
-
-
-def category_of(scene: Scene2, rng: random.Random) -> tuple[str, str, str] | None:
-    """Question "What animal is shown?", the name, and the category, where there is one of the category."""
-    things = [thing for thing in scene.of("pictogram") if thing.name in CATEGORY_OF]
-    counts = Counter(CATEGORY_OF[thing.name] for thing in things)
-    single = [thing for thing in things if counts[CATEGORY_OF[thing.name]] == 1]
-    if not single:
-        return None
-    thing = rng.choice(single)
-    return f"What {CATEGORY_OF[thing.name]} is shown?", thing.name, CATEGORY_OF[thing.name]
-
-
-def reading(scene: Scene2, rng: random.Random) -> tuple[str, str, str] | None:
-    """Which word or digit is written; with two of them, the one that lies farther in a direction."""
-    kinds = [kind for kind in ("word", "digit") if 1 <= len(scene.of(kind)) <= 2]
-    if not kinds:
-        return None
-    kind = rng.choice(kinds)
-    things = scene.of(kind)
-    if len(things) == 1:
-        return f"What {kind} is written?", things[0].name, kind
-    found = one_of_two(things, rng)
-    return found and (f"What {kind} is {found[1]}?", found[0].name, kind)
-
-
-def one_of_two(things: list[Item], rng: random.Random) -> tuple[Item, str] | None:
-    """One of two things, and the words "on the left" (right, top, bottom) that tell which."""
-    axis, ends = rng.choice((("x", ("left", "right")), ("y", ("top", "bottom"))))
-    places = sorted(things, key=lambda thing: getattr(thing, axis))
-    if getattr(places[1], axis) - getattr(places[0], axis) < MIN_DISTANCE:
-        return None
-    which = rng.randrange(2)
-    return places[which], f"on the {ends[which]}"
-
-
-def clear_of_midlines(thing: Item, scene: Scene2) -> bool:
-    """Whether it is beyond doubt in which quarter of the image the thing lies."""
-    return min(abs(thing.x - scene.width / 2), abs(thing.y - scene.height / 2)) >= MIDLINE_MARGIN
-
-
 def _existence(scene: Scene2, rng: random.Random, present: bool) -> Question | None:
-    found = (_present if present else _absent)(scene, rng)
-    return found and _yes_no(f"Is there {with_article(found[0])}?", present, found[1])
-
-
-def _present(scene: Scene2, rng: random.Random) -> tuple[str, str] | None:
-    draw = rng.random()
-    if draw < 0.4:
-        things = scene.of("pictogram")
-        if not things:
-            return None
-        name = rng.choice(things).name
-        return (CATEGORY_OF[name] if name in CATEGORY_OF and draw < 0.1 else name), "random"
-    if not scene.shapes:
-        return None
-    thing = rng.choice(scene.shapes)
-    return rng.choice([thing.name, f"{thing.color} object", f"{thing.color} {thing.name}"]), "random"
-
-
-def _absent(scene: Scene2, rng: random.Random) -> tuple[str, str] | None:
-    """Something that is not there; adversarial where its shape and its colour both are, on different things."""
-    draw = rng.random()
-    if draw < 0.4:
-        shown = {thing.name for thing in scene.of("pictogram")}
-        categories = {CATEGORY_OF.get(name) for name in shown}
-        free = [c for c in CATEGORIES if c not in categories]
-        if draw < 0.1:
-            return (rng.choice(free), "popular") if free else None
-        absent = [name for name in PICTOGRAMS if name not in shown]
-        return (rng.choice(absent), "popular") if absent else None
-    names = {thing.name for thing in scene.shapes}
-    colors = {str(thing.color) for thing in scene.shapes}
-    pairs = {(thing.color, thing.name) for thing in scene.shapes}
-    if draw < 0.55:
-        absent = [name for name in SHAPES if name not in names]
-        return (rng.choice(absent), "popular") if absent else None
-    if draw < 0.7:
-        absent = [color for color in COLOR_NAMES if color not in colors]
-        return (f"{rng.choice(absent)} object", "popular") if absent else None
-    mixed = sorted(f"{c} {n}" for c in colors for n in names if (c, n) not in pairs)
-    if mixed and rng.random() < 0.7:
-        return rng.choice(mixed), "adversarial"
-    color, name = rng.choice(COLOR_NAMES), rng.choice(SHAPES)
-    return None if (color, name) in pairs else (f"{color} {name}", "random")
+    found = (truths.describe_present if present else truths.describe_absent)(scene, rng)
+    return found and _yes_no(f"Is there {truths.with_article(found[0])}?", present, found[1])
 
 
 def pope(scene: Scene2, rng: random.Random) -> Question | None:
@@ -248,13 +39,13 @@ def gqa(scene: Scene2, rng: random.Random) -> Question | None:
     """Colour, shape, spatial relation, or two hops (GQA)."""
     draw = rng.random()
     if draw < 0.25:
-        found, topic = color_of(scene, rng), "color"
+        found, topic = truths.color_of(scene, rng), "color"
     elif draw < 0.5:
-        found, topic = shape_of(scene, rng), "shape"
+        found, topic = truths.shape_of(scene, rng), "shape"
     elif draw < 0.75:
-        found, topic = relation(scene, rng), "relation"
+        found, topic = truths.relation(scene, rng), "relation"
     else:
-        hop = two_hop(scene, rng)
+        hop = truths.two_hop(scene, rng)
         found, topic = hop and hop[0], "two-hop"
     return found and Question(*found, (), topic)
 
@@ -263,10 +54,10 @@ def vqav2(scene: Scene2, rng: random.Random) -> Question | None:
     """Counting, colour, existence (VQAv2)."""
     draw = rng.random()
     if draw < 0.45:
-        counted = count(scene, rng, "name" if draw < 0.18 else "color" if draw < 0.36 else "category")
+        counted = truths.count(scene, rng, "name" if draw < 0.18 else "color" if draw < 0.36 else "category")
         return counted and Question(counted[0], str(counted[1]), (), "number")
     if draw < 0.75:
-        found = color_of(scene, rng)
+        found = truths.color_of(scene, rng)
         return found and Question(*found, (), "other")
     question = pope(scene, rng)
     return question and Question(question.text, question.answer, (), "yes/no")
@@ -274,7 +65,7 @@ def vqav2(scene: Scene2, rng: random.Random) -> Question | None:
 
 def textvqa(scene: Scene2, rng: random.Random) -> Question | None:
     """Read a word or a digit (TextVQA)."""
-    found = reading(scene, rng)
+    found = truths.reading(scene, rng)
     return found and Question(found[0], found[1], (), found[2])
 
 
@@ -282,13 +73,13 @@ def mmbench(scene: Scene2, rng: random.Random) -> Question | None:
     """Colour, shape, pictogram or word with four options (MMBench)."""
     draw = rng.random()
     if draw < 0.25:
-        found = color_of(scene, rng)
+        found = truths.color_of(scene, rng)
         return found and _choice(rng, *found, list(COLOR_NAMES), "attribute_recognition")
     if draw < 0.5:
-        found = shape_of(scene, rng)
+        found = truths.shape_of(scene, rng)
         return found and _choice(rng, *found, list(SHAPES), "object_recognition")
     if draw < 0.75:
-        shown = category_of(scene, rng)
+        shown = truths.category_of(scene, rng)
         return shown and _choice(rng, *shown[:2], list(CATEGORIES[shown[2]]), "object_recognition")
     words = scene.of("word")
     if len(words) != 1:
@@ -299,15 +90,15 @@ def mmbench(scene: Scene2, rng: random.Random) -> Question | None:
 def seedbench(scene: Scene2, rng: random.Random) -> Question | None:
     """Where a thing is, or how many there are, with four options (SEED-Bench)."""
     if rng.random() < 0.65:
-        things = [thing for thing in callable_things(scene) if clear_of_midlines(thing, scene)]
+        things = [thing for thing in truths.callable_things(scene) if truths.clear_of_midlines(thing, scene)]
         if not things:
             return None
         thing = rng.choice(things)
         upper, left = thing.y < scene.height / 2, thing.x < scene.width / 2
         side = ("upper" if upper else "lower") + ("-left" if left else "-right")
-        text = f"Where is the {call(rng, thing, scene)}?"
+        text = f"Where is the {truths.call(rng, thing, scene)}?"
         return _choice(rng, text, side, list(QUADRANTS), "instance_location")
-    counted = count(scene, rng, rng.choice(("name", "color")))
+    counted = truths.count(scene, rng, rng.choice(("name", "color")))
     if counted is None or counted[1] > 4:
         return None
     return _choice(rng, counted[0], str(counted[1]), [str(i) for i in range(5)], "instances_counting")
@@ -321,7 +112,7 @@ def scienceqa(scene: Scene2, rng: random.Random) -> Question | None:
     digits = scene.of("digit")
     if not digits:
         return None
-    found = (digits[0], "") if len(digits) == 1 else one_of_two(digits, rng)
+    found = (digits[0], "") if len(digits) == 1 else truths.one_of_two(digits, rng)
     if found is None:
         return None
     number, phrase = int(found[0].name), f"digit {found[1]}".strip()
@@ -375,20 +166,20 @@ def mme_pair_2(
     return asked and (_yes_no(asked[0], True, topic), _yes_no(asked[1], False, topic))
 
 
-def _mme_count(scene: Scene2, rng: random.Random) -> Found | None:
+def _mme_count(scene: Scene2, rng: random.Random) -> truths.Found | None:
     names = [thing.name for thing in scene.shapes]
     if not names:
         return None
     name = rng.choice(names)
     number = names.count(name)
     wrong = number + rng.choice((-1, 1))
-    if max(number, wrong) > MAX_COUNT:
+    if max(number, wrong) > truths.MAX_COUNT:
         return None
     return f"Are there {number} {name} objects?", f"Are there {wrong} {name} objects?"
 
 
-def _mme_color(scene: Scene2, rng: random.Random) -> Found | None:
-    things = unique(scene.shapes, "name")
+def _mme_color(scene: Scene2, rng: random.Random) -> truths.Found | None:
+    things = truths.unique(scene.shapes, "name")
     if not things:
         return None
     thing = rng.choice(things)
@@ -396,8 +187,8 @@ def _mme_color(scene: Scene2, rng: random.Random) -> Found | None:
     return f"Is the {thing.name} {thing.color}?", f"Is the {thing.name} {wrong}?"
 
 
-def _mme_position(scene: Scene2, rng: random.Random) -> Found | None:
-    things = [thing for thing in callable_things(scene) if clear_of_midlines(thing, scene)]
+def _mme_position(scene: Scene2, rng: random.Random) -> truths.Found | None:
+    things = [thing for thing in truths.callable_things(scene) if truths.clear_of_midlines(thing, scene)]
     if not things:
         return None
     thing = rng.choice(things)
@@ -405,12 +196,12 @@ def _mme_position(scene: Scene2, rng: random.Random) -> Found | None:
     low, high = ("left", "right") if across else ("top", "bottom")
     before = thing.x < scene.width / 2 if across else thing.y < scene.height / 2
     right, wrong = (low, high) if before else (high, low)
-    name = call(rng, thing, scene)
+    name = truths.call(rng, thing, scene)
     return f"Is the {name} in the {right} half?", f"Is the {name} in the {wrong} half?"
 
 
-def _mme_ocr(scene: Scene2, rng: random.Random) -> Found | None:
-    things = [thing for kind in ("word", "digit") for thing in unique(scene.of(kind), "kind")]
+def _mme_ocr(scene: Scene2, rng: random.Random) -> truths.Found | None:
+    things = [thing for kind in ("word", "digit") for thing in truths.unique(scene.of(kind), "kind")]
     if not things:
         return None
     thing = rng.choice(things)
@@ -419,7 +210,7 @@ def _mme_ocr(scene: Scene2, rng: random.Random) -> Found | None:
     return f"Is the {thing.kind} {thing.name}?", f"Is the {thing.kind} {wrong}?"
 
 
-_MME_ASKS_2: dict[str, Callable[[Scene2, random.Random], Found | None]] = {
+_MME_ASKS_2: dict[str, Callable[[Scene2, random.Random], truths.Found | None]] = {
     "count": _mme_count,
     "color": _mme_color,
     "position": _mme_position,
