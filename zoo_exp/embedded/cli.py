@@ -1,4 +1,4 @@
-"""`python -m zoo_exp embedded train` and `samples`: the commands' options and what they do."""
+"""`python -m zoo_exp embedded train` and `samples` on world 1: the commands' options and what they do."""
 
 import argparse
 import json

@@ -57,15 +57,18 @@ class Training:
     Args:
         learner: what learns.
         out: folder for checkpoint and log.
+        before_deepening: called with the learner before its decoder doubles, for a copy that other models start from.
 
     Raises:
         InvalidValueError: the folder holds a run of another plan, model or world, or only torn checkpoints.
     """
 
-    def __init__(self, learner: Learner, out: Path) -> None:
+    def __init__(
+        self, learner: Learner, out: Path, before_deepening: Callable[[Learner], None] = lambda learner: None
+    ) -> None:
         self.learner, self.plan, self.out, self.step = learner, learner.plan, out, 0
         self.optimisers = make_optimisers_2(learner)
-        self._deep = False
+        self._deep, self._before_deepening = False, before_deepening
         out.mkdir(parents=True, exist_ok=True)
         found = read_checkpoint(out)
         if found is None:
@@ -74,7 +77,10 @@ class Training:
         tensors, header = found
         check_header(out, header, self.plan)
         self.step = int(header["step"])
-        self._deepen_if_due()
+        if self.plan.deep(self.step - 1):  # the checkpoint of the step itself is from before the deepening
+            deepen(learner.model)
+            self._deep = True
+            self.optimisers = make_optimisers_2(learner)
         self._load(tensors)
 
     def run(self, advance: Callable[[int, dict[str, float]], None] | None = None) -> None:
@@ -125,6 +131,8 @@ class Training:
         """Double the decoder at the plan's step; optimiser states of the layers that were there are kept."""
         if self._deep or not self.plan.deep(self.step):
             return
+        if self.step > 0:
+            self._before_deepening(self.learner)
         deepen(self.learner.model)
         old = {p: state for optimiser in self.optimisers for p, state in optimiser.state.items()}
         self.optimisers = make_optimisers_2(self.learner)
