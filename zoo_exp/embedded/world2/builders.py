@@ -101,7 +101,8 @@ def llava_processor() -> "LlavaProcessor":
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     images = CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE},
+        # Both sides: by its shortest edge, an image of 1 x 4000 px would grow to 96 x 384,000.
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=list(MEAN),
         image_std=list(STD),
