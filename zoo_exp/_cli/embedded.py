@@ -44,7 +44,7 @@ def _train(args: argparse.Namespace) -> int:
 
         return cli.train(args)
     from zoo_exp.embedded.world2.commands import train
-    from zoo_exp.models.qwen_processor import qwen_processor_class
+    from zoo_exp.models.qwen2_5_vl import qwen_processor_class
     from zoo_exp.quiet import quieten
 
     quieten()
