@@ -4,7 +4,7 @@ An arm says which visual tokens an image keeps. The published tables come from t
 the benchmarks' own scoring; a test holds the two together.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -28,8 +28,10 @@ from zoo_exp.embedded.world2.tiles import NextLearner, pack_views, views
 IMAGES_PER_BATCH = 16
 VIEW_OF = {"embedded": "world2", "embedded_next": "world2_tiles", "embedded_qwen": "world2_sizes"}
 
-Arm = Callable[[list[int], Tensor], Tensor | None]
-"""Scene numbers and their visual tokens [B, N, D] to the numbers of the tokens that stay [B, K]; None keeps all."""
+Numbered = Sequence[tuple[int, Scene2]]
+Arm = Callable[[Numbered, Tensor], Tensor | None]
+"""Numbered scenes of one size and their visual tokens [B, N, D] to the numbers of the tokens that stay [B, K]; None
+keeps all."""
 
 
 @dataclass
@@ -63,12 +65,12 @@ class Scores:
         return sum(shares) / len(shares)
 
 
-def keep_all(scenes: list[int], visual: Tensor) -> Tensor | None:
+def keep_all(scenes: Numbered, visual: Tensor) -> Tensor | None:
     """The arm `full`."""
     return None
 
 
-def keep_none(scenes: list[int], visual: Tensor) -> Tensor:
+def keep_none(scenes: Numbered, visual: Tensor) -> Tensor:
     """The arm `blind`."""
     return torch.empty(len(visual), 0, dtype=torch.long)
 
@@ -76,10 +78,10 @@ def keep_none(scenes: list[int], visual: Tensor) -> Tensor:
 def keep_random(count: int, seed: int = 0) -> Arm:
     """An arm that keeps a random `count` of an image's tokens."""
 
-    def arm(scenes: list[int], visual: Tensor) -> Tensor:
+    def arm(scenes: Numbered, visual: Tensor) -> Tensor:
         kept = []
-        for scene in scenes:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + scene)
+        for index, _ in scenes:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
             kept.append(torch.randperm(visual.shape[1], generator=generator)[:count].sort().values)
         return torch.stack(kept)
 
@@ -111,14 +113,14 @@ def measure(
     view = view or VIEW_OF[learner.plan.model]
     result = {name: Scores() for name in arms}
     for batch in _batches(_by_scene(split, rows, view)):
-        scenes = [scene for _, scene, _ in batch]
-        numbers = [index for index, _, _ in batch]
+        numbered = [(index, scene) for index, scene, _ in batch]
+        scenes = [scene for _, scene in numbered]
         visual = visual_tokens(learner, scenes)
         packed = [_pack([question for _, question in asked]) for _, _, asked in batch]
         ids, segment, position, ends = _stack(packed)
         answers = [[TOKEN_ID_2[q.answer] for _, q in asked] for _, _, asked in batch]
         for name, arm in arms.items():
-            kept = arm(numbers, visual)
+            kept = arm(numbered, visual)
             words = _answer(learner, scenes[0], visual, kept, (ids, segment, position), ends, original)
             for row, (index, _, asked) in enumerate(batch):
                 for column, (family, question) in enumerate(asked):
