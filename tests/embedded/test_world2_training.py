@@ -56,9 +56,27 @@ def test_a_stopped_run_ends_at_the_same_bits(whole, tmp_path, stop):
     assert stopped.step == stop
     resumed = train(tmp_path)
     assert resumed.step == whole.plan.steps
-    expected, found = whole.learner.state_dict(), resumed.learner.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for expected, found in (
+        (whole.learner.state_dict(), resumed.learner.state_dict()),
+        (whole.averaged().state_dict(), resumed.averaged().state_dict()),
+    ):
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_what_is_saved_is_the_average_of_the_weights(tmp_path):
+    """Two steps by hand: the first keeps a tenth of the start, the second two elevenths of the average."""
+    name = "model.lm_head.weight"
+    learner = LlavaLearner(
+        plan_for("embedded", **{**SMALL, "dense_steps": 0, "joint_steps": 2, "deepen_at": -1})
+    )
+    weights = [learner.get_parameter(name).detach().clone()]
+    training = Training(learner, tmp_path)
+    training.run(lambda step, line: weights.append(learner.get_parameter(name).detach().clone()))
+    first = weights[1]  # the average starts at the first step's weights
+    second = 2 / 11 * first + 9 / 11 * weights[2]
+    torch.testing.assert_close(training.averaged().get_parameter(name), second)
+    assert training.averaged().heads is learner.heads
 
 
 def test_the_decoder_doubles_and_stays_the_same_function():

@@ -94,13 +94,13 @@ def train(overrides: list[str], qwen_class: Any) -> int:
                 progress.update(bar, state=" ".join(f"{key} {value:.3f}" for key, value in shown.items()))
 
         training.run(advance)
-    weights = out / "weights"
-    save_model(learner, weights, processor)
+    weights, trained = out / "weights", training.averaged()
+    save_model(trained, weights, processor)
     console.print(f"trained for {(time.time() - started) / 60:.0f} min in this run; weights: {weights}")
     rows = int(settings.get("rows", "500"))
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("held-out questions", total=9 * rows, state="")
-        result = report(learner, out / "accuracy.json", rows, lambda done: progress.advance(bar, done))
+        result = report(trained, out / "accuracy.json", rows, lambda done: progress.advance(bar, done))
     console.print(accuracy_table(result))
     return 0
 

@@ -28,6 +28,7 @@ class Plan:
         drop_min: fewest tokens that stay then.
         original_share: share of those batches whose tokens keep their original positions.
         max_shift: largest random gap between prefix and question.
+        average: share of the averaged weights that a step keeps: what is saved is that average.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Plan:
     drop_min: int = 4
     original_share: float = 0.5
     max_shift: int = 32
+    average: float = 0.99
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
@@ -60,7 +62,7 @@ class Plan:
             value = getattr(self, field.name)
             if field.name not in ("model", "deepen_at") and value < 0:
                 raise InvalidValueError(f"{field.name} is {value}: it cannot be negative")
-        for name in ("drop_share", "original_share", "decay_share"):
+        for name in ("drop_share", "original_share", "decay_share", "average"):
             if getattr(self, name) > 1:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 

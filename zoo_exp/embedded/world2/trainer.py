@@ -4,6 +4,7 @@ A step is a function of its number, the plan and the weights: a run that is stop
 last checkpoint ends at the same bits (on the same kind of machine and number of threads).
 """
 
+import copy
 import json
 import os
 import time
@@ -26,6 +27,7 @@ CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensor
 LOG = "log.jsonl"
 EVERY = 50  # steps between two lines of the log and two checkpoints
 CLIP = 1.0
+TIED = "lm_head.weight"
 
 
 def make_optimisers_2(learner: Learner) -> list[torch.optim.Optimizer]:
@@ -52,7 +54,9 @@ def make_optimisers_2(learner: Learner) -> list[torch.optim.Optimizer]:
 
 
 class Training:
-    """A learner with its optimisers at some step.
+    """A learner with its optimisers at some step, and the moving average of its weights, which is what is saved.
+
+    The average lets a run end at any step: at a constant rate it is about as good as a decay of the rates.
 
     Args:
         learner: what learns.
@@ -69,6 +73,7 @@ class Training:
         self.learner, self.plan, self.out, self.step = learner, learner.plan, out, 0
         self.optimisers = make_optimisers_2(learner)
         self._deep, self._before_deepening = False, before_deepening
+        self.average: Any = None  # the averaged model, in the joint stage
         out.mkdir(parents=True, exist_ok=True)
         found = read_checkpoint(out)
         if found is None:
@@ -77,8 +82,12 @@ class Training:
         tensors, header = found
         check_header(out, header, self.plan)
         self.step = int(header["step"])
+        if any(name.startswith("average.") for name in tensors):
+            self.average = copy.deepcopy(learner.model).requires_grad_(False)
         if self.plan.deep(self.step - 1):  # the checkpoint of the step itself is from before the deepening
             deepen(learner.model)
+            if self.average is not None:
+                deepen(self.average)
             self._deep = True
             self.optimisers = make_optimisers_2(learner)
         self._load(tensors)
@@ -95,6 +104,7 @@ class Training:
             self._deepen_if_due()
             losses = self.learner.losses(self.step)
             self._update(losses["loss"])
+            self._move_average()
             rows.append({name: value.detach() for name, value in losses.items()})
             self.step += 1
             if self.step % EVERY == 0 or self.step == self.plan.steps:
@@ -127,13 +137,35 @@ class Training:
                 group["lr"] = rate
             optimiser.step()
 
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        """Average the weights over about the last 1 / (1 - average) steps; shorter at the start."""
+        plan, done = self.plan, self.step - self.plan.dense_steps
+        if done < 0:
+            return
+        if self.average is None:
+            self.average = copy.deepcopy(self.learner.model).requires_grad_(False)
+        keep = min(plan.average, (1 + done) / (10 + done))
+        for mean, weight in zip(self.average.parameters(), self.learner.model.parameters(), strict=True):
+            mean.lerp_(weight, 1 - keep)
+
+    def averaged(self) -> Learner:
+        """The learner with the averaged weights: what is saved and measured."""
+        learner = copy.copy(self.learner)
+        learner._modules = {**self.learner._modules}
+        if self.average is not None:
+            learner.model = self.average
+        return learner
+
     def _deepen_if_due(self) -> None:
         """Double the decoder at the plan's step; optimiser states of the layers that were there are kept."""
         if self._deep or not self.plan.deep(self.step):
             return
         if self.step > 0:
-            self._before_deepening(self.learner)
+            self._before_deepening(self.averaged())
         deepen(self.learner.model)
+        if self.average is not None:
+            deepen(self.average)
         old = {p: state for optimiser in self.optimisers for p, state in optimiser.state.items()}
         self.optimisers = make_optimisers_2(self.learner)
         for optimiser in self.optimisers:
@@ -147,7 +179,9 @@ class Training:
         """Write the checkpoint; the one before stays until the new one is whole."""
         from safetensors.torch import save_file
 
-        tensors = {f"weights.{name}": value for name, value in self._weights().items()}
+        tensors = {f"weights.{name}": value for name, value in _untied(self.learner).items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in _untied(self.average).items()}
         for parameter, name in self._names().items():
             for optimiser in self.optimisers:
                 for key, value in optimiser.state.get(parameter, {}).items():
@@ -161,22 +195,18 @@ class Training:
             os.replace(path, self.out / PREVIOUS)
         os.replace(fresh, path)
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {
-            name: value.detach().contiguous()
-            for name, value in self.learner.state_dict().items()
-            if not name.endswith("lm_head.weight")  # tied to the embeddings
-        }
-
     def _names(self) -> dict[nn.Parameter, str]:
         return {parameter: name for name, parameter in self.learner.named_parameters()}
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
-        missing, unexpected = self.learner.load_state_dict(weights, strict=False)
-        wrong = [name for name in missing if not name.endswith("lm_head.weight")] + unexpected
-        if wrong:
-            raise InvalidValueError(f"{self.out / CHECKPOINT} does not fit the model (tensor {wrong[0]})")
+        for prefix, module in (("weights.", self.learner), ("average.", self.average)):
+            if module is None:
+                continue
+            part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            missing, unexpected = module.load_state_dict(part, strict=False)
+            wrong = [name for name in missing if not name.endswith(TIED)] + unexpected
+            if wrong:
+                raise InvalidValueError(f"{self.out / CHECKPOINT} does not fit the model (tensor {wrong[0]})")
         for parameter, name in self._names().items():
             for optimiser in self.optimisers:
                 if not any(parameter is p for group in optimiser.param_groups for p in group["params"]):
@@ -187,6 +217,15 @@ class Training:
                         optimiser.state[parameter][key] = value.to(
                             value.device if key == "step" else parameter.device
                         )
+
+
+def _untied(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors without the output layer, which is tied to the embeddings."""
+    return {
+        name: value.detach().contiguous()
+        for name, value in module.state_dict().items()
+        if not name.endswith(TIED)
+    }
 
 
 def means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
