@@ -17,10 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train",
         help="train an embedded model, or resume a training run",
         description="Train an embedded model, or resume a training run.",
-        epilog="example: python -m zoo_exp embedded train --out runs/embedded",
+        epilog="example: python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next",
+    )
+    train.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="model=embedded|embedded_next|embedded_qwen trains on world 2; out=, start=, device=, threads=, rows=, "
+        "seed= and every number of the training plan. Without any, world 1's model by the options below",
     )
     cli.add_train_arguments(train)
-    train.set_defaults(handler=cli.train)
+    train.set_defaults(handler=_train)
     samples = commands.add_parser(
         "samples",
         help="write a page of images, questions and answers of the nine families",
@@ -29,3 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_samples_arguments(samples)
     samples.set_defaults(handler=cli.samples)
+
+
+def _train(args: argparse.Namespace) -> int:
+    if not args.overrides:
+        from zoo_exp.embedded import cli
+
+        return cli.train(args)
+    from zoo_exp.embedded.world2.commands import train
+    from zoo_exp.models.qwen2_5_vl import qwen_processor_class
+    from zoo_exp.quiet import quieten
+
+    quieten()
+    return train(args.overrides, qwen_processor_class())

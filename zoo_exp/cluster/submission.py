@@ -10,6 +10,7 @@ from typing import Any
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.resources import Resources
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import write_text
 
@@ -48,7 +49,7 @@ def prepare(experiment: Experiment, resources: Resources, indices: Sequence[int]
         MissingFileError: no batch script.
     """
     if resources.gpus is None:
-        gpus = 0 if experiment.model.path == "embedded" or experiment.trainer.accelerator == "cpu" else 1
+        gpus = 0 if is_shipped(experiment.model.path) or experiment.trainer.accelerator == "cpu" else 1
         resources = replace(resources, gpus=gpus)
     folder, script = folder_of(experiment), batch_script(resources.script)
     parallel = f"%{resources.parallel}" if resources.parallel else ""

@@ -23,7 +23,7 @@ LARGEST_HASHED_FILE = 64 * 2**20
 """Bytes; larger files are identified by their size, since hashing a 7B checkpoint takes a minute."""
 MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
 """Fields of the model that change its records."""
-LATER_FIELDS = ("clip", "trust_remote_code")
+LATER_FIELDS = ("clip", "prompts", "trust_remote_code")
 """The same; they came later, and enter a hash only where they are set, so that earlier ids stay."""
 FREE = (
     *("question", "overrides", "out", "limit", "logger", "trainer", "cache", "data.workers"),
@@ -105,8 +105,9 @@ def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
 
 
 def _weights_folder(model: ModelConfig) -> Path:
-    embedded = Path(__file__).resolve().parents[1] / "embedded" / "weights"
-    return embedded if model.path == "embedded" else Path(model.path).expanduser()
+    from zoo_exp.embedded.shipped import FOLDERS, ROOM
+
+    return ROOM / FOLDERS[model.path] if model.path in FOLDERS else Path(model.path).expanduser()
 
 
 def data_source(task: str) -> Any:

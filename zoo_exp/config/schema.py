@@ -47,6 +47,9 @@ class ModelConfig:
     clip: str | None = None
     """A folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
     `relevance=clip`; None where no arm needs it."""
+    prompts: str | None = None
+    """`embedded` asks bare questions and options, as the embedded models were trained on; None takes the
+    checkpoint's flag `zoo_exp_prompts`, or else the family's prompts."""
     batch_size: int = at_least(1, 8)
     """Samples per batch."""
     n_visual: int | None = at_least(1, None)
@@ -64,8 +67,10 @@ class ModelConfig:
 
     @property
     def prompt_family(self) -> str:
-        """Which variant of a task's prompt the model gets: the embedded model has its own."""
-        return "embedded" if self.path == "embedded" else self.family
+        """Which variant of a task's prompt the model gets: `prompts`, the checkpoint's own flag, or the family's."""
+        from zoo_exp.embedded.shipped import prompts_of
+
+        return self.prompts or prompts_of(self.path) or self.family
 
 
 @dataclass

@@ -4,7 +4,7 @@ The same task classes that read the official parquet files read these rows (spec
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count, islice
 from typing import Any
@@ -143,7 +143,12 @@ def _vqav2(split: str, index: int, place: int, question: Question, image: Image.
 
 
 def _textvqa(split: str, index: int, place: int, question: Question, image: Image.Image) -> Row:
-    written = [thing.name for thing in held_out_scene(split, index).writings]
+    return _textvqa_row(split, index, place, question, image, held_out_scene(split, index).writings)
+
+
+def _textvqa_row(
+    split: str, index: int, place: int, question: Question, image: Image.Image, writings: Sequence[Any]
+) -> Row:
     return {
         "image_id": _name(split, index),
         "question_id": _number(index, place),
@@ -154,7 +159,7 @@ def _textvqa(split: str, index: int, place: int, question: Question, image: Imag
         "image_height": image.height,
         "image_classes": [question.topic],
         "answers": [question.answer] * 10,
-        "ocr_tokens": written,
+        "ocr_tokens": [thing.name for thing in writings],
         "set_name": split,
     }
 

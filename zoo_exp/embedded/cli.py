@@ -1,4 +1,4 @@
-"""`python -m zoo_exp embedded train` and `samples`: the commands' options and what they do."""
+"""`python -m zoo_exp embedded train` and `samples` on world 1: the commands' options and what they do."""
 
 import argparse
 import json
@@ -118,7 +118,16 @@ def add_samples_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)"
     )
     parser.add_argument(
-        "--split", default="test", choices=("validation", "test"), help="held-out split (default test)"
+        "--split",
+        default="test",
+        choices=("validation", "test", "confirm"),
+        help="held-out split (default test); confirm is world 2's",
+    )
+    parser.add_argument(
+        "--view",
+        default="world1",
+        choices=("world1", "world2", "world2_tiles", "world2_sizes"),
+        help="which images (default world1)",
     )
     parser.add_argument("--per-family", type=int, default=3, help="scenes per question family (default 3)")
 
@@ -129,7 +138,7 @@ def samples(args: argparse.Namespace) -> int:
 
     if args.per_family < 1:
         raise InvalidValueError(f"--per-family {args.per_family}: give 1 or more")
-    draw_samples(args.out, args.split, args.per_family)
+    draw_samples(args.out, args.split, args.per_family, args.view)
     print(f"scenes and questions: {args.out}")
     return 0
 

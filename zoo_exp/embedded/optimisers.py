@@ -22,23 +22,26 @@ class BatchedMuon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor, bool]]] = {}
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor, bool, float]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                tall = update.shape[0] > update.shape[1]
-                update = update.T if tall else update
-                by_shape.setdefault(update.shape, []).append((parameter, update, tall))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                # A fused matrix says of how many parts it is made; a large one may say how much faster it moves.
+                parts, gain = getattr(parameter, "parts", 1), getattr(parameter, "gain", 1.0)
+                flat = parameter.view(len(parameter), -1)
+                for rows, part in zip(flat.chunk(parts), update.chunk(parts), strict=True):
+                    tall = part.shape[0] > part.shape[1]
+                    part = part.T if tall else part
+                    by_shape.setdefault(part.shape, []).append((rows, part, tall, gain))
             for shape, members in by_shape.items():
-                ortho = _orthogonalise(torch.stack([update for _, update, _ in members]))
+                ortho = _orthogonalise(torch.stack([part for _, part, _, _ in members]))
                 scale = 0.2 * max(shape) ** 0.5
-                for (parameter, _, tall), update in zip(members, ortho, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update = update.T if tall else update
-                    parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+                for (rows, _, tall, gain), part in zip(members, ortho, strict=True):
+                    rows.add_(part.T if tall else part, alpha=-group["lr"] * gain * scale)
 
 
 def _orthogonalise(updates: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.schema import ModelConfig
+from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.models.families import known_architectures
 from zoo_exp.models.weight_files import check_weight_files
@@ -65,7 +66,7 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
 
 def _check_model(model: ModelConfig) -> bool:
     """Check a model folder; returns whether the model comes from the hub instead."""
-    if model.path == "embedded":
+    if is_shipped(model.path):
         return False
     folder = Path(model.path).expanduser()
     if folder.is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from zoo_exp import presets
+from zoo_exp.embedded.shipped import is_shipped, shipped_folder
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.clip_heads import ClipHeads
@@ -108,10 +109,8 @@ def load_model(
     if device is not None and device_map is not None:
         raise InvalidValueError(f"device {device} and device_map {device_map}: give one of them")
     path = str(preset.get("path", name))
-    if path == "embedded":
-        from zoo_exp.embedded.model import weights_folder
-
-        path = str(weights_folder())
+    if is_shipped(path):
+        path = str(shipped_folder(path))
     with _quiet():
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = _config(path, name, weights, hub)

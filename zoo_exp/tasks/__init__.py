@@ -21,6 +21,10 @@ __all__ = [
 
 TaskType = TypeVar("TaskType", bound=Task | type[Task])
 
+_NINE = ("gqa", "vqav2", "textvqa", "scienceqa", "pope", "mme", "mmbench", "mmmu", "seedbench")
+HIDDEN = ("_validation", "_confirm")
+"""Endings of the further splits of world 2's tasks, which `list tasks` leaves out."""
+
 # A task, a class of one, or a tuple of tasks that has the one of that name.
 REGISTRY: Registry[Any] = Registry(
     "task",
@@ -35,6 +39,12 @@ REGISTRY: Registry[Any] = Registry(
         "embedded_mmbench": "zoo_exp.tasks.mmbench:TASKS",
         "embedded_mmmu": "zoo_exp.tasks.mmmu:TASKS",
         "embedded_seedbench": "zoo_exp.tasks.seedbench:TASKS",
+        **{
+            f"{view}_{name}{split}": "zoo_exp.tasks.world2:TASKS"
+            for view in ("world2", "world2_tiles", "world2_sizes")
+            for split in ("", *HIDDEN)
+            for name in _NINE
+        },
         "gqa": "zoo_exp.tasks.gqa:TASKS",
         "vqav2_val": "zoo_exp.tasks.vqav2:TASKS",
         "vqav2_testdev": "zoo_exp.tasks.vqav2:TASKS",
@@ -106,9 +116,11 @@ def register(task: TaskType) -> TaskType:
 
 
 def describe() -> list[Description]:
-    """Name, main metric and one line of every task."""
+    """Name, main metric and one line of every task; of world 2's tasks, the test split alone."""
     lines = []
     for name in available():
+        if name.startswith("world2") and name.endswith(HIDDEN):
+            continue
         task = get(name)
         inside = "inside the package: " if task.source.kind == "embedded" else ""
         lines.append(Description(name, task.main_metric, inside + task.summary))

@@ -22,7 +22,7 @@ class DataSource:
     """Where rows come from: a hub data set, or `kind="embedded"` for the benchmarks inside the package.
 
     Attributes:
-        repo: hub id, such as "lmms-lab-encoder/POPE" (embedded: empty).
+        repo: hub id, such as "lmms-lab-encoder/POPE" (embedded: empty for world 1, a view of world 2).
         split: name of the split.
         config: configuration of the data set, None for its default.
         rows: rows of the official split, None where nobody counted.

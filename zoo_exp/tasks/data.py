@@ -157,7 +157,13 @@ def _embedded(task: Task, limit: int | None) -> Table:
     from zoo_exp.embedded import benchmarks
 
     # Enough rows for that many units of the largest size; making a scene takes time.
-    rows = benchmarks.rows(task.family, task.source.split, limit and limit * benchmarks.LARGEST_UNIT)
+    view, wanted = task.source.repo, limit and limit * benchmarks.LARGEST_UNIT
+    if view:
+        from zoo_exp.embedded.world2.rows import rows_2
+
+        rows = rows_2(task.family, task.source.split, wanted, view)
+    else:
+        rows = benchmarks.rows(task.family, task.source.split, wanted)
     if not rows:
         raise InvalidValueError(f"{task.name}: the package has no rows for it")
     return _Listed(rows)

@@ -1,0 +1,138 @@
+"""How each model of world 2 is trained: stages, sizes, rates."""
+
+from dataclasses import dataclass, fields, replace
+
+from zoo_exp.errors import InvalidValueError, UnknownNameError
+
+WORLD = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the weights. Steps count optimiser steps; images are per step.
+
+    Attributes:
+        model: embedded, embedded_next or embedded_qwen.
+        dense_steps: the vision encoder alone, on dense labels.
+        joint_steps: questions.
+        deepen_at: joint step at which every decoder layer is followed by a copy that starts as the identity
+            (0: before the first; -1: never).
+        heads_first: dense steps at the start in which only the heads learn, behind an encoder that can see already.
+        encoder_pace: the vision encoder's rates in the joint stage, relative to the others' (0: it stands still).
+        decay_share: last part of the joint stage over which the rates fall to zero.
+        dense_weight: weight of the dense loss in the joint stage, where the encoder learns.
+        align_weight: weight of the word alignment of projected features at the start of the joint stage; zero
+            from its middle on.
+        side_weight: weight of the places of visual tokens inside the decoder, likewise.
+        drop_share: share of the batches that keep a random few of the visual tokens.
+        drop_min: fewest tokens that stay then.
+        original_share: share of those batches whose tokens keep their original positions.
+        max_shift: largest random gap between prefix and question.
+        average: share of the averaged weights that a step keeps: what is saved is that average.
+    """
+
+    model: str
+    seed: int = 0
+    dense_steps: int = 600
+    joint_steps: int = 3000
+    deepen_at: int = -1
+    dense_images: int = 24
+    images: int = 16
+    text_length: int = 256
+    questions: int = 45
+    dense_muon_lr: float = 2e-3
+    muon_lr: float = 4e-3
+    adamw_lr: float = 1.5e-3
+    heads_first: int = 60
+    encoder_pace: float = 0.0
+    warmup: int = 50
+    decay_share: float = 0.5
+    dense_weight: float = 0.3
+    align_weight: float = 0.0
+    side_weight: float = 0.0
+    drop_share: float = 0.5
+    drop_min: int = 4
+    original_share: float = 0.5
+    max_shift: int = 32
+    average: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("model", "deepen_at") and value < 0:
+                raise InvalidValueError(f"{field.name} is {value}: it cannot be negative")
+        for name in ("drop_share", "original_share", "decay_share", "average"):
+            if getattr(self, name) > 1:
+                raise InvalidValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return self.dense_steps + self.joint_steps
+
+    def stage(self, step: int) -> str:
+        """Which stage a step belongs to."""
+        return "dense" if step < self.dense_steps else "joint"
+
+    def deep(self, step: int) -> bool:
+        """Whether the decoder has its full depth at a step."""
+        return self.deepen_at >= 0 and step >= self.dense_steps + self.deepen_at
+
+    def pace(self, step: int) -> float:
+        """Learning rate relative to the base: warm-up and decay in both stages."""
+        dense = self.stage(step) == "dense"
+        start, stop = (0, self.dense_steps) if dense else (self.dense_steps, self.steps)
+        decay_steps = max(1, round((stop - start) * self.decay_share))
+        return min(1.0, (step - start + 1) / max(1, self.warmup)) * min(1.0, (stop - step) / decay_steps)
+
+    def encoder_share(self, step: int) -> float:
+        """The vision encoder's rates relative to the others'."""
+        if self.stage(step) == "joint":
+            return self.encoder_pace
+        return self.dense_muon_lr / self.muon_lr if step >= self.heads_first else 0.0
+
+    def auxiliary(self, step: int) -> float:
+        """Weight of the losses on the projector's output: falls to zero at the middle of the joint stage."""
+        return max(0.0, 1 - 2 * (step - self.dense_steps) / max(1, self.joint_steps))
+
+
+PLANS: dict[str, Plan] = {
+    "embedded": Plan("embedded", dense_steps=400, joint_steps=1800, deepen_at=1300),
+    "embedded_next": Plan(
+        "embedded_next",
+        dense_steps=0,
+        joint_steps=2000,
+        images=8,
+        text_length=384,
+        questions=70,
+        side_weight=0.3,
+        drop_min=10,
+        max_shift=64,
+    ),
+    "embedded_qwen": Plan(
+        "embedded_qwen",
+        dense_steps=1000,
+        joint_steps=3500,
+        dense_images=16,
+        heads_first=0,
+        dense_muon_lr=5e-3,
+        align_weight=0.5,
+        side_weight=0.5,
+    ),
+}
+
+
+def plan_for(model: str, **changes: int | float) -> Plan:
+    """The plan of a model, with changed numbers.
+
+    Raises:
+        UnknownNameError: no such model or number.
+    """
+    if model not in PLANS:
+        raise UnknownNameError("embedded model", model, PLANS)
+    known = [field.name for field in fields(Plan) if field.name != "model"]
+    for name in changes:
+        if name not in known:
+            raise UnknownNameError("number of the training plan", name, known)
+    return replace(PLANS[model], **changes)
