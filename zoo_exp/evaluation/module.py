@@ -45,6 +45,7 @@ class PrunedVLM(lightning.LightningModule):
     Attributes:
         work: the current cell; None before the first.
         recorded: answers that this process has written to disk.
+        recorded_in_cell: those of the current cell.
         after_arm: called with an arm and its number of answers once it has answered a batch.
         running_scores: scores of the current cell so far.
         scores: task -> arm label -> metrics over the samples of all ranks, at the end of the test loop.
@@ -56,7 +57,7 @@ class PrunedVLM(lightning.LightningModule):
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs, self.selector_costs = CostModel(loaded.model.config), SelectorCosts()
         self.work: Work | None = None
-        self.recorded = 0
+        self.recorded = self.recorded_in_cell = 0
         self.after_arm: Callable[[Arm, int], None] = lambda arm, answers: None
         self.scores: dict[str, dict[str, dict[str, float]]] = {}
         self.running_scores = RunningScores()
@@ -68,6 +69,7 @@ class PrunedVLM(lightning.LightningModule):
         self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
         self.selectors: dict[str, Any] = {arm.id: arm.build() for arm in self.cell.arms}
         self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
+        self.recorded_in_cell = 0
         self.running_scores.begin(work, self.folder if self.global_rank == 0 else None)
         self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)
 
@@ -230,6 +232,7 @@ class PrunedVLM(lightning.LightningModule):
         masks = mask_rows.make(self.folder, self.task, batch, encoded.tokens, records, chosen, processor)
         self._writer.write(masks, timings, records)
         self.recorded += len(records)
+        self.recorded_in_cell += len(records)
 
     def _synchronise(self) -> None:
         """Wait for the GPU, so that measured times include its work; a CPU needs no waiting."""

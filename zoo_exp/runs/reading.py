@@ -91,12 +91,13 @@ def optional(path: Path, make: Callable[[Mapping[str, Any]], T], damaged: list[s
         return []
 
 
-def read_records(run: Path, arms: Collection[str] = ()) -> pd.DataFrame:
+def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> pd.DataFrame:
     """All records of a run, one row each with `COLUMNS`, unique by (task, arm_id, sample_id).
 
     Args:
         run: the run folder.
         arms: ids of the experiment's arms; records of others are left out. Empty takes all.
+        cell: id of the only cell to read; None takes all.
 
     Raises:
         MissingFileError: no records, or a file that cannot be read.
@@ -108,7 +109,11 @@ def read_records(run: Path, arms: Collection[str] = ()) -> pd.DataFrame:
             f"cannot read {path}: no records yet; rerun the same command to resume the run"
         )
     with without_collector():
-        rows = [row for row in records(run) if not arms or row["arm_id"] in arms]
+        rows = [
+            row
+            for row in records(run, cell if cell is None else [cell])
+            if (not arms or row["arm_id"] in arms) and (cell is None or row["cell"] == cell)
+        ]
     if not rows:
         raise MissingFileError(f"{path} holds no records yet: rerun the same command to resume the run")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

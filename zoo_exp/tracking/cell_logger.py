@@ -1,126 +1,125 @@
-"""W&B while an experiment runs: every cell is a run of its own that grows with the answers and closes with the last.
+"""One W&B run per cell, open while the cell is answered.
 
-Numbers come from the journals on disk, never from the model's loop: what W&B shows is what is recorded, of all ranks,
-and a resumed run goes on where its records end. Whatever W&B does, the evaluation goes on.
+While it is open it receives the running metrics of the LightningModule; when the cell is complete it receives the
+results that the report would show, computed from the records. No failure of W&B ends an evaluation.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning
+import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
 from zoo_exp.config.experiment import Cell, Experiment
+from zoo_exp.errors import ZooExpError
 from zoo_exp.report.masks import choose, read_masks
+from zoo_exp.report.run_document import plain_rows
 from zoo_exp.runs import cells
-from zoo_exp.runs.reading import MILLISECONDS
+from zoo_exp.runs.reading import read_records, read_timings
+from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.statistics.results import compute
 from zoo_exp.statistics.rows import group
+from zoo_exp.tasks import get as get_task
+from zoo_exp.tracking.content import key, mask_images, scalars, studied, table
 from zoo_exp.tracking.mode import Mode, resolve_mode
-from zoo_exp.tracking.session import (
-    Place,
-    Session,
-    describe,
-    family,
-    pictures,
-    plain_key,
-    read_marker,
-    short,
-)
-from zoo_exp.tracking.tally import STEP, Tail, Tally, digest_of, metrics_of, whole_rows
+from zoo_exp.tracking.session import Place, Session, describe, read_marker, short
 
 EVERY = 30.0
 """Seconds between two rows of a cell that is being answered."""
-PICTURES = 4
+IMAGES = 4
 """Questions of a cell whose kept tokens are shown."""
+STEP = "answers"
 
 
 class CellRun:
-    """One cell's W&B run.
+    """The W&B run of one cell.
 
     Args:
         experiment: the experiment.
         cell: the cell.
         place: where runs go.
+        answers: answers that were recorded before.
     """
 
-    def __init__(self, experiment: Experiment, cell: Cell, place: Place) -> None:
-        self.cell, self.folder = cell, place.run_dir
+    def __init__(self, experiment: Experiment, cell: Cell, place: Place, answers: int = 0) -> None:
+        self.cell, self.folder, self.answers = cell, place.run_dir, answers
         self.arms = group([arm.as_dict() for arm in cell.arms])
-        self.marker = f"cell-{cell.id}"
-        self._tally, self._due = Tally(self.arms), 0.0
-        self._tails = [Tail(self.folder, kind, cell.id) for kind in ("records", "timings")]
-        job = f"{cell.task}/{family([arm.selector for arm in cell.arms])}"
-        name = f"{experiment.name}/{cell.task}"
-        self.session = Session(place, self.marker, name, job, experiment.as_dict() | {"task": cell.task})
+        job = f"{cell.task}/{studied([arm.selector for arm in cell.arms])}"
+        config = experiment.as_dict() | {"task": cell.task}
+        self.session = Session(place, f"cell-{cell.id}", f"{experiment.name}/{cell.task}", job, config)
         self.session.run.define_metric("*", step_metric=STEP)
+        self._due, self._logged = 0.0, -1
+        self._running: dict[str, float] = {}
 
-    def grow(self, every: float) -> None:
-        """A row of running means, unless the last one is younger than `every` seconds."""
-        if time.monotonic() < self._due:
-            return
-        if self.answers():
-            self.session.log(self._tally.scalars())
-        self._due = time.monotonic() + every
-
-    def answers(self) -> int:
-        """How many are on disk."""
-        for row in self._tails[0].new():
-            self._tally.record(row)
-        for row in self._tails[1].new():
-            if row.get("task") == self.cell.task:
-                self._tally.timing(row)
-        return self._tally.answers
-
-    def close(self, expected: int) -> None:
-        """Log the whole cell and close its run.
+    def grow(self, answers: int, running: dict[str, float], every: float) -> None:
+        """Log the running metrics, unless the last row is younger than `every` seconds.
 
         Args:
-            expected: answers of a complete cell; with fewer the run stays to be gone on with.
+            answers: recorded answers so far.
+            running: arm label -> main metric so far.
+            every: seconds.
         """
-        if self.answers() < expected:
-            self._due = 0.0
-            self.grow(0.0)
+        self.answers, self._running = answers, running
+        if time.monotonic() >= self._due:
+            self._log_running()
+            self._due = time.monotonic() + every
+
+    def close(self, complete: bool) -> None:
+        """Close the run; a complete cell is logged in full first."""
+        if not complete:
+            if self._logged != self.answers:
+                self._log_running()
             self.session.finish()
             return
         import wandb
 
-        rows = whole_rows(self.folder, self.cell)
-        metrics = metrics_of(self.cell.task, self.arms, rows)
-        scalars = {f"{name}/{plain_key(arm)}": value for (name, arm), value in metrics.items()}
-        running = self._tally.scalars()
-        quantities = ["mean_score", "kept_tokens", "layer_tokens", "flops_tflop", *MILLISECONDS]
-        names = list(dict.fromkeys(name for name, _ in metrics))
-        data = [
-            [a.label, a.selector, a.options, a.budget, *(metrics.get((n, a.label)) for n in names)]
-            + [running.get(f"{quantity}/{plain_key(a.label)}") for quantity in quantities]
-            for a in self.arms
-        ]
-        columns: list[str | int] = ["arm", "selector", "options", "budget", *names, *quantities]
-        row: dict[str, Any] = {**running, **scalars, "results": wandb.Table(columns=columns, data=data)}
+        records = cell_records(self.folder, self.cell)
+        row: dict[str, Any] = {STEP: len(records)}
+        extras: dict[str, Any] = {}
+        with suppress(ZooExpError):  # answers that only a server can score have no results
+            arms, task = [arm.as_dict() for arm in self.cell.arms], get_task(self.cell.task)
+            results = compute(task.name, records, read_timings(self.folder), [task], arms)
+            rows = plain_rows(results.frame)
+            row |= scalars(rows)
+            extras["results"] = table([one for one in rows if one["task"] != AVERAGE], wandb.Table)
         items = read_masks(self.folder, [self.cell.task])
-        shown = choose(items, [arm.names[0] for arm in self.arms], [self.cell.task], each=PICTURES)
+        shown = choose(items, [arm.names[0] for arm in self.arms], [self.cell.task], each=IMAGES)
         try:
-            self.session.log(row | pictures(shown, wandb.Image))
+            self.session.log(row | extras | mask_images(shown, wandb.Image))
         except Exception:
-            # Tables and pictures ask the server while they are made; numbers do not.
-            self.session.log(running | scalars)
-        self.session.finish(digest_of(rows))
+            # W&B contacts the server while it makes tables and images, but not for numbers.
+            self.session.log(row)
+        self.session.finish(digest_of(records))
+
+    def _log_running(self) -> None:
+        values = {
+            key(self.cell.task, arm.label): fmean(self._running[name] for name in arm.names)
+            for arm in self.arms
+            if all(name in self._running for name in arm.names)
+        }
+        if self.answers:
+            self.session.log({STEP: self.answers, **values})
+            self._logged = self.answers
 
 
 class CellLogger(Callback):
-    """Keeps the W&B runs of an experiment's cells while Lightning goes through them; on rank 0 only.
+    """Keeps the W&B runs of an experiment's cells during Lightning's test loop, on rank 0 only.
 
     Args:
         experiment: the experiment.
-        echo: where the one line about a W&B that fails goes.
-        tasks: whose cells this process answers; None for all.
+        echo: prints the one line about a failure of W&B.
+        tasks: the cells of this process; None means all.
         every: seconds between two rows of a cell.
 
     Raises:
-        UnknownNameError: a W&B mode that does not exist.
+        UnknownNameError: unknown W&B mode.
     """
 
     def __init__(
@@ -137,67 +136,84 @@ class CellLogger(Callback):
         folder = Path(experiment.run_dir).resolve()
         self._place = Place(folder, mode, logger.project, logger.entity, experiment.name, tuple(logger.tags))
         self._on = mode.name != "disabled"
-        self._open: dict[str, CellRun] = {}
-        self._expected: dict[str, int] = {}
+        self._run: CellRun | None = None
+        self._expected = self._earlier = 0
 
     def on_test_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Let the cell in hand grow; close those before it that every rank has answered."""
+        """Log the running metrics of the current cell; close the cell before it."""
         if trainer.is_global_zero and self._on and pl_module.work is not None:
-            self._guarded(lambda: self._follow(pl_module.work))
+            self._guarded(lambda: self._follow(pl_module, trainer.world_size))
 
     def close(self) -> None:
-        """Close what is open, and log the cells that were complete before this process came."""
+        """Close the open run, and log cells that were complete before this process started."""
         if not self._on:
             return
         online = self._place.mode.online
         self._guarded(self._close)
-        if online and not self._place.mode.online:  # it went away just now: what is whole is written offline
+        if online and not self._place.mode.online:  # the server has just failed: write complete cells offline
             self._guarded(self._close)
 
-    def _follow(self, work: Any) -> None:
-        cell = work.cell
-        if cell.id not in self._open:
-            for name, run in list(self._open.items()):
-                if run.answers() >= self._expected[name]:
-                    run.close(self._expected.pop(name))
-                    self._adopt(self._open.pop(name))
-            self._expected[cell.id] = work.total
-            self._open[cell.id] = CellRun(self._experiment, cell, self._place)
-            self._adopt(self._open[cell.id])
-        self._open[cell.id].grow(self._every)
+    def _follow(self, module: Any, ranks: int) -> None:
+        work = module.work
+        if self._run is None or self._run.cell.id != work.cell.id:
+            if self._run is not None and self._run.answers >= self._expected:
+                self._run.close(complete=True)
+            self._expected, self._earlier = work.total, work.total - work.answers
+            self._run = self._opened(work.cell, self._earlier)
+        # Every rank answers the same share, up to one batch.
+        answers = min(work.total, self._earlier + module.recorded_in_cell * ranks)
+        self._run.grow(answers, module.running, self._every)
 
-    def _adopt(self, run: CellRun) -> None:
+    def _opened(self, cell: Cell, answers: int = 0) -> CellRun:
+        run = CellRun(self._experiment, cell, self._place, answers)
         if self._place.mode.online and not run.session.place.mode.online:
             self._go_offline(run.session.place.mode)
+        return run
 
     def _close(self) -> None:
-        states = cells.states(self._experiment.run_dir, self._cells)
-        for state in states:
-            run = self._open.pop(state.cell.id, None)
-            if run is None and state.complete:
-                before = read_marker(self._place.run_dir, f"cell-{state.cell.id}")
-                if before.digest and before.digest == digest_of(whole_rows(self._place.run_dir, state.cell)):
-                    continue
-                run = CellRun(self._experiment, state.cell, self._place)
-                self._adopt(run)
-            if run is not None:
-                run.close(state.expected if state.expected is not None else run.answers() + 1)
+        run, self._run = self._run, None
+        for state in cells.states(self._experiment.run_dir, self._cells):
+            if run is not None and run.cell.id == state.cell.id:
+                run.close(state.complete)
+            elif state.complete and not self._is_logged(state.cell):
+                self._opened(state.cell).close(complete=True)
+
+    def _is_logged(self, cell: Cell) -> bool:
+        digest = read_marker(self._place.run_dir, f"cell-{cell.id}").digest
+        return bool(digest) and digest == digest_of(cell_records(self._place.run_dir, cell))
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Run it; where W&B fails online it goes on offline, and where it fails there it is left alone."""
+        """Do W&B work; after a failure online continue offline, after a failure offline stop logging."""
         try:
             work()
-        except Exception as error:  # nothing that W&B does may end an evaluation
-            self._open.clear()
+        except Exception as error:  # no failure of W&B may end an evaluation
+            self._run = None
             if self._place.mode.online:
                 self._go_offline(Mode("offline", f"online failed: {short(error)}"))
             else:
                 self._on = False
-                self._echo(f"W&B: failed ({short(error)}) and is left out; records are not touched")
+                self._echo(
+                    f"W&B: logging failed ({short(error)}) and is switched off; records are not affected"
+                )
 
     def _go_offline(self, mode: Mode) -> None:
-        """One W&B that does not answer is enough: the other cells do not wait for it again."""
+        """Log offline from now on, so that the other cells do not wait for the server again."""
         self._place = replace(self._place, mode=mode)
-        self._echo(f"{describe(self._place)} (from here on)")
+        self._echo(f"{describe(self._place)} (from now on)")
+
+
+def cell_records(folder: Path, cell: Cell) -> pd.DataFrame:
+    """The records of a cell.
+
+    Raises:
+        MissingFileError: the run has no records.
+    """
+    return read_records(folder, {arm.id for arm in cell.arms}, cell.id)
+
+
+def digest_of(records: pd.DataFrame) -> str:
+    """Hash of the records of a cell, whatever their order."""
+    lines = records["arm_id"] + "\0" + records["sample_id"] + "\0" + records["response"]
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()

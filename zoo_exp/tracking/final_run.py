@@ -1,7 +1,7 @@
-"""The results of a whole experiment as one W&B run, from what is on disk.
+"""The results of a whole experiment as one W&B run, from the files of its run folder.
 
-The run folder is the record and W&B is derived from it. While the experiment runs, `wandb_cells` logs each of its
-cells; this run holds what needs all of them: averages, the whole table, the gallery.
+The cells have runs of their own (`cell_logger`); this run holds what needs all of them: averages, the whole table, the
+gallery.
 """
 
 import hashlib
@@ -13,30 +13,11 @@ from typing import Any
 from zoo_exp.errors import MissingFileError
 from zoo_exp.report.masks import choose, read_masks
 from zoo_exp.runs import folder
-from zoo_exp.statistics.frame import AVERAGE
+from zoo_exp.tracking.content import mask_images, scalars, studied, table
 from zoo_exp.tracking.mode import resolve_mode
-from zoo_exp.tracking.session import (
-    Place,
-    Session,
-    family,
-    pictures,
-    plain_key,
-    read_marker,
-    short,
-)
-
-__all__ = ["log_run", "plain_key", "resolve_mode"]
+from zoo_exp.tracking.session import Place, Session, read_marker, short
 
 MARKER = "experiment"
-SCALARS = (
-    "retained",
-    "kept_tokens",
-    "layer_tokens",
-    "select_ms",
-    "prefill_decode_ms",
-    "flops_tflop",
-    "value",
-)
 
 
 def log_run(
@@ -48,26 +29,26 @@ def log_run(
     entity: str | None = None,
     tags: Sequence[str] = (),
 ) -> Path | None:
-    """Log results.json, its table and the mask pictures of `run_dir` as one W&B run, and say so in one line.
+    """Log results.json and the mask images of a run folder as one W&B run, and report it in one line.
 
-    The same results are logged once: a second call repeats the line only. A W&B that fails is reported in the line
-    and raises nothing: the results are on disk.
+    The same results are logged once; a second call only repeats the line. A failure of W&B is reported in the line and
+    raises nothing, since the results are on disk.
 
     Args:
-        run_dir: a run folder with results.json (see `summary.write`).
+        run_dir: a run folder with results.json (see `report.summary.write`).
         config: the resolved configuration.
         mode_hint: auto, online, offline or disabled, from the configuration.
         project: W&B project.
-        echo: where the line goes.
-        entity: W&B user or team; None is the user's default.
-        tags: of the run.
+        echo: prints the line.
+        entity: W&B user or team; None means the user's default.
+        tags: tags of the run.
 
     Returns:
-        The folder that W&B wrote, or None where it is disabled or failed.
+        The folder that W&B wrote, or None if it is disabled or failed.
 
     Raises:
         MissingFileError: no results in `run_dir`.
-        UnknownNameError: a mode that does not exist.
+        UnknownNameError: unknown mode.
     """
     mode = resolve_mode(mode_hint)
     if mode.name == "disabled":
@@ -83,23 +64,29 @@ def log_run(
         return run_dir / before.folder
     place = Place(run_dir, mode, project, entity, str(results["experiment"]), tuple(tags))
     try:
-        folder, line = _log(place, results, config, digest)
-    except Exception as error:  # whatever W&B does, the evaluation has succeeded
-        echo(f"W&B: failed ({short(error)}); the results are in {run_dir}")
+        written, line = _log(place, results, config, digest)
+    except Exception as error:  # the evaluation has succeeded, whatever W&B does
+        echo(f"W&B: logging failed ({short(error)}); the results are in {run_dir}")
         return None
     echo(line)
-    return folder
+    return written
 
 
 def _log(place: Place, results: dict[str, Any], config: Mapping[str, Any], digest: str) -> tuple[Path, str]:
-    """The W&B run: its folder, and the line for the user."""
+    """Log everything; the folder of the W&B run, and the line for the user."""
     import wandb
 
-    selectors = [str(row["selector"]) for row in results["rows"]]
-    session = Session(place, MARKER, str(results["experiment"]), f"experiment/{family(selectors)}", config)
-    # What stands in the table and the pictures is written anew by each attempt: nothing of it is repeated.
-    row: dict[str, Any] = {**_scalars(results), "results": _table(results, wandb.Table)}
-    session.log(row | _pictures(place.run_dir, results, wandb.Image))
+    rows = results["rows"]
+    job = f"experiment/{studied([str(row['selector']) for row in rows])}"
+    session = Session(place, MARKER, str(results["experiment"]), job, config)
+    items = read_masks(place.run_dir)
+    names = list(dict.fromkeys(arm.arm for item in items for arm in item.arms))
+    row: dict[str, Any] = {**scalars(rows), "results": table(rows, wandb.Table)}
+    row |= mask_images(choose(items, names, results["tasks"]), wandb.Image)
+    gallery = folder.gallery(place.run_dir)
+    if gallery.exists():
+        row["gallery"] = [wandb.Image(str(gallery))]
+    session.log(row)
     line = session.finish(digest)
     return place.run_dir / session.marker.folder, line
 
@@ -109,39 +96,9 @@ def _results(run_dir: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MissingFileError(f"cannot read {path}: {error.strerror}; W&B gets what is in it") from error
+        raise MissingFileError(f"cannot read {path}: {error.strerror}; run the experiment first") from error
     except ValueError as error:
         raise MissingFileError(
             f"{path} is damaged ({error}): run the experiment again to rewrite it"
         ) from error
     return document
-
-
-def _scalars(results: Mapping[str, Any]) -> dict[str, float]:
-    """Named as W&B groups them: `<task>/<arm>` for metrics, `<quantity>/<arm>` for averages over tasks."""
-    scalars = {}
-    for row in results["rows"]:
-        if row["task"] != AVERAGE:
-            scalars[f"{plain_key(row['task'])}/{plain_key(row['arm'])}"] = row["value"]
-            continue
-        for name in SCALARS:
-            key = "mean_score" if name == "value" else name
-            scalars[f"{key}/{plain_key(row['arm'])}"] = row.get(name)
-    return {key: value for key, value in scalars.items() if value is not None}
-
-
-def _table(results: Mapping[str, Any], make: Callable[..., Any]) -> Any:
-    columns = list(results["rows"][0])
-    data = [
-        [json.dumps(row[c], sort_keys=True) if isinstance(row[c], dict) else row[c] for c in columns]
-        for row in results["rows"]
-    ]
-    return make(columns=columns, data=data, allow_mixed_types=True)
-
-
-def _pictures(run_dir: Path, results: Mapping[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
-    items = read_masks(run_dir)
-    names = list(dict.fromkeys(arm.arm for item in items for arm in item.arms))
-    found: dict[str, Any] = dict(pictures(choose(items, names, results["tasks"]), make))
-    gallery = run_dir / "masks.png"
-    return found | ({"gallery": [make(str(gallery))]} if gallery.exists() else {})

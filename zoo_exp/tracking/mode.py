@@ -1,4 +1,4 @@
-"""Whether Weights & Biases (W&B) is online: by choice only, and offline where nobody has chosen."""
+"""Whether Weights & Biases (W&B) is online: only if the user chose so or has an API key."""
 
 import netrc
 import os
@@ -15,28 +15,28 @@ MODES = ("auto", "online", "offline", "disabled")
 
 @dataclass(frozen=True)
 class Mode:
-    """How to log: `name` is online, offline or disabled; `reason` says who decided."""
+    """A W&B mode: `name` is online, offline or disabled; `reason` says where it was set."""
 
     name: str
     reason: str
 
     @property
     def online(self) -> bool:
-        """Whether anything leaves the machine."""
+        """Whether data leaves the machine."""
         return self.name == "online"
 
 
 def resolve_mode(hint: str = "auto") -> Mode:
-    """Decide how to log: WANDB_MODE, then `hint` (the configuration), then whether there is an API key.
+    """Choose the mode from WANDB_MODE, then `hint` (the configuration), then the presence of an API key.
 
     Raises:
-        UnknownNameError: a mode that does not exist.
+        UnknownNameError: unknown mode.
     """
     variable = os.environ.get("WANDB_MODE", "").strip().lower()
     variable = {"dryrun": "offline", "run": "online"}.get(variable, variable)
     for given, who in ((variable, "WANDB_MODE"), (hint, "the configuration")):
         if given and given not in MODES:
-            raise UnknownNameError("W&B mode", given, MODES, hint=f"It was given by {who}.")
+            raise UnknownNameError("W&B mode", given, MODES, hint=f"It is set by {who}.")
         if given and given != "auto":
             return Mode(given, f"set by {who}")
     source = _key_source()
@@ -45,7 +45,7 @@ def resolve_mode(hint: str = "auto") -> Mode:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a while; W&B and its Lightning logger read and leave them behind."""
+    """Set environment variables temporarily; W&B reads some of them and leaves others behind."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -59,7 +59,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _key_source() -> str | None:
-    """Where an API key lies, by name only; the key itself is never read into a message."""
+    """The place of an API key; the key itself is never part of a message."""
     if os.environ.get("WANDB_API_KEY", "").strip():
         return "WANDB_API_KEY"
     path = Path(os.environ.get("NETRC", "") or Path.home() / ".netrc").expanduser()
@@ -73,5 +73,5 @@ def _key_source() -> str | None:
         import wandb
 
         hosts.append(urlsplit(wandb.Settings().base_url).netloc)
-    # `default` entries answer for any host, and are no statement about W&B.
+    # `default` entries apply to any host and say nothing about W&B.
     return "netrc" if any(host in entries.hosts for host in hosts) else None

@@ -1,33 +1,29 @@
-"""One W&B run: opened under an id that stays the same, fed, and closed within bounded time."""
+"""A W&B run: opened under an id that every attempt shares, logged to, and closed within bounded time."""
 
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from zoo_exp.files import write_text
-from zoo_exp.report.masks import MaskItem, kept_mask
+from zoo_exp.tracking.content import shareable
 from zoo_exp.tracking.mode import Mode, environment
 
 FOLDER = "wandb"
 BOUNDS: dict[str, Any] = {
     "init_timeout": 30,
-    "finish_timeout": 45.0,  # what is not uploaded by then is on disk, for `wandb sync`
+    "finish_timeout": 45.0,  # the rest is on disk, for `wandb sync`
     "x_graphql_retry_max": 3,
     "x_graphql_timeout_seconds": 20,
     "x_file_stream_retry_max": 3,
     "x_file_transfer_retry_max": 3,
-    "x_transaction_log_flush_interval": 1,  # a killed process loses a second of rows instead of fifteen
+    "x_transaction_log_flush_interval": 1,  # a killed process loses one second of rows instead of fifteen
 }
 PRIVATE: dict[str, Any] = {
     "console": "off",
@@ -38,7 +34,7 @@ PRIVATE: dict[str, Any] = {
     "disable_git": True,
     "save_code": False,
 }
-"""What W&B would send by itself: host, user, program and folders are nobody's business."""
+"""Switches off what W&B would send by itself: host, user, program, folders."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,12 @@ class Place:
     """Where W&B runs go.
 
     Attributes:
-        run_dir: the run folder; everything that W&B writes lies inside it.
+        run_dir: the run folder; W&B writes inside it only.
         mode: online or offline.
         project: W&B project.
-        entity: W&B user or team; None is the user's default.
-        group: the experiment, under which its runs stand together.
-        tags: of every run.
+        entity: W&B user or team; None means the user's default.
+        group: the experiment, which groups its runs.
+        tags: tags of every run.
     """
 
     run_dir: Path
@@ -64,16 +60,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Marker:
-    """What the run folder remembers of one W&B run, so that the next attempt goes on with it.
+    """The state of a W&B run in the run folder, from which the next attempt continues.
 
     Attributes:
         id: W&B's id, the same for every attempt.
-        folder: where its last attempt lies, inside the run folder.
-        mode: online or offline, of that attempt.
-        digest: of what is logged in full; empty while the run is unfinished.
-        line: what the user was told.
-        history: rows of plain numbers logged so far. An offline attempt repeats them, because uploading two offline
-            folders of one id keeps the rows of the later one: so each folder is whole.
+        folder: folder of the last attempt, relative to the run folder.
+        mode: mode of that attempt, online or offline.
+        digest: hash of the logged results; empty while the run is unfinished.
+        line: the line that was printed.
+        history: numbers logged so far. An offline attempt repeats them, because uploading two offline folders of one
+            id keeps the rows of the later one: each folder is complete.
     """
 
     id: str
@@ -85,7 +81,7 @@ class Marker:
 
 
 def read_marker(run_dir: Path, name: str) -> Marker:
-    """The marker of a W&B run of this folder; a new one, with a new id, where there is none that can be read."""
+    """The marker of a W&B run; a new one, with a new id, if there is none that can be read."""
     try:
         content = json.loads((run_dir / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
         history = tuple(dict(row) for row in content.get("history", ()))
@@ -98,7 +94,7 @@ def read_marker(run_dir: Path, name: str) -> Marker:
 
 
 def write_marker(run_dir: Path, name: str, marker: Marker) -> None:
-    """Remember it."""
+    """Write the marker."""
     write_text(run_dir / FOLDER / f"{name}.json", json.dumps(marker.__dict__) + "\n")
 
 
@@ -106,14 +102,14 @@ class Session:
     """An open W&B run.
 
     Args:
-        place: where it goes; its mode may become offline where W&B does not answer.
-        marker: its name in the run folder.
-        name: what W&B shows.
-        job_type: what kind of run it is.
-        config: what it was made with.
+        place: where it goes; the mode becomes offline if W&B does not respond.
+        marker: name of its marker in the run folder.
+        name: display name.
+        job_type: W&B job type.
+        config: the resolved configuration.
 
     Raises:
-        Exception: whatever W&B raises, where it cannot even be opened offline.
+        Exception: any error of W&B if the run cannot be opened offline either.
     """
 
     def __init__(
@@ -127,7 +123,7 @@ class Session:
         except Exception as error:
             if place.mode.online:
                 self.place = replace(place, mode=Mode("offline", f"online failed: {short(error)}"))
-            # W&B keeps the id of a run that it could not open or close as being in use, until this process ends.
+            # Until this process ends, W&B treats the id of a run that it failed to open or close as in use.
             self.marker = replace(before, id=uuid.uuid4().hex[:12])
             self._open(name, job_type, config)
         folder = os.path.relpath(Path(self.run.dir).parent, place.run_dir)
@@ -138,7 +134,7 @@ class Session:
                 self.run.log(row)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One row; its numbers are remembered for the next attempt."""
+        """Log one row; its numbers are kept for the next attempt."""
         with self._inside():
             self.run.log(dict(row))
         numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
@@ -146,7 +142,7 @@ class Session:
         self._remember()
 
     def finish(self, digest: str = "") -> str:
-        """Close the run; what the user is told. `digest` says that all of it is logged."""
+        """Close the run and return the line for the user; a `digest` marks the run as complete."""
         with self._inside():
             url = str(self.run.url or "") if self.place.mode.online else ""
             self.run.finish()
@@ -182,80 +178,22 @@ class Session:
             )
 
     def _inside(self) -> Any:
-        # Tables and pictures are staged there: an offline run can then be uploaded from anywhere.
+        # Tables and images are staged inside the run folder, so that an offline run can be uploaded from anywhere.
         data = self.place.run_dir / "wandb-data"
         data.mkdir(parents=True, exist_ok=True)
         values = {"WANDB_DATA_DIR": str(data), "WANDB_MODE": self.place.mode.name}
         return environment(
             values | {"WANDB_ERROR_REPORTING": "false"}
-        )  # its reports go elsewhere, even offline
+        )  # error reports are sent to a third party, even offline
 
 
 def short(error: BaseException) -> str:
-    """What went wrong, on one line."""
+    """The message of an exception in one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without folders of the machine, which are nobody's business.
-
-    >>> shareable({"out": "/disk/me", "data": {"root": "/disk/me"}, "overrides": ["seed=1", "out=/disk/me"]})
-    {'data': {}, 'overrides': ['seed=1']}
-    """
-    plain = {key: value for key, value in config.items() if key != "out"}
-    if isinstance(plain.get("data"), Mapping):
-        plain["data"] = {key: value for key, value in plain["data"].items() if key != "root"}
-    if "overrides" in plain:
-        private = ("out=", "data.root=", "model.path=")
-        plain["overrides"] = [text for text in plain["overrides"] if not str(text).startswith(private)]
-    return plain
-
-
-def plain_key(label: str) -> str:
-    """A label as part of a W&B key: keys become file names, and a slash makes a section or a folder.
-
-    >>> plain_key("zoo m=64/h=0.01")
-    'zoo m=64_h=0.01'
-    """
-    return re.sub(r"[^\w .,@%=()+-]", "_", label)
-
-
-def family(selectors: Sequence[str]) -> str:
-    """The job type's second part: the one selector under study, or `comparison`; sanity arms do not count.
-
-    >>> family(["full", "zoo", "zoo", "random", "blind"]), family(["full", "zoo", "divprune"])
-    ('zoo', 'comparison')
-    """
-    studied = dict.fromkeys(name for name in selectors if name not in SANITY)
-    return next(iter(studied)) if len(studied) == 1 else "comparison" if studied else "sanity"
-
-
-SANITY = ("full", "blind", "random", "uniform_grid", "feature_norm", "resize")
-
-
-def pictures(items: Sequence[MaskItem], make: Callable[..., Any]) -> dict[str, list[Any]]:
-    """Per arm, the pictures with the kept tokens as a mask that W&B can switch on and off.
-
-    Args:
-        items: questions with masks.
-        make: `wandb.Image`.
-    """
-    found: dict[str, list[Any]] = {}
-    for item in items:
-        for arm in item.arms:
-            mask = Image.fromarray(kept_mask(arm.indices, item.grid).astype(np.uint8))
-            pixels = np.asarray(mask.resize(item.image.size, Image.Resampling.NEAREST))
-            labels = {0: "dropped", 1: "kept"}
-            caption = f"{item.question} | gold: {item.reference} | answer: {arm.response}"
-            picture = make(
-                item.image, caption=caption, masks={"tokens": {"mask_data": pixels, "class_labels": labels}}
-            )
-            found.setdefault(f"masks/{plain_key(arm.arm)}", []).append(picture)
-    return found
-
-
 def describe(place: Place, url: str = "") -> str:
-    """One line: where the run is, or how to upload it and the others of its folder."""
+    """One line: the URL of the run, or the command that uploads it and the others of its folder."""
     if place.mode.online:
         return f"W&B: online ({place.mode.reason}): {url}"
     command = "wandb" if shutil.which("wandb") else f"{shlex.quote(_shown(Path(sys.executable)))} -m wandb"
@@ -266,6 +204,6 @@ def describe(place: Place, url: str = "") -> str:
 
 
 def _shown(path: Path) -> str:
-    """The shorter of the absolute and the relative path, as a user would type it."""
+    """The shorter of the absolute and the relative path."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)

@@ -15,7 +15,8 @@ from zoo_exp.report.tables import main_table
 from zoo_exp.runs.load import Run, find_runs, load_run
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
-from zoo_exp.tracking.final_run import plain_key, resolve_mode
+from zoo_exp.tracking.content import plain_key
+from zoo_exp.tracking.mode import resolve_mode
 
 SPECIFICATION = "wandb_report.json"
 NOBODY = "offline"  # a specification needs some entity; saving puts the real one in its place

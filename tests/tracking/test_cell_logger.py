@@ -1,4 +1,4 @@
-"""W&B while an experiment runs: one run per cell, on the same id after a resume, and never in the way."""
+"""W&B while an experiment runs: one run per cell, with the same id after a resume; failures never end the run."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def folders(experiment):
     return found
 
 
-def test_each_cell_is_a_run_that_grows_and_closes_whole(experiment):
+def test_each_cell_is_a_run_that_grows_and_is_complete_at_the_end(experiment):
     first, second = experiment.cells()
     lines = []
     logger = CellLogger(experiment, lines.append, every=0)
@@ -76,7 +76,7 @@ def test_each_cell_is_a_run_that_grows_and_closes_whole(experiment):
     assert "WANDB_MODE" not in os.environ
 
 
-def test_a_resumed_cell_goes_on_under_its_id_and_its_last_folder_is_whole(experiment):
+def test_a_resumed_cell_keeps_its_id_and_its_last_folder_is_complete(experiment):
     (cell, _) = experiment.cells()
     logger = CellLogger(experiment, print, every=0)
     attempt(experiment, [(cell, range(3))], logger)
@@ -88,8 +88,8 @@ def test_a_resumed_cell_goes_on_under_its_id_and_its_last_folder_is_whole(experi
     logger.close()
     ((first, second),) = folders(experiment).values()
     early, late = (read_back(folder)["history"] for folder in (first, second))
-    assert [row["answers"] for row in early] == [5, 10, 15, 15]
-    assert [row["answers"] for row in late] == [5, 10, 15, 15, 20, 25, 30, 30]
+    assert [row["answers"] for row in early] == [5, 10, 15]
+    assert [row["answers"] for row in late] == [5, 10, 15, 20, 25, 30, 30]
     assert "results" in late[-1]
     assert "results" not in early[-1]
 
@@ -254,7 +254,7 @@ def test_offline_nothing_leaves_the_machine(server, online):
 def test_a_real_run_logs_its_cells_while_it_runs(tmp_path):
     """The whole way: `run` on the embedded model; W&B's numbers are those of the tables."""
     command = [sys.executable, "-m", "zoo_exp", "run", "selector=[full,zoo]", "budget=16", "limit=6"]
-    command += [f"task=[{','.join(TASKS)}]", f"out={tmp_path / 'runs'}", "trainer.progress_bar=false"]
+    command += [f"task=[{','.join(TASKS)}]", f"out={tmp_path / 'runs'}", "trainer=cpu"]
     done = subprocess.run(
         command, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=300
     )

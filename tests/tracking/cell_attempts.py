@@ -7,18 +7,21 @@ is printed.
 
 import json
 import sys
+from statistics import fmean
 from types import SimpleNamespace
 
 from made_up_run import picture
 
 from zoo_exp.config import compose
-from zoo_exp.runs import cells
+from zoo_exp.runs import cells, reading
 from zoo_exp.runs.journal import Journal
 from zoo_exp.tasks import get
 from zoo_exp.tracking import session
 from zoo_exp.tracking.cell_logger import CellLogger
 
 TASKS = ("embedded_gqa", "embedded_pope")
+MODULES = {}
+"""By id of the logger that follows them."""
 QUESTIONS = 6
 
 
@@ -62,15 +65,43 @@ def answer(experiment, cell, numbers, rank=0, arms=None):
             file.append(content)
 
 
+class Module:
+    """What the logger reads of `PrunedVLM`."""
+
+    def __init__(self, experiment):
+        self.experiment, self.work, self.recorded_in_cell = experiment, None, 0
+
+    def begin(self, cell):
+        """Start or continue a cell."""
+        if self.work is None or self.work.cell.id != cell.id:
+            total = QUESTIONS * len(self.experiment.arms)
+            earlier = len(list(self._records(cell)))
+            self.work = SimpleNamespace(cell=cell, task=get(cell.task), total=total, answers=total - earlier)
+            self.recorded_in_cell = 0
+
+    @property
+    def running(self):
+        """Mean score of every arm."""
+        scores = {}
+        for record in self._records(self.work.cell):
+            scores.setdefault(record["arm"], []).append(record["score"])
+        return {arm: fmean(values) for arm, values in scores.items()}
+
+    def _records(self, cell):
+        return (record for record in reading.records(self.experiment.run_dir) if record["cell"] == cell.id)
+
+
 def attempt(experiment, parts, logger, ranks=1, is_rank_zero=True):
     """One attempt: (cell, numbers) after (cell, numbers), a batch each, with the callback that Lightning calls."""
     trainer = SimpleNamespace(is_global_zero=is_rank_zero, world_size=ranks)
+    module = MODULES.setdefault(id(logger), Module(experiment))
     for cell, numbers in parts:
         cells.note(experiment.run_dir, cell, cells.RUNNING, samples=QUESTIONS)
+        module.begin(cell)
         for number in numbers:
             answer(experiment, cell, [number])
-            work = SimpleNamespace(cell=cell, task=get(cell.task), total=QUESTIONS * len(experiment.arms))
-            logger.on_test_batch_end(trainer, SimpleNamespace(work=work), None, None, 0, 0)
+            module.recorded_in_cell += len(experiment.arms)
+            logger.on_test_batch_end(trainer, module, None, None, 0, 0)
 
 
 if __name__ == "__main__":

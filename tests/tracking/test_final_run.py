@@ -10,7 +10,9 @@ from wandb_file import read_back
 
 from zoo_exp.errors import MissingFileError, UnknownNameError
 from zoo_exp.report import summary
-from zoo_exp.tracking.final_run import log_run, plain_key, resolve_mode
+from zoo_exp.tracking.content import plain_key, shareable
+from zoo_exp.tracking.final_run import log_run
+from zoo_exp.tracking.mode import resolve_mode
 
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "NETRC", "WANDB_PROJECT")
 
@@ -116,3 +118,24 @@ def test_offline_run_holds_scalars_table_and_masks_and_is_logged_once(make_run, 
     assert log_run(run, {}, echo=lines.append) == folder
     assert lines == [line, line]
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize("path", ["/disk/llava", "~/llava", "./llava", "../llava", "a/b/llava"])
+def test_local_paths_are_not_uploaded(path):
+    config = {
+        "out": "/disk/runs",
+        "model": {"name": "llava15_7b", "path": path},
+        "data": {"root": "/disk/data", "workers": 2},
+        "cache": {"features": "/disk/cache", "limit_gb": 50.0},
+        "overrides": [f"+model.path={path}", "cache.features=/disk/cache", "data.root=/disk/data", "seed=1"],
+    }
+    shown = shareable(config)
+    assert "disk" not in json.dumps(shown)
+    assert path not in json.dumps(shown)
+    assert shown["overrides"] == ["seed=1"]
+    assert shown["data"] == {"workers": 2}
+
+
+def test_a_hub_id_is_uploaded():
+    model = {"name": "llava15_7b", "path": "llava-hf/llava-1.5-7b-hf"}
+    assert shareable({"model": model})["model"] == model
