@@ -61,7 +61,7 @@ def test_other_arms_with_the_same_needs_read_the_cache(filled, tmp_path):
 
 
 def test_a_damaged_entry_is_logged_and_encoded_again(plain, filled, tmp_path, caplog):
-    path = sorted(filled.glob("*/*.bin"))[3]
+    path = sorted(filled.glob("*/*.safetensors"))[3]
     whole = path.read_bytes()
     path.write_bytes(whole[:-9] + b"?" + whole[-8:])
     records, _, printed = run(tmp_path, f"cache.features={filled}")
@@ -124,7 +124,7 @@ def test_two_processes_can_fill_one_folder_at_the_same_time(plain, tmp_path):
         (path,) = (tmp_path / name).glob("*/*/records.jsonl")
         assert path.read_bytes() == plain[0]
     store = FeatureStore(tmp_path / "cache")
-    assert len(list(store.folder.glob("*/*.bin"))) == 6
+    assert len(list(store.folder.glob("*/*.safetensors"))) == 6
     assert not list(store.folder.glob("*/.*.tmp"))
 
 

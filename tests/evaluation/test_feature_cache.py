@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.feature_cache import FeatureCache, image_hashes
 from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.models.families import adapter_for
@@ -28,7 +29,7 @@ def tensors(dtype=torch.float32):
 
 
 def entries(store):
-    return sorted(store.folder.glob("*/*.bin"))
+    return sorted(store.folder.glob("*/*.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -77,6 +78,64 @@ def test_damage_is_logged(tmp_path, caplog):
     path.write_bytes(b"")
     assert store.get("k") is None
     assert f"{path} is damaged" in caplog.text
+
+
+def test_entries_that_were_renamed_are_not_taken_for_each_other(tmp_path, caplog):
+    store = FeatureStore(tmp_path)
+    for key in ("k", "other"):
+        store.put(key, {"a": torch.full((3,), float(len(key)))}, {})
+    store._path("k").replace(store._path("other"))
+    assert store.get("other") is None
+    assert "the entry of another image or model" in caplog.text
+    assert entries(store) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "text", "empty file"])
+def test_what_stands_in_the_place_of_an_entry_counts_as_missing(tmp_path, caplog, kind):
+    store = FeatureStore(tmp_path)
+    path = store._path("k")
+    path.parent.mkdir(parents=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path.write_text("text" * (kind == "text"))
+    assert store.get("k") is None
+    assert kind == "loop" or f"{path} is damaged" in caplog.text
+    if kind != "folder":
+        store.put("k", tensors(), {})
+        assert store.get("k") is not None
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_limit_that_is_no_size_is_refused(tmp_path, limit):
+    with pytest.raises(InvalidValueError, match="limit_gb="):
+        FeatureStore(tmp_path, limit)
+
+
+def test_tensors_that_share_memory_are_stored(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    store = FeatureStore(tmp_path)
+    store.put("k", {"whole": whole, "turned": whole.T, "part": whole[1:]}, {})
+    found = store.get("k")[0]
+    assert torch.equal(found["turned"], whole.T)
+    assert torch.equal(found["part"], whole[1:])
+
+
+def test_an_entry_that_fits_no_image_is_encoded_again(tmp_path, caplog):
+    """Whole, with its key and checksum, and yet not what the cache wrote."""
+    model = tiny_model("llava")
+    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    inputs = tiny_inputs(model, SHAPES["llava"])
+    FeatureCache(adapter, store, "model").encode(inputs, frozenset())
+    for name in image_hashes(inputs):
+        store.put(f"model//{name}", {"projected": torch.zeros(2, 2), "tile": torch.zeros(5)}, {})
+    cache = FeatureCache(adapter, store, "model")
+    found = cache.encode(inputs, frozenset())
+    assert (cache.hits, cache.misses) == (0, 2)
+    assert torch.equal(found[0][0].projected, adapter.encode(inputs, frozenset())[0][0].projected)
+    assert "cannot be used" in caplog.text
 
 
 def test_the_folder_stays_below_its_limit_and_recently_used_entries_stay(tmp_path):

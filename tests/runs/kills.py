@@ -3,6 +3,7 @@
 And what lets children be forked at all: a model that is loaded before, on one thread.
 """
 
+import io
 import os
 import signal
 from contextlib import contextmanager
@@ -78,3 +79,74 @@ def at_merge(draw):
         merge.replaced = dying
 
     return prepare
+
+
+POINTS = ("open", "write", "fsync", "replace", "unlink")
+
+
+@contextmanager
+def watched(folder, act):
+    """Calls `act(kind, path)` before every operation on files below a folder, and with half of a write done.
+
+    Args:
+        folder: the folder.
+        act: may kill the process.
+    """
+    inside = f"{folder}{os.sep}"
+
+    def path_of(target):
+        return os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.path.abspath(target)
+
+    def before(kind, function):
+        def watching(target, *args, **kwargs):
+            if path_of(target).startswith(inside):
+                act(kind, path_of(target))
+            return function(target, *args, **kwargs)
+
+        return watching
+
+    write = os.write
+
+    def in_halves(file, data):
+        if not path_of(file).startswith(inside):
+            return write(file, data)
+        act("write", path_of(file))
+        half = len(data) // 2
+        done = write(file, data[:half]) if half else 0
+        act("write", path_of(file))
+        return done + write(file, data[done:])
+
+    def opened(path, mode="r", *args, **kwargs):
+        if not isinstance(path, int) and set(mode) & set("wax") and os.path.abspath(path).startswith(inside):
+            act("open", os.path.abspath(path))
+        return real_open(path, mode, *args, **kwargs)
+
+    real_open = io.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", in_halves)
+        for name in ("fsync", "replace", "unlink", "open"):
+            patch.setattr(os, name, before(name, getattr(os, name)))
+        patch.setattr(io, "open", opened)
+        yield
+
+
+_watching = []
+
+
+def watch(folder, act):
+    """`watched` until the process ends."""
+    _watching.append(watched(folder, act))  # a context that nobody holds is left at once
+    _watching[-1].__enter__()
+
+
+def at_point(folder, number):
+    """Die before the n-th operation on files below a folder, from 1."""
+    left = number
+
+    def act(kind, path):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            die()
+
+    watch(folder, act)

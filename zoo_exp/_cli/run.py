@@ -87,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     for point in found:
         check_writable(point.experiment.out)
         if point.experiment.cache.features is not None:
-            check_writable(Path(point.experiment.cache.features).expanduser(), "cache.features")
+            cache = Path(point.experiment.cache.features).expanduser()
+            # A folder that can only be read still saves the encoding of what is in it.
+            if not (cache.is_dir() and os.access(cache, os.R_OK | os.X_OK)):
+                check_writable(cache, "cache.features")
     if args.multirun:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
         return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])

@@ -13,7 +13,7 @@ from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.identity import digest, weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.evaluation.feature_store import Entry, FeatureStore
+from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.files import log
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.loading import LoadedModel
@@ -76,8 +76,9 @@ class FeatureCache:
             return grouped
         stored = sorted(needs - _ANEW.keys())
         keys = [f"{self.model_id}/{','.join(stored)}/{name}" for name in image_hashes(inputs)]
-        entries = [self.store.get(key) for key in keys]
-        known = [entry for entry in entries if entry is not None]
+        extra = self.adapter.projector_fields(needs) if "projector" in needs else {}  # type: ignore[attr-defined]
+        entries = [self._restored(key, inputs["pixel_values"].device, extra) for key in keys]
+        known = [image for image in entries if image is not None]
         if len(known) == len(keys):
             self.hits += len(keys)
             return self._read(known, inputs, needs)
@@ -91,13 +92,20 @@ class FeatureCache:
                 self._keep(key, image)
         return grouped
 
+    def _restored(self, key: str, device: torch.device, extra: Mapping[str, Any]) -> VisualTokens | None:
+        """The stored image of a key; None where there is none, or none that can be used."""
+        entry = self.store.get(key)
+        try:
+            return None if entry is None else _restore(*entry, device, extra)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            log.warning(f"an entry of the vision cache {self.store.folder} cannot be used ({error!r})")
+            return None
+
     def _read(
-        self, entries: Sequence[Entry], inputs: Mapping[str, Any], needs: frozenset[str]
+        self, images: list[VisualTokens], inputs: Mapping[str, Any], needs: frozenset[str]
     ) -> list[list[VisualTokens]]:
-        """A batch from its entries, with the fields that come from the model and the prompt."""
+        """A batch from its images, with the fields that come from the model and the prompt."""
         adapter: Any = self.adapter
-        extra = adapter.projector_fields(needs) if "projector" in needs else {}
-        images = [_restore(*entry, inputs["pixel_values"].device, extra) for entry in entries]
         if "resize" in needs:
             images = adapter.with_resizing(images, inputs)
         ids = inputs["input_ids"]
@@ -120,7 +128,8 @@ class FeatureCache:
         except OSError as error:
             self._writes = False
             log.warning(
-                f"vision cache {self.store.folder} cannot be written ({error.strerror}); it is read-only from here on"
+                f"vision cache {self.store.folder} cannot be written ({error.strerror or error}); "
+                "it is read-only from here on"
             )
 
     def summary(self) -> str:

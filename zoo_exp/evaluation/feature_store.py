@@ -1,8 +1,8 @@
-"""A folder of tensors by key: memory-mapped, checked, bounded, and shared by processes that never meet."""
+"""A folder of safetensors files by key: memory-mapped, checked, bounded, and shared by independent processes."""
 
 import hashlib
 import json
-import mmap
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,64 +10,75 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from zoo_exp.files import log, replaced
+from zoo_exp.errors import InvalidValueError
+from zoo_exp.files import log, remove_leftovers, replaced
 
-_MAGIC = b"ZOOEXP01"
-_HEAD = len(_MAGIC) + 32 + 8  # magic, SHA-256 of all that follows, length of the JSON part
-_ALIGN = 64
+SUFFIX = ".safetensors"
+_METADATA = "zoo_exp"
+"""The one metadata entry of a file, as JSON: safetensors does not keep the order of several."""
 _RECOUNT = 256
-"""After so many writes the folder is counted again, since other processes write there too."""
+"""The size of the folder is counted again after so many writes, since other processes write there too."""
 Entry = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name, and what JSON can hold about them."""
-ABANDONED = 3600.0
-"""Seconds by which a half-written entry is older than the newest whole one before it is removed."""
+"""Tensors by name, and the JSON facts of an entry."""
 
 
 class FeatureStore:
-    """Entries are files `KEY[:2]/KEY.bin`, written in one step; readers see a whole entry or none.
+    """Entries are files `HASH[:2]/HASH.safetensors`, replaced in one step; readers see a whole entry or none.
+
+    A file holds its key and a checksum of its content, so that a renamed or damaged file is never taken for another
+    entry. An entry that cannot be read counts as missing: it costs time, not the run.
 
     Args:
-        folder: made when the first entry is written.
-        limit_gb: bytes / 1e9 that the entries may take together; the ones that were not used longest go first.
+        folder: created with the first entry.
+        limit_gb: bytes / 1e9 of all entries; the least recently used ones are removed first.
+
+    Raises:
+        InvalidValueError: a limit that is no positive number.
     """
 
     def __init__(self, folder: Path, limit_gb: float = 50.0) -> None:
+        if not (math.isfinite(limit_gb) and limit_gb > 0):
+            raise InvalidValueError(f"limit_gb={limit_gb}: a number of gigabytes above 0 is expected")
         self.folder, self.limit = Path(folder), int(limit_gb * 1e9)
         self._size = self._count()
         self._writes = 0
 
     def get(self, key: str) -> Entry | None:
-        """Tensors (on the CPU, mapped from the file) and facts of an entry; None if there is none.
+        """Tensors (on the CPU, mapped from the file) and facts of an entry; None where it is missing.
 
-        A damaged entry is named, removed, and treated as missing.
+        A damaged entry is named, removed where that is possible, and counts as missing.
         """
         path = self._path(key)
         try:
-            with path.open("rb") as file:
-                # A private map: what a caller writes to its tensors stays in its own memory.
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (FileNotFoundError, ValueError) as error:
-            if isinstance(error, ValueError):  # an empty file cannot be mapped
-                self._drop(path)
-            return None
-        found = _unpack(data)
-        if found is None:
-            self._drop(path)
+            if not path.exists():
+                return None
+            found = _read(path, key)
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
+            log.warning(f"{path} is damaged ({error}): the image is encoded again")
+            with suppress(OSError):
+                path.unlink()
             return None
         with suppress(OSError):
             os.utime(path)
         return found
 
     def put(self, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write an entry, in the place of one with the same key."""
-        data = _pack(tensors, facts)
+        """Write an entry; it replaces one with the same key.
+
+        Raises:
+            MissingFileError: the folder cannot be written to, or the disk is full.
+        """
+        # Copies: safetensors refuses tensors that share memory.
+        plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        header = {"key": key, "facts": dict(facts), "sha256": _digest(key, plain, facts)}
+        data = save(plain, {_METADATA: json.dumps(header, sort_keys=True)})
         if len(data) > self.limit:
             return
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path, sync=False) as file:  # the checksum finds what a power cut tears
+        with replaced(self._path(key), sync=False) as file:  # the checksum detects what a power failure tears
             file.write(data)
         self._size += len(data)
         self._writes += 1
@@ -78,17 +89,13 @@ class FeatureStore:
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
-        return self.folder / name[:2] / f"{name}.bin"
-
-    def _drop(self, path: Path) -> None:
-        log.warning(f"{path} is damaged: it is removed and made again")
-        path.unlink(missing_ok=True)
+        return self.folder / name[:2] / f"{name}{SUFFIX}"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Last use, size and path of every entry."""
+        """Last use, size and path of every entry; `.bin` files are those of earlier versions."""
         found = []
-        for path in self.folder.glob("*/*.bin"):
-            with suppress(FileNotFoundError):  # another process makes room too
+        for path in (*self.folder.glob(f"*/*{SUFFIX}"), *self.folder.glob("*/*.bin")):
+            with suppress(OSError):  # another process makes room too
                 stat = path.stat()
                 found.append((stat.st_mtime, stat.st_size, path))
         return found
@@ -97,56 +104,43 @@ class FeatureStore:
         return sum(size for _, size, _ in self._entries())
 
     def _make_room(self) -> None:
+        remove_leftovers(self.folder)
         entries = sorted(self._entries())
         self._size = sum(size for _, size, _ in entries)
-        for path in self.folder.glob("*/.*.tmp"):  # of processes that were killed
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < entries[-1][0] - ABANDONED:
-                    path.unlink()
         for _, size, path in entries:
             if self._size <= self.limit * 0.9:
                 break
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             self._size -= size
 
 
-def _pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    parts, layout, offset = [], {}, 0
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        layout[name] = {
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "shape": list(tensor.shape),
-            "at": offset,
-        }
-        parts.append(raw + bytes(-len(raw) % _ALIGN))
-        offset += len(parts[-1])
-    header = json.dumps({"tensors": layout, "facts": dict(facts)}).encode()
-    header += b" " * (-(_HEAD + len(header)) % _ALIGN)
-    body = len(header).to_bytes(8, "little") + header + b"".join(parts)
-    return _MAGIC + hashlib.sha256(body).digest() + body
+def _read(path: Path, key: str) -> Entry:
+    """The content of a file.
 
-
-def _unpack(data: mmap.mmap) -> Entry | None:
-    view = memoryview(data)
-    start = len(_MAGIC) + 32
-    if (
-        bytes(view[: len(_MAGIC)]) != _MAGIC
-        or hashlib.sha256(view[start:]).digest() != view[len(_MAGIC) : start]
-    ):
-        return None
-    length = int.from_bytes(view[start:_HEAD], "little")
-    header = json.loads(bytes(view[_HEAD : _HEAD + length]))
-    tensors = {}
-    for name, part in header["tensors"].items():
-        dtype, shape = getattr(torch, part["dtype"]), part["shape"]
-        count = int(torch.Size(shape).numel())
-        at = _HEAD + length + part["at"]
-        flat = (
-            torch.frombuffer(data, dtype=dtype, count=count, offset=at)
-            if count
-            else torch.empty(0, dtype=dtype)
-        )
-        tensors[name] = flat.reshape(shape)
+    Raises:
+        ValueError: it is the entry of another key, or its checksum does not fit.
+        SafetensorError: it is no safetensors file.
+    """
+    # Its own error for a file without the right to read it does not name the reason.
+    path.open("rb").close()
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not isinstance(header, dict) or not isinstance(header.get("facts"), dict):
+        raise ValueError("it has no header")
+    if header.get("key") != key:
+        raise ValueError("it is the entry of another image or model")
+    if header.get("sha256") != _digest(key, tensors, header["facts"]):
+        raise ValueError("its checksum does not fit")
     return tensors, header["facts"]
+
+
+def _digest(key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that an entry says."""
+    state = hashlib.sha256(json.dumps([key, dict(facts)], sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        state.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+    return state.hexdigest()

@@ -47,12 +47,12 @@ class State:
 
 
 def answered(run: Path, cells: list[Cell] | None = None) -> Answered:
-    """What has a record; only what belongs to some cells, if they are given."""
+    """What has a record; only what belongs to some cells and their arms, if they are given."""
     found: Answered = defaultdict(lambda: defaultdict(set))
     names: dict[str, str] = {}  # one string for a sample's id under all arms
-    wanted = None if cells is None else {cell.id for cell in cells}
+    wanted = None if cells is None else {cell.id: {arm.id for arm in cell.arms} for cell in cells}
     for row in reading.records(run, wanted):
-        if wanted is None or row["cell"] in wanted:
+        if wanted is None or row["arm_id"] in wanted.get(row["cell"], ()):
             sample = row["sample_id"]
             found[row["cell"]][row["arm_id"]].add(names.setdefault(sample, sample))
     return found
