@@ -107,7 +107,6 @@ class TrainerConfig:
     """Processes per node."""
     num_nodes: int = at_least(1, 1)
     strategy: str = choice("auto", "ddp")
-    progress_bar: bool = True
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Smaller projectors that stand in for a loaded one when only its sensitivity is wanted."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,22 +99,6 @@ def as_released(mlp: MLP, rank: int, seed: int = 0) -> LowRankMLP:
     zeros = torch.zeros
     return LowRankMLP(
         down1, up1, zeros(hidden, device=device), down2, up2, zeros(out, device=device), mlp.approximate
-    )
-
-
-def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
-    """An MLP whose output is a random Gaussian sketch of the full one's; lengths agree to (2 size)^-1/2.
-
-    Raises:
-        InvalidValueError: a sketch size below 1 or not below the output width.
-    """
-    width = mlp.w2.shape[0]
-    if not 1 <= size < width:
-        raise InvalidValueError(f"sketch size {size}: allowed are 1 to {width - 1}, below the output width")
-    sketch = torch.randn(size, width, generator=generator, device=generator.device) / math.sqrt(size)
-    sketch = sketch.to(mlp.w2.device)
-    return MLP(
-        mlp.w1.float(), mlp.b1.float(), sketch @ mlp.w2.float(), sketch @ mlp.b2.float(), mlp.approximate
     )
 
 
