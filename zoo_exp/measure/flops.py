@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo_exp.core.budget import BudgetLike
-from zoo_exp.core.flops import linear
+from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.models.base import Encoding
 from zoo_exp.models.families import adapter_class
 from zoo_exp.selectors.base import Selector, describes
 

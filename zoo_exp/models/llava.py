@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_exp.core.flops import linear
+from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.models.base import Encoding, ProjectorWeights, VLMAdapter
+from zoo_exp.models.base import ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.tower import ClipTower
 
