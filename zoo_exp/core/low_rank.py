@@ -12,7 +12,7 @@ from zoo_exp.core.sensitivity import MLP
 from zoo_exp.errors import InvalidValueError
 
 RELEASED_SPREAD = 0.02
-"""Standard deviation that the checkpoint loader gives to weights it does not find (spec: algorithms 1.4)."""
+"""Standard deviation that the checkpoint loader gives to weights it does not find."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,7 @@ class LowRankMLP:
 def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
     """Factorise both matrices of the *loaded* MLP by truncated SVD (the release factorises random ones).
 
-    As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias
-    (spec: algorithms 1.4).
+    As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias.
 
     Raises:
         InvalidValueError: a rank below 1 or above the full rank of one of the matrices.

@@ -104,7 +104,7 @@ class LlavaAdapter(VLMAdapter):
         self.n_visual = side * side + (self.tower.has_cls and not self.tower.skip)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The projector, and the encoder modules behind the needs."""
+        """The projector, and the encoder modules for the needs."""
         return {"projector": self.projector, **self.tower.taps(needs)}
 
     def collect(

@@ -89,7 +89,7 @@ class QwenAdapter(VLMAdapter):
         self._patch_merger: PatchMerger | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The merger, and the encoder modules behind the needs."""
+        """The merger, and the encoder modules for the needs."""
         return {"merger": self.merger, **self.tower.taps(needs)}
 
     def collect(
