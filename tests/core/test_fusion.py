@@ -1,13 +1,11 @@
 """Scaling and fusion: what each does to the first pick and to a constant S."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo_exp.core.diversity import greedy
-from zoo_exp.core.fusion import FUSIONS, fused_order, min_max, top_k
-from zoo_exp.errors import InvalidValueError
+from zoo_exp.core.fusion import min_max, top_k
 
 EMBEDDINGS = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
 SCORES = torch.rand(12, generator=torch.Generator().manual_seed(1)) * 3 + 2
@@ -59,34 +57,17 @@ def slow_order(scores, combine):
     return picked
 
 
-def test_each_fusion_is_what_its_row_says():
-    assert fused_order(EMBEDDINGS, SCORES, 12, "none").tolist() == SCORES.argsort(descending=True).tolist()
-    assert fused_order(EMBEDDINGS, SCORES, 12, "diversity").tolist() == greedy(EMBEDDINGS, 12).tolist()
-    assert fused_order(EMBEDDINGS, SCORES, 12, "sum").tolist() == slow_order(SCORES, lambda s, d: s + d)
-    assert fused_order(EMBEDDINGS, SCORES, 12, "multiply").tolist() == slow_order(SCORES, lambda s, d: s * d)
+def test_greedy_picks_with_weights_are_what_the_fusions_say():
+    weights = min_max(SCORES)
+    for combine, formula in (("sum", lambda s, d: s + d), ("multiply", lambda s, d: s * d)):
+        picks = greedy(EMBEDDINGS, 12, weights, combine=combine).tolist()
+        assert picks == slow_order(SCORES, formula)
+        assert picks[0] == int(SCORES.argmax()) == int(top_k(SCORES, 1))
 
 
-def test_first_pick():
-    best = int(SCORES.argmax())
-    assert {f: int(fused_order(EMBEDDINGS, SCORES, 1, f)) for f in ("none", "sum", "multiply")} == {
-        "none": best,
-        "sum": best,
-        "multiply": best,
-    }
-    assert int(fused_order(EMBEDDINGS, SCORES, 1, "diversity")) == int(greedy(EMBEDDINGS, 1))
-
-
-def test_constant_scores():
-    constant = torch.ones(12)
-    assert fused_order(EMBEDDINGS, constant, 5, "none").tolist() == [0, 1, 2, 3, 4]
-    sum_, product = (fused_order(EMBEDDINGS, constant, 12, f).tolist() for f in ("sum", "multiply"))
+def test_constant_scores_leave_diversity_from_the_first_token():
+    constant = min_max(torch.ones(12))
+    assert top_k(torch.ones(12), 5).tolist() == [0, 1, 2, 3, 4]
+    sum_, product = (greedy(EMBEDDINGS, 12, constant, combine=c).tolist() for c in ("sum", "multiply"))
     assert sum_[0] == product[0] == 0
     assert sum_ == product
-
-
-def test_bad_input_is_named():
-    with pytest.raises(InvalidValueError, match=f"fusion 'product': allowed are {', '.join(FUSIONS)}"):
-        fused_order(EMBEDDINGS, SCORES, 3, "product")
-    for fusion in FUSIONS:
-        with pytest.raises(InvalidValueError, match="k 13: allowed are 0 to 12"):
-            fused_order(EMBEDDINGS, SCORES, 13, fusion)

@@ -8,7 +8,7 @@ import torch
 from zoo_exp import selectors
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.errors import UnknownNameError
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.measure.flops import CostModel, selector_flops
 from zoo_exp.models.families import adapter_for, architecture
@@ -237,9 +237,9 @@ def test_stages_at_real_size():
     assert next_costs.tower(2880) == 5 * costs.tower(576)
 
 
-def test_a_model_without_known_costs_is_refused():
+def test_a_model_type_that_cannot_be_pruned_is_refused():
     config = SimpleNamespace(model_type="blip", get_text_config=lambda: None)
-    with pytest.raises(UnknownNameError, match="blip"):
+    with pytest.raises(InvalidValueError, match="blip"):
         CostModel(config)
 
 

@@ -136,7 +136,7 @@ def test_a_layer_selector_says_what_it_kept(selector, models, inputs, answer):
     counts = pruning.layer_counts[0]
     assert counts[0] == pruning.kept_tokens[0] == n
     assert sorted(counts, reverse=True) == counts
-    for layer, rows in pruning.layer_answers.items():
+    for layer, rows in pruning._engine.layers.answers.items():
         merged = 0 if rows[0].merged is None else len(rows[0].merged)
         assert counts[layer + 1] == len(rows[0].indices) + merged < counts[layer]
 

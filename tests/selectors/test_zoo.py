@@ -11,7 +11,8 @@ import torch
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form
-from zoo_exp.core.fusion import fused_order
+from zoo_exp.core.diversity import greedy
+from zoo_exp.core.fusion import min_max, top_k
 from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
@@ -27,6 +28,15 @@ NEXT = [
     "zoonext_e2e_small_overbudget",
 ]
 PREFIX = 35
+
+
+def fused_order(embeddings, scores, k, fusion):
+    """Picks of a fusion from its parts, in order."""
+    if fusion == "none":
+        return top_k(scores, k)
+    if fusion == "diversity":
+        return greedy(embeddings, k)
+    return greedy(embeddings, k, min_max(scores), combine=fusion)
 
 
 def load(name):

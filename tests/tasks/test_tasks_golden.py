@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from zoo_exp import tasks
-from zoo_exp.tasks.scoring import evalai, mmmu
-from zoo_exp.tasks.scoring.mmbench import Row, circular, extract_letter, prefetch
+from zoo_exp.tasks import mmmu
+from zoo_exp.tasks.mmbench import Rotation, circular, extract_letter, prefetch
+from zoo_exp.tasks.scoring import evalai
 from zoo_exp.tasks.scoring.text import yes_no_prefix
 from zoo_exp.tasks.scoring.yes_no import pope_counts
 
@@ -177,7 +178,7 @@ def test_mmbench_circular_evaluation_under_a_judge(mode):
             letter = "ABCDE"[drawn[-1]]
         return letter
 
-    shuffled = [Row(i, case["doc"]["answer"], case["prefetch"]) for i, case in cases.items()]
+    shuffled = [Rotation(i, case["doc"]["answer"], case["prefetch"]) for i, case in cases.items()]
     random.Random(1).shuffle(shuffled)
     hits = circular(shuffled, judge)
     assert {str(index): hit for index, hit in hits.items()} == want["hits"]

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.tasks.scoring import evalai, mmbench, mmmu, text
+from zoo_exp.tasks import mmbench, mmmu
+from zoo_exp.tasks.scoring import evalai, text
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 from zoo_exp.tasks.scoring.yes_no import UnpairedError, mme_images
 
@@ -118,17 +119,17 @@ def test_a_letter_is_found_only_if_it_is_there(response):
 
 
 def test_mmbench_questions_without_an_unrotated_row_do_not_count():
-    rows = [mmbench.Row(mmbench.CYCLE + 1, "A", "A"), mmbench.Row(2, "A", "A")]
+    rows = [mmbench.Rotation(mmbench.CYCLE + 1, "A", "A"), mmbench.Rotation(2, "A", "A")]
     assert mmbench.circular(rows, lambda row: None) == {2: 1}
 
 
 def test_mmbench_asks_for_help_only_where_it_can_matter():
     asked = []
     rows = [
-        mmbench.Row(1, "A", None),
-        mmbench.Row(1 + mmbench.CYCLE, "B", "C"),  # wrong: nobody needs to read row 1
-        mmbench.Row(2, "A", None),
-        mmbench.Row(2 + mmbench.CYCLE, "B", None),  # after row 2 is wrong
+        mmbench.Rotation(1, "A", None),
+        mmbench.Rotation(1 + mmbench.CYCLE, "B", "C"),  # wrong: nobody needs to read row 1
+        mmbench.Rotation(2, "A", None),
+        mmbench.Rotation(2 + mmbench.CYCLE, "B", None),  # after row 2 is wrong
     ]
     assert mmbench.circular(rows, lambda row: asked.append(row.index) or "D") == {1: 0, 2: 0}
     assert asked == [2]

@@ -33,8 +33,8 @@ class Budget:
     """How many visual tokens stay, per image unless `per` says otherwise.
 
     Exactly one of `count` and `keep_ratio` is set. A ratio of a count of N tokens is rounded by `rounding`:
-    `nearest` (halves up), `down` (ZOO-Prune's `int()`), `bankers` (DivPrune's `int(round())`);
-    spec: algorithms 1.2 and 2. A count with `at_most` keeps all tokens of an image that has fewer, for data
+    `nearest` (halves up), `down` (`int()` in ZOO-Prune's release), `bankers` (`int(round())` in DivPrune's).
+    A count with `at_most` keeps all tokens of an image that has fewer, for data
     whose images differ in size; without it such an image is refused.
 
     `per` is `image`, `tile` (so many of every tile) or `mean`: per image in the mean over the layers of the language

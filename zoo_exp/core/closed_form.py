@@ -1,7 +1,7 @@
 """Sensitivity without randomness: the root of E |J u|^2 over unit directions, which is |J|_F / sqrt(Dv).
 
 It is what the finite differences tend to as h -> 0 and M -> infinity, up to the gap between the mean of a
-length and the root of its mean square (under 0.1 % at real widths; design: 5.2). No direction is drawn.
+length and the root of its mean square (under 0.1 % at real widths). No direction is drawn.
 """
 
 import math

@@ -16,7 +16,7 @@ def conditional_dpp(embeddings: Tensor, relevance: Tensor, k: int) -> Tensor:
     A token whose remaining volume is rounding only (below 1e-6 of the largest entry of L's diagonal) cannot
     be picked: where the kernel's rank is used up, the picks that are missing are the most relevant of the
         others. (The release divides by the root of zero or of negative
-    numbers there; spec: algorithms_beyond, CDPruner.)
+    numbers there.)
 
     Args:
         embeddings: rows to compare [N, D].

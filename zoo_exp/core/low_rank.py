@@ -1,6 +1,5 @@
 """Smaller projectors that stand in for a loaded one when only its sensitivity is wanted."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,7 @@ from zoo_exp.core.sensitivity import MLP
 from zoo_exp.errors import InvalidValueError
 
 RELEASED_SPREAD = 0.02
-"""Standard deviation that the checkpoint loader gives to weights it does not find (spec: algorithms 1.4)."""
+"""Standard deviation that the checkpoint loader gives to weights it does not find."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +63,7 @@ class LowRankMLP:
 def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
     """Factorise both matrices of the *loaded* MLP by truncated SVD (the release factorises random ones).
 
-    As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias
-    (spec: algorithms 1.4).
+    As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias.
 
     Raises:
         InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
@@ -100,22 +98,6 @@ def as_released(mlp: MLP, rank: int, seed: int = 0) -> LowRankMLP:
     zeros = torch.zeros
     return LowRankMLP(
         down1, up1, zeros(hidden, device=device), down2, up2, zeros(out, device=device), mlp.approximate
-    )
-
-
-def sketched(mlp: MLP, size: int, generator: torch.Generator) -> MLP:
-    """An MLP whose output is a random Gaussian sketch of the full one's; lengths agree to (2 size)^-1/2.
-
-    Raises:
-        InvalidValueError: a sketch size below 1 or not below the output width.
-    """
-    width = mlp.w2.shape[0]
-    if not 1 <= size < width:
-        raise InvalidValueError(f"sketch size {size}: allowed are 1 to {width - 1}, below the output width")
-    sketch = torch.randn(size, width, generator=generator, device=generator.device) / math.sqrt(size)
-    sketch = sketch.to(mlp.w2.device)
-    return MLP(
-        mlp.w1.float(), mlp.b1.float(), sketch @ mlp.w2.float(), sketch @ mlp.b2.float(), mlp.approximate
     )
 
 

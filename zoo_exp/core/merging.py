@@ -35,7 +35,7 @@ def dominant_and_contextual(
     Dominant tokens have the most attention. Of the rest, every step-th is a target (step = rest //
     contextual, so the tail is never one); the others join the target with the most similar key. A target's
     feature becomes its own *plus the mean of the others* (as
-    released: not an average, so up to twice as long; spec: algorithms 3).
+    released: not an average, so up to twice as long).
 
     Args:
         attention: attention that each token gets [N].

@@ -1,7 +1,7 @@
 """How strongly a token's output answers to small changes of its input: S(i) by finite differences.
 
 `zeroth_order_reference` is Algorithm 1 of ZOO-Prune as printed; `zeroth_order` gives the same numbers with
-less work where the projector is a two-layer GELU MLP (design: 5.1). `closed_form.closed_form` is their limit
+less work where the projector is a two-layer GELU MLP. `closed_form.closed_form` is their limit
 without randomness.
 """
 
@@ -100,7 +100,7 @@ def zeroth_order_reference(
         project: the projector M.
         directions: unit directions u [M, Dv].
         step_size: h, in units of the features.
-        dtype: arithmetic of every step; float16 shows what rounding h u away does (spec: algorithms 1.1).
+        dtype: arithmetic of every step; float16 shows what rounding h u away does.
 
     Returns:
         S [N] in float32 (float64 if asked for).

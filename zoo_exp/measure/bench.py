@@ -264,7 +264,7 @@ def conditions(loaded: LoadedModel, plan: Plan) -> Conditions:
 
 
 def attention_backends(model: Any) -> str:
-    """The attention backends of tower and language model, one name if they agree."""
+    """The attention backends of vision encoder and language model, one name if they agree."""
     config = model.config
     parts = (config.get_text_config(), config.vision_config)
     return " + ".join(sorted({str(part._attn_implementation) for part in parts}))

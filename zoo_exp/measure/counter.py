@@ -1,8 +1,8 @@
 """Count the FLOPs that torch really executes, attention included.
 
 `torch.utils.flop_counter` does not know the attention kernel that runs on a CPU, and older versions refuse grouped
-queries, so every attention kernel gets one formula here (spec: engine 5). Nor does it know products that are added to
-a tensor in place.
+queries, so every attention kernel gets one formula here: 2 B H n m (d + dv). Nor does it know products that are added
+to a tensor in place.
 """
 
 import math

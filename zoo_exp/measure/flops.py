@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo_exp.core.budget import BudgetLike
-from zoo_exp.core.flops import linear
+from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.models.base import Encoding
 from zoo_exp.models.families import adapter_class
 from zoo_exp.selectors.base import Selector, describes
 
@@ -144,7 +143,7 @@ def selector_flops(selector: Any, tokens: VisualTokens, budget: BudgetLike) -> i
 REASONS = (
     "the paper's formula counts a multiply-add as 1, a count as 2 FLOP",
     "it has two matrices per MLP of the language model; these models have three (gated)",
-    "vision tower, projector and output head are left out, and so is decoding",
+    "vision encoder, projector and output head are left out, and so is decoding",
     "a rank-k product is charged d/k per weight row where it costs k: 32 in the place of 128 at d = 4096, k = 128",
     "the projector's perturbed second layer is left out, and one projector pass is taken off the selector's cost",
     "together the selector's cost comes out 13 times too small",

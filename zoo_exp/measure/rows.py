@@ -88,7 +88,7 @@ class Row:
     def times(self, name: str) -> Spread:
         """Milliseconds of a stage, or of one of these sums, over the timed passes.
 
-        `selector`: score and select. `ttft`: time to first token, from the vision tower to the first logits.
+        `selector`: score and select. `ttft`: time to first token, from the vision encoder to the first logits.
         `end_to_end`: everything. `decode_per_token`: of each token after the first.
         """
         groups = {

@@ -37,7 +37,7 @@ class CpuMarks:
         return time.perf_counter()
 
     def wait(self) -> None:
-        """Nothing runs behind a CPU's back."""
+        """A CPU has nothing to wait for."""
 
     def milliseconds(self, start: float, stop: float) -> float:
         """The difference."""
@@ -59,7 +59,7 @@ class CudaMarks:
         self.device = device
 
     def now(self) -> torch.cuda.Event:
-        """An event behind everything that was launched so far."""
+        """An event after everything launched so far."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event

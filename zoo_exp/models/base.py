@@ -2,13 +2,14 @@
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo_exp.core.flops import VisionCosts
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
@@ -20,35 +21,6 @@ from zoo_exp.models.question import Question, question_of
 POSITIONS = ("contiguous", "original")
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw")
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """FLOPs of turning images into visual tokens: the vision encoder, and the projector after it."""
-
-    tower: int = 0
-    projector: int = 0
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.tower + self.projector
-
-
-class VisionCosts(Protocol):
-    """FLOPs of a family's vision encoder and projector, from the model's configuration."""
-
-    def encode(self, images: Sequence[VisualTokens]) -> Encoding:
-        """The exact cost of these images."""
-        ...
-
-    def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
-        """The cost of attention weights that selectors read: fused kernels do not return them."""
-        ...
-
-    def guess(self, n_visual: int) -> Encoding:
-        """The cost of images with `n_visual` visual tokens together, estimated from that count alone."""
-        ...
 
 
 class VLMAdapter:

@@ -27,7 +27,7 @@ class Call:
 
 
 class Capture:
-    """Context manager that notes the last call of named modules by its own thread; no hook stays behind."""
+    """Context manager that records the last call of named modules by its own thread and removes its hooks."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules

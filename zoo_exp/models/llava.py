@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_exp.core.flops import linear
+from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.models.base import Encoding, ProjectorWeights, VLMAdapter
+from zoo_exp.models.base import ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.tower import ClipTower
 
@@ -104,7 +104,7 @@ class LlavaAdapter(VLMAdapter):
         self.n_visual = side * side + (self.tower.has_cls and not self.tower.skip)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The projector, and the encoder modules behind the needs."""
+        """The projector, and the encoder modules for the needs."""
         return {"projector": self.projector, **self.tower.taps(needs)}
 
     def collect(

@@ -21,7 +21,7 @@ from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, generate_pruned
 from zoo_exp.models.segments import Segment, visual_left
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector
+from zoo_exp.selectors.layer.base import LayerSelector
 
 _attached: "weakref.WeakKeyDictionary[Any, Pruning]" = weakref.WeakKeyDictionary()
 
@@ -42,11 +42,6 @@ class Pruning:
     def selections(self) -> list[list[Selection]]:
         """What an input selector kept of the last prompt, by row and image."""
         return self._engine.tap.selections if self._engine.tap is not None else []
-
-    @property
-    def layer_answers(self) -> dict[int, list[LayerAnswer]]:
-        """What a layer selector kept of the last prompt: decoder layer -> one answer per row."""
-        return self._engine.layers.answers if self._engine.layers is not None else {}
 
     @property
     def kept_tokens(self) -> list[int]:

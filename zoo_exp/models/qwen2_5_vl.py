@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo_exp.core.closed_form import PatchMerger
-from zoo_exp.core.flops import linear
+from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.models.base import Encoding, ProjectorWeights, VLMAdapter, count_positions
+from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.qwen_tower import QwenTower, resized_patches, tokens_of
 
@@ -89,7 +89,7 @@ class QwenAdapter(VLMAdapter):
         self._patch_merger: PatchMerger | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The merger, and the encoder modules behind the needs."""
+        """The merger, and the encoder modules for the needs."""
         return {"merger": self.merger, **self.tower.taps(needs)}
 
     def collect(

@@ -1,4 +1,4 @@
-"""What a CLIP or SigLIP tower can tell about its patches, from hooks instead of eager attention."""
+"""Fields of `VisualTokens` from a CLIP or SigLIP encoder, read by hooks instead of eager attention."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ class ClipTower:
         self.feature_layer = last % (len(self.layers) + 1) - 1
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The modules behind some needs."""
+        """The modules to watch for some needs."""
         wanted: dict[str, nn.Module] = {}
         if needs & _ATTENTION:
             layer = self.layers[self.feature_layer]

@@ -238,8 +238,9 @@ def record_row(row: Mapping[str, Any]) -> Row:
     if score is not None and not 0 <= score <= 1:
         raise DamagedRowError(f"score is {_short(score)}, allowed is a number from 0 to 1")
     for name in ("kept_tokens", "n_visual", "seed", "prompt_tokens", "new_tokens"):
-        if new[name] is not None and not 0 <= new[name] <= LARGEST_COUNT:
-            raise DamagedRowError(f"{name} is {_short(new[name])}, allowed is a whole number from 0")
+        count = new[name]
+        if count is not None and not 0 <= count <= LARGEST_COUNT:
+            raise DamagedRowError(f"{name} is {_short(count)}, allowed is a whole number from 0")
     _check_amounts(new, ("layer_tokens", "flops_tflop", *_OPTIONAL))
     return new
 

@@ -17,7 +17,7 @@ from zoo_exp.selectors.plan import NEWLINE
 
 @dataclass(frozen=True)
 class CDPruner(Selector):
-    """Relevant tokens that span the largest volume together (greedy MAP of a conditional DPP).
+    """Keeps relevant tokens that together span the largest volume (greedy MAP of a conditional DPP).
 
     Where K is above the rank of the kernel the release repeats picks and keeps fewer tokens; here the rest is filled
     by relevance.

@@ -1,4 +1,4 @@
-"""What the vision tower looks at."""
+"""Attention in the vision encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,10 +17,10 @@ ATTENTIONS = ("cls", "received")
 
 @dataclass(frozen=True)
 class ClsAttention(ScoreSelector):
-    """Patches with the most attention in the vision tower's feature layer.
+    """Keeps the patches with the most attention in the feature layer of the vision encoder.
 
     Attributes:
-        attention: `cls` for the CLS token's, `received` for the mean over all patches (towers without CLS).
+        attention: `cls` for the CLS token's, `received` for the mean over all patches (encoders without CLS).
     """
 
     name: ClassVar[str] = "cls_attention"

@@ -1,4 +1,4 @@
-"""DivPrune: keep the tokens that are least alike."""
+"""DivPrune: keep the most dissimilar tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,10 +10,10 @@ from zoo_exp.selectors.base import GreedySelector
 
 @dataclass(frozen=True)
 class DivPrune(GreedySelector):
-    """Greedy max-min cosine diversity on the projected features.
+    """Maximises the minimum cosine distance between kept tokens, greedily, on the projected features.
 
-    Unlike the release, a token is never picked twice (it happens there with duplicates and in half precision;
-    spec: algorithms 2), and the kept tokens are in ascending order, which the paper's own numbers are not.
+    Unlike the release (vbdi/divprune), a token is never picked twice, which happens there with duplicates and in half
+    precision, and the kept tokens are in ascending order.
     """
 
     name: ClassVar[str] = "divprune"

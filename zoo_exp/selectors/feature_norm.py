@@ -1,4 +1,4 @@
-"""A score that costs nothing: how long a token's feature is."""
+"""Norm of the features: a baseline without cost."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from zoo_exp.selectors.options import one_of
 
 @dataclass(frozen=True)
 class FeatureNorm(ScoreSelector):
-    """Tokens with the longest features; a control for scores that only follow magnitude.
+    """Keeps the tokens with the largest feature norm; a control for scores that only follow magnitude.
 
     Attributes:
         of: `projected` (after the projector) or `features` (before it).

@@ -1,4 +1,4 @@
-"""HiPrune: tokens that the encoder attends to half-way, their neighbours, and those that it attends to in the end."""
+"""HiPrune: anchors of a middle encoder layer, their neighbours, and registers of a deep layer, all by attention."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ from zoo_exp.selectors.options import at_least, share
 
 @dataclass(frozen=True)
 class HiPrune(Selector):
-    """Anchors of an encoder layer in the middle, their four neighbours, and registers of a deep layer.
+    """Keeps anchors of a middle encoder layer, their four neighbours, and registers of a deep layer.
 
     All attention is what a patch receives, mean over heads and over all queries. n = round(K alpha / 5) anchors have
-    the most of it at the object layer; left, right, upper and lower neighbours in the raster stay with them
+    the most of it at the object layer; left, right, upper and lower neighbours in the grid stay with them
     (clamped to the first and last token, and running over the ends of rows, as released); the rest of the budget
     are the tokens with the most attention at the deep layer. Unlike the release, the count is exact: on
     Qwen2.5-VL it counts some tokens twice, and where anchors and neighbours are more than K it fails.
@@ -103,7 +103,7 @@ def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
 
 
 def raster_width(tokens: VisualTokens, members: Tensor) -> int:
-    """Tokens in a row of the raster that the members [n] of one tile make up.
+    """Tokens in a row of the grid that the members [n] of one tile form.
 
     It is the grid's, or of a tile the length of its first run in the image's sequence, in which rows of tiles side by
     side alternate. The base tile is one run; it is a square.

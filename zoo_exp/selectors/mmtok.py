@@ -20,7 +20,7 @@ RELEASED_LLAVA = ("keywords", 0.02)
 
 @dataclass(frozen=True)
 class MMTok(Selector):
-    """Greedy maximum coverage of the question's words and of the image's own patches.
+    """Maximises coverage of the words of the question and of the patches of the image, greedily.
 
     Every sub-token of a word is a row of its own. Without a tokenizer there are no words: then all tokens of the
     question in the prompt are rows.

@@ -1,4 +1,4 @@
-"""How a budget is spread over the tiles of an image, and what becomes of its newline tokens."""
+"""How a budget is spread over the tiles of an image, and how newline tokens are treated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `Selector.select` carries out.
+    """How one image is pruned.
 
     Attributes:
         groups: sets of competing tokens with their share of the budget.

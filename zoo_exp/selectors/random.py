@@ -1,4 +1,4 @@
-"""The baseline that every rule has to beat."""
+"""The random baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from zoo_exp.selectors.plan import NEWLINE
 
 @dataclass(frozen=True)
 class Random(ScoreSelector):
-    """Tokens drawn uniformly, without looking at them."""
+    """Keeps tokens drawn uniformly at random."""
 
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "sanity baseline"

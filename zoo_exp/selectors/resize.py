@@ -13,11 +13,11 @@ from zoo_exp.selectors.base import Selector
 
 @dataclass(frozen=True)
 class Resize(Selector):
-    """The image is scaled down until it has as many visual tokens as the budget allows, at most.
+    """Downsamples the image until its number of visual tokens fits the budget.
 
-    The smaller raster has the aspect ratio that is nearest to the full one's among those of at least 90 % of
-    the largest possible area, so the count may lie below the budget; records show what was kept. `indices`
-    are the tokens of the full raster under the centres of the smaller one's cells.
+    Of the token grids with at least 90 % of the largest possible area, the one with the nearest aspect ratio is used,
+    so the count may lie below the budget; records store the actual count. `indices` are the tokens of the full
+    grid at the centres of the cells of the smaller one.
     """
 
     name: ClassVar[str] = "resize"
@@ -32,7 +32,7 @@ class Resize(Selector):
         """Encode the smaller image."""
         if tokens.grid is None or tokens.pixels_encoder is None:
             raise InvalidValueError(
-                "selector resize needs 'resize' and one raster per image: it knows no tiles"
+                "selector resize needs 'resize' and one grid per image: it does not support tiled images"
             )
         height, width = tokens.grid
         rows, columns = smaller_grid(height, width, k)
@@ -47,7 +47,7 @@ class Resize(Selector):
 
 
 def smaller_grid(height: int, width: int, k: int) -> tuple[int, int]:
-    """Rows and columns of the raster with at most k places that is most like height x width."""
+    """Rows and columns of the grid with at most k cells whose aspect ratio is nearest to height x width."""
     grids = [(r, min(width, k // r)) for r in range(1, min(height, k) + 1)]
     largest = max(r * c for r, c in grids)
     wide = [(r, c) for r, c in grids if r * c >= 0.9 * largest]

@@ -1,4 +1,4 @@
-"""The two ends of every table: all visual tokens, and none."""
+"""The two reference arms of every table: all visual tokens, and none."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from zoo_exp.selectors.plan import Group, Plan
 
 @dataclass(frozen=True)
 class Full(Selector):
-    """Every visual token stays: the unpruned model. The only budgets it takes are none, N and 1.0."""
+    """Keeps every visual token: the unpruned model. Takes no budget (or N, or 1.0)."""
 
     name: ClassVar[str] = "full"
     paper: ClassVar[str] = "reference"
@@ -32,7 +32,7 @@ class Full(Selector):
 
 @dataclass(frozen=True)
 class Blind(Selector):
-    """No visual token stays: what the language model knows without looking. It takes no budget."""
+    """Keeps no visual token: accuracy of the language model without the image. Takes no budget."""
 
     name: ClassVar[str] = "blind"
     paper: ClassVar[str] = "sanity baseline"

@@ -19,7 +19,7 @@ from zoo_exp.selectors.options import exponent, one_of
 
 @dataclass(frozen=True)
 class Scope(Selector):
-    """Greedy coverage of the image's patches, weighted by CLS attention.
+    """Maximises coverage of the patches of the image, weighted by CLS attention, greedily.
 
     A token's gain is what it adds to the sum, over all patches, of the largest cosine to a kept token (negative
     cosines count as none). It is multiplied by attention ** alpha, or the two are added.

@@ -1,4 +1,4 @@
-"""Which tokens the question's words point at, before the language model reads them."""
+"""Text-to-vision attention on input embeddings, before the language model."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from zoo_exp.selectors.plan import NEWLINE
 
 @dataclass(frozen=True)
 class TextAttention(ScoreSelector):
-    """Tokens that the question's input embeddings attend to.
+    """Keeps the tokens that the input embeddings of the question attend to.
 
-    A stand-in for text-to-vision attention (supplement E) that needs no layer of the language model: softmax
-    over the visual tokens of W Z^T / sqrt(D), mean over the question's tokens. In-LLM attention is what the
-    layer selectors use.
+    A substitute for text-to-vision attention (supplement E of ZOO-Prune) that needs no layer of the language model:
+    softmax over the visual tokens of W Z^T / sqrt(D), mean over the tokens of the question. Layer selectors use
+    attention inside the language model.
     """
 
     name: ClassVar[str] = "text_attention"

@@ -1,4 +1,4 @@
-"""A regular raster of tokens, spread evenly over the image."""
+"""A regular grid of tokens."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from zoo_exp.selectors.base import Selector
 
 @dataclass(frozen=True)
 class UniformGrid(Selector):
-    """Tokens at the centres of an even raster; where none fits the count exactly, of evenly filled rows.
+    """Keeps evenly spaced grid positions; rows are filled evenly when the count does not factorise.
 
     Without a known grid (several tiles at once), every N/K-th token of the sequence.
     """
@@ -24,7 +24,7 @@ class UniformGrid(Selector):
     equivariant: ClassVar[bool] = False
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
-        """Choose k places that depend on the shape of the image only."""
+        """Choose k positions that depend only on the shape of the image."""
         n = tokens.count
         if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != n:
             return torch.tensor(_centres(n, k), device=tokens.device)
@@ -46,5 +46,5 @@ class UniformGrid(Selector):
 
 
 def _centres(n: int, k: int) -> list[int]:
-    """Find k distinct places in 0..n-1, at the middles of k equal stretches."""
+    """Return k distinct positions in 0..n-1, at the middles of k equal intervals."""
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]

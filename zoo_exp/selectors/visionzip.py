@@ -1,4 +1,4 @@
-"""VisionZip: keep what the tower attends to, merge the rest."""
+"""VisionZip: keep the tokens that the vision encoder attends to, merge the rest."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,10 +19,10 @@ from zoo_exp.selectors.visionzip_tiles import released_order, slots, tile_budget
 
 @dataclass(frozen=True)
 class VisionZip(Selector):
-    """Patches with the most CLS attention, and evenly spread ones that take in all others.
+    """Keeps the patches with the most CLS attention, and evenly spaced ones into which all others are merged.
 
     Attributes:
-        attention: `cls` for the CLS token's, `received` for the mean over all patches (towers without CLS).
+        attention: `cls` for the CLS token's, `received` for the mean over all patches (encoders without CLS).
         contextual_share: part of the budget that is merged tokens; 10/64 gives the published 54+10, 108+20
             and 162+30.
         variant: `paper`: only patches, in raster order, a merged token at the place of its target.
@@ -68,10 +68,10 @@ class VisionZip(Selector):
         generator: torch.Generator,
         scores: Tensor | None = None,
     ) -> Selection:
-        """As for every rule, except that the released code splits whole tiles, before cropping.
+        """As for every selector, except that the released code splits whole tiles, before cropping.
 
         Raises:
-            InvalidValueError: as for every rule, or newlines were asked for in the released layout.
+            InvalidValueError: as for every selector, or newlines were asked for in the released layout.
         """
         tiles = tokens.tiles
         if self.variant != "official_code" or tiles is None or budget is None:

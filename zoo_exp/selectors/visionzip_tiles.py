@@ -39,10 +39,10 @@ def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int)
 
 
 def released_order(splits: Sequence[Merged | None], tiles: Tiles) -> Tensor:
-    """In which order the rows of the tiles enter the language model (spec: algorithms 3).
+    """The order in which the rows of the tiles enter the language model (visionzip/llava_arch.py of the release).
 
     The base tile comes whole: CLS, dominant patches, contextual ones. Then the dominant patches of all other
-    tiles in the raster order of the whole picture, then their CLS tokens, then their contextual ones by tile.
+    tiles in the raster order of the whole image, then their CLS tokens, then their contextual ones by tile.
 
     Args:
         splits: of each tile; None for a tile that gives no token.

@@ -1,4 +1,4 @@
-"""VisPruner: important tokens, then others that do not repeat each other."""
+"""VisPruner: important tokens, then dissimilar ones."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -42,8 +42,7 @@ class Zoo(GreedySelector):
 
     The poster's Table 4 names its rows none, sum and multiply without formulas. Read here as: `none`
     sensitivity alone, `sum` min_max(S) + distance, `multiply` min_max(S) * distance (Algorithm 1);
-    `diversity` is DivPrune's rule, whose numbers the poster prints in its "Sum" rows (spec: algorithms 1.7,
-    item 8).
+    `diversity` is DivPrune, whose numbers (Table 3) are those of the poster's "Sum" rows.
 
     Attributes:
         estimator: `zeroth_order`, its limit `closed_form`, `first_order` (derivatives along the same
@@ -56,7 +55,7 @@ class Zoo(GreedySelector):
         rank: of the low-rank projector.
         factor_seed: of the random factors of `low_rank_as_released`; results of one draw say little.
         layer: None for the projector's own sensitivity; an encoder layer's number, from 1 to the layer that goes to
-            the projector, takes the response to changes of all features behind that layer (supplement D.3).
+            the projector, takes the response to changes of all features after that layer (supplement D.3).
         response: where the response to changes in `layer` is measured: at the output of the `projector`, which the
             language model reads, or at its input, the `features`. The supplement does not say.
         control: what tells whether the sensitivity matters: `shuffled` hands the sensitivities to other tokens at
@@ -284,8 +283,7 @@ class Zoo(GreedySelector):
         newlines = (tile == NEWLINE).nonzero().flatten()
         if self.newline == "drop" or not len(newlines):
             return Plan(tuple(groups))
-        # The release notes the rows of newlines before it puts the base tile in front (spec: algorithms 1.3,
-        # step 5).
+        # The release (llava_arch_llava_next_7b.py) collects the rows of newlines before it prepends the base tile.
         shift = int((tile == 0).sum()) if self.newline == "as_released" else 0
         return Plan(tuple(groups), newlines - shift)
 
@@ -310,7 +308,7 @@ class Zoo(GreedySelector):
         if layer not in tokens.hidden or replay is None:
             raise InvalidValueError(
                 f"layer {layer} of selector zoo: the projector reads encoder layer {known[-1]}, give 1 to {known[-1]}; "
-                "what comes behind that layer does not reach the language model"
+                "the output of later layers does not reach the language model"
             )
         if self.response == "features" and layer == known[-1]:
             raise InvalidValueError(

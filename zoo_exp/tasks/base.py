@@ -50,7 +50,7 @@ class GenerationSettings:
     """How an answer is decoded; every task decodes greedily.
 
     Attributes:
-        max_new_tokens: longest answer in tokens, None for the model's own default (spec: benchmarks 0.4, 10).
+        max_new_tokens: maximum length in tokens; None for the default of the model's generation config.
         until: texts that end an answer.
     """
 
@@ -287,6 +287,30 @@ def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
         for key, value in tally.counts.items():
             sums[key].append(value)
     return {key: fsum(values) for key, values in sums.items()}
+
+
+class Submission:
+    """Mixin to put before a task's class: references are hidden, responses are collected for an evaluation server."""
+
+    main_metric: ClassVar[str] = "submission"
+    scale: ClassVar[Scale] = ANSWERS
+    submission_only: ClassVar[bool] = True
+
+    def reference(self, doc: Doc) -> str:
+        """A placeholder."""
+        return "(hidden)"
+
+    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
+        """Every row is one response to submit."""
+        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Number of responses to submit."""
+        return {"submission": sums["submission"]}
+
+    def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        """Empty: nothing is known before the server answers."""
+        return {}
 
 
 def ratio(part: Any, whole: Any, empty: float = 0.0) -> Any:

@@ -1,7 +1,6 @@
 """GQA: a word or phrase about a scene."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
 from zoo_exp.tasks.scoring.text import exact_match
@@ -9,13 +8,13 @@ from zoo_exp.tasks.scoring.text import exact_match
 
 @dataclass(frozen=True)
 class GQA(Task):
-    """Exact match without case and punctuation (spec: benchmarks 1)."""
+    """Exact match that ignores case and punctuation (lmms-eval, lmms_eval/tasks/gqa)."""
 
-    family: ClassVar[str] = "gqa"
-    summary: ClassVar[str] = "compositional questions about scenes, balanced test-dev"
-    columns: ClassVar[tuple[str, ...]] = ("id", "imageId", "question", "answer", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("answer",)
-    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
+    family = "gqa"
+    summary = "compositional questions about scenes, balanced test-dev"
+    columns = ("id", "imageId", "question", "answer", "image")
+    scored_columns = ("answer",)
+    generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question as it stands, and how to answer."""

@@ -1,41 +1,55 @@
 """MMBench-EN: multiple choice, asked once per rotation of the options; the test split is the server's."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import product
+from typing import Any
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
-    ANSWERS,
     LETTER_ANSWER,
     PERCENT,
     DataSource,
     Doc,
     GenerationSettings,
     Parts,
-    Scale,
+    Submission,
     Tally,
     Task,
     embedded,
     mean,
     ratio,
 )
-from zoo_exp.tasks.scoring.mmbench import CYCLE, Row, circular, extract_letter, prefetch
+
+CYCLE = 1_000_000
+_LETTERS = "ABCDE"
+_DECORATIONS = (
+    ("", "."), ("", ","), ("", ":"), ("", ")"), ("", ")."), ("(", ")"), ("(", ")."),
+    (":", ""), (":", ","), (":", "."), (":", ")"), (":", ")."),
+)  # fmt: skip
+# The reference's phrases after which it looks for a letter (data; 19 English ones and a few others).
+_PHRASES = (
+    *("".join(p) for p in product(("the ", ""), ("", "correct ", "best "), ("answer is",))),
+    *("".join(p) for p in product(("the ", ""), ("correct ", "best "), ("option is",))),
+    *("".join(p) for p in product(("the ", ""), ("", "correct "), ("choice is",))),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
 
 
 @dataclass(frozen=True)
 class MMBench(Task):
-    """Circular evaluation with the reference's rule-based letter extraction (spec: benchmarks 7)."""
+    """Circular evaluation with rule-based letter extraction (lmms-eval, lmms_eval/tasks/mmbench)."""
 
-    family: ClassVar[str] = "mmbench"
-    summary: ClassVar[str] = "multiple choice, right only if right under every rotation of the options"
-    columns: ClassVar[tuple[str, ...]] = ("index", "question", "hint", "answer", *"ABCD", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("index", "answer", "A", "B")
-    generation: ClassVar[GenerationSettings] = GenerationSettings(1024, ("ASSISTANT:",))
-    main_metric: ClassVar[str] = "gpt_eval_score"
-    scale: ClassVar[Scale] = PERCENT
-    unit_column: ClassVar[str | None] = "index"
+    family = "mmbench"
+    summary = "multiple choice, right only if right under every rotation of the options"
+    columns = ("index", "question", "hint", "answer", *"ABCD", "category", "image")
+    scored_columns = ("index", "answer", "A", "B")
+    generation = GenerationSettings(1024, ("ASSISTANT:",))
+    main_metric = "gpt_eval_score"
+    scale = PERCENT
+    unit_column = "index"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Hint, question, the options that there are, and how to answer after an empty line."""
@@ -92,7 +106,7 @@ class MMBench(Task):
     def _hits(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         extracted = {row["index"]: row["extracted"] for row in rows}
         hits = circular(
-            [Row(row["index"], row["answer"], row["prefetched"]) for row in rows],
+            [Rotation(row["index"], row["answer"], row["prefetched"]) for row in rows],
             lambda row: extracted[row.index],
         )
         if not hits:
@@ -121,41 +135,111 @@ class MMBench(Task):
 
 
 @dataclass(frozen=True)
-class MMBenchTest(MMBench):
-    """Answers to hand in at the MMBench server; nothing can be scored here."""
+class MMBenchTest(Submission, MMBench):
+    """Responses for submission to the MMBench server; nothing can be scored locally."""
 
-    summary: ClassVar[str] = "test questions, writes the table that the MMBench server scores"
-    columns: ClassVar[tuple[str, ...]] = ("index", "question", "hint", *"ABCD", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("index", "question", "A", "B")
-    main_metric: ClassVar[str] = "submission"
-    scale: ClassVar[Scale] = ANSWERS
-    submission_only: ClassVar[bool] = True
-
-    def reference(self, doc: Doc) -> str:
-        """The server knows."""
-        return "(hidden)"
+    summary = "test questions, writes the table that the MMBench server scores"
+    columns = ("index", "question", "hint", *"ABCD", "category", "image")
+    scored_columns = ("index", "question", "A", "B")
 
     def _score(self, doc: Doc, response: str) -> Parts:
         copied = ("question", "hint", *"ABCD", "category", "source", "L2-category", "split")
         texts = {key: None if doc.get(key) is None else str(doc[key]) for key in copied}
         return {"score": None, "index": self._index(doc), "prediction": response, **texts}
 
-    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Every row is one answer to hand in."""
-        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
-
-    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """How many answers there are to hand in."""
-        return {"submission": sums["submission"]}
-
-    def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """Nothing is known before the server answers."""
-        return {}
-
 
 def _text(value: object) -> str | None:
     """The text of a cell, None for null and for the float nan that tables turn it into."""
     return None if value is None or value != value else str(value)
+
+
+def prefetch(response: str, options: Mapping[str, str | None]) -> str | None:
+    """The letter that the reference reads without help, by letter and then by option text; None if it cannot.
+
+    Args:
+        response: What the model said.
+        options: Letter (A to D) -> text, None where the option is missing. The text "nan" is a text.
+    """
+    return _by_letter(response) or _by_text(response, options)
+
+
+def _by_letter(response: str) -> str | None:
+    if "Failed to obtain answer via API" in response:
+        return None
+    tokens = response.split()
+    bare = [letter for letter in _LETTERS if letter in tokens]
+    # In a longer text a bare "A" may be the article.
+    if len(bare) == 1 and not ("A" in tokens and len(tokens) > 3):
+        return bare[0]
+    for before, after in _DECORATIONS:
+        found = [letter for letter in _LETTERS if before + letter + after in tokens]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _by_text(response: str, options: Mapping[str, str | None]) -> str | None:
+    text = response.lower()
+    found = [letter for letter, option in options.items() if option is not None and option.lower() in text]
+    return found[0] if len(found) == 1 else None
+
+
+def extract_letter(response: str, letters: Sequence[str]) -> str | None:
+    """The static fallback: the letter at the most telling place of a response, the later one of equals."""
+    text = response.strip()
+    for mark in ",.!?;:'\"":
+        text = text.strip(mark)
+    padded, bare = f" {text} ", text.strip()
+    found: list[tuple[int, int, str]] = []
+    for letter in letters:
+        if bare.startswith(letter) and not bare[1:2].isalpha():
+            found.append((10, 0, letter))
+        if bare.endswith(letter) and not bare[-2:-1].isalpha():
+            found.append((9, len(padded), letter))
+        for priority, form in ((6, "({})"), (5, "{}."), (4, "{}:"), (3, "{})"), (2, "{} ")):
+            found.append((priority, padded.rfind(form.format(letter)), letter))
+    lower = padded.lower()
+    for phrase in _PHRASES:
+        start = lower.find(phrase)
+        if start >= 0:
+            found += [(7, padded.find(letter, start + len(phrase)), letter) for letter in letters]
+    found = [candidate for candidate in found if candidate[1] >= 0]
+    if not found:
+        found = [(0, padded.rfind(letter), letter) for letter in letters if letter in padded]
+    return max(found)[2] if found else None
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """One rotation of a question: its index, gold letter, and the letter read without help (or None)."""
+
+    index: int
+    answer: str
+    prefetched: str | None
+
+
+def circular(rows: Sequence[Rotation], resolve: Callable[[Rotation], str | None]) -> dict[int, int]:
+    """Hit (1) or miss (0) of every question whose unrotated row (index below 1,000,000) is there.
+
+    A question is right when all its rotations are. The letters read without help are looked at first; only
+    where those are all right, `resolve` reads the others in ascending index until the first wrong one.
+
+    Args:
+        rows: Rows in any order; copies of one question share `index` modulo 1,000,000.
+        resolve: The fallback for a row without a letter.
+    """
+    groups: dict[int, list[Rotation]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.index):
+        groups[row.index % CYCLE].append(row)
+    hits: dict[int, int] = {}
+    for question, group in groups.items():
+        if group[0].index >= CYCLE:
+            continue  # no unrotated row: the reference has no such question
+        read = all(row.prefetched in (None, row.answer) for row in group)
+        hits[question] = int(
+            read and all(resolve(row) == row.answer for row in group if row.prefetched is None)
+        )
+    return hits
 
 
 _REPO = "lmms-lab-encoder/MMBench"

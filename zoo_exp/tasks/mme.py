@@ -35,17 +35,17 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class MME(Task):
-    """Perception and cognition points, and their sum, which papers call P+C (spec: benchmarks 6)."""
+    """Perception and cognition points, and their sum, which papers call P+C (lmms-eval, lmms_eval/tasks/mme)."""
 
-    family: ClassVar[str] = "mme"
-    summary: ClassVar[str] = "paired yes/no questions; perception (2000) plus cognition (800) points"
-    columns: ClassVar[tuple[str, ...]] = ("question_id", "question", "answer", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("question_id", "answer", "category")
-    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
-    main_metric: ClassVar[str] = "mme_total_score"
-    scale: ClassVar[Scale] = Scale("points", 2800.0)
+    family = "mme"
+    summary = "paired yes/no questions; perception (2000) plus cognition (800) points"
+    columns = ("question_id", "question", "answer", "category", "image")
+    scored_columns = ("question_id", "answer", "category")
+    generation = GenerationSettings(16)
+    main_metric = "mme_total_score"
+    scale = Scale("points", 2800.0)
     mean_of_units: ClassVar[bool] = False
-    unit_column: ClassVar[str | None] = "question_id"
+    unit_column = "question_id"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question without its own request for yes or no, and the variant's instead."""

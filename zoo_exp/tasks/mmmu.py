@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -28,27 +28,30 @@ from zoo_exp.tasks.base import (
     ratio,
 )
 from zoo_exp.tasks.images import decode_image
-from zoo_exp.tasks.scoring.mmmu import open_is_right, parse_choice, parse_open
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MARKER = re.compile(r"<image (\d+)>")
+_COMMAS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
+_SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
+_SIMPLE = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+_INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 
 
 @dataclass(frozen=True)
 class MMMU(Task):
-    """Accuracy; a choice that cannot be read is drawn at random (spec: benchmarks 8).
+    """Accuracy; an unreadable choice is replaced by a random one (lmms-eval, lmms_eval/tasks/mmmu).
 
     The draw is seeded by the sample's id, so that every arm and every run draw the same letter.
     """
 
-    family: ClassVar[str] = "mmmu"
-    summary: ClassVar[str] = "college exam questions; an unreadable choice is drawn by a seed per sample"
-    columns: ClassVar[tuple[str, ...]] = ("id", "question", "options", "answer", "question_type", "image_1")
-    scored_columns: ClassVar[tuple[str, ...]] = ("id", "options", "answer", "question_type")
-    generation: ClassVar[GenerationSettings] = GenerationSettings(128)
-    main_metric: ClassVar[str] = "mmmu_acc"
+    family = "mmmu"
+    summary = "college exam questions; an unreadable choice is drawn by a seed per sample"
+    columns = ("id", "question", "options", "answer", "question_type", "image_1")
+    scored_columns = ("id", "options", "answer", "question_type")
+    generation = GenerationSettings(128)
+    main_metric = "mmmu_acc"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question and options with their image markers, and how to answer."""
@@ -156,9 +159,7 @@ class MMMU(Task):
 class MMMUSerial(MMMU):
     """The reference's own draw: one stream of letters, seed 0, over the questions in document order."""
 
-    summary: ClassVar[str] = (
-        "the same, unreadable choices drawn in document order from seed 0 (the reference)"
-    )
+    summary = "the same, unreadable choices drawn in document order from seed 0 (the reference)"
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """The rows in document order (where rows know theirs), with the reference's draws."""
@@ -173,6 +174,75 @@ class MMMUSerial(MMMU):
 def _subject(sample_id: str) -> str:
     parts = sample_id.split("_")
     return "_".join(parts[1:-1]) if len(parts) > 2 else sample_id
+
+
+def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
+    """The letter of a multiple-choice response; None where the reference would draw one at random.
+
+    Args:
+        response: What the model said.
+        options: Letter -> text of the option, in order.
+    """
+    text = response
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        found = [letter for letter in options if form.format(letter) in text]
+        if found:
+            # Equal places, -1 included, leave the first letter, as argmax does in the reference.
+            return max(found, key=lambda letter: text.rfind(place.format(letter)))
+    if len(text.split()) > 5:
+        lower = text.lower()
+        found = [letter for letter, option in options.items() if option.lower() in lower]
+        if found:
+            return max(found, key=lambda letter: lower.rfind(options[letter].lower()))
+    return None
+
+
+def extract_numbers(text: str) -> list[str]:
+    """Numbers as written: with thousands commas, then scientific, then plain."""
+    return _COMMAS.findall(text) + _SCIENTIFIC.findall(text) + _SIMPLE.findall(text)
+
+
+def normalize_open(text: str) -> list[str | float]:
+    """A number rounded to 2 places, or the lower-case text; one character gets a blank on either side."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        text = text.lower()
+        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+def parse_open(response: str) -> list[str | float]:
+    """All that an open response may mean: its telling ends and the numbers in them, without repeats."""
+    response = response.strip().strip(".").lower()
+    parts = response.split("\n")
+    ends = []
+    for i, part in enumerate(parts):
+        indicators = (*_INDICATORS, "=") if i == len(parts) - 1 else _INDICATORS
+        end = ""
+        for indicator in indicators:
+            if indicator in part:
+                tail = part.rsplit(indicator, 1)[-1].strip()
+                end = tail if not end or len(tail) < len(end) else end
+        if end and end not in (":", ",", ".", "!", "?", ";", "'"):
+            ends.append(end)
+    ends = ends or [response]
+    texts = ends + [number for end in ends for number in extract_numbers(end)]
+    return list(dict.fromkeys(value for text in texts for value in normalize_open(text)))
+
+
+def open_is_right(predictions: Sequence[str | float], gold: str | Sequence[str]) -> bool:
+    """Whether a predicted text contains a gold text, or a predicted number equals a gold number."""
+    golds = [gold] if isinstance(gold, str) else gold
+    wanted = [value for text in golds for value in normalize_open(text)]
+    return any(
+        want in got if isinstance(got, str) and isinstance(want, str) else got == want
+        for got in predictions
+        for want in wanted
+    )
 
 
 _SOURCE = DataSource("lmms-lab-encoder/MMMU", "validation", rows=900)

@@ -25,14 +25,14 @@ _ENDINGS = {"plm": "\nYour response must be concise.", "embedded": ""}
 
 @dataclass(frozen=True)
 class POPE(Task):
-    """The whole response is `yes` or `no`; papers report the F1 of `yes` (spec: benchmarks 5)."""
+    """The whole response is `yes` or `no`; papers report the F1 of `yes` (lmms-eval, lmms_eval/tasks/pope)."""
 
-    family: ClassVar[str] = "pope"
-    summary: ClassVar[str] = "object existence, yes or no; accuracy, precision, recall, F1"
-    columns: ClassVar[tuple[str, ...]] = ("question_id", "question", "answer", "category", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("answer",)
-    generation: ClassVar[GenerationSettings] = GenerationSettings(128)
-    main_metric: ClassVar[str] = "pope_f1_score"
+    family = "pope"
+    summary = "object existence, yes or no; accuracy, precision, recall, F1"
+    columns = ("question_id", "question", "answer", "category", "image")
+    scored_columns = ("answer",)
+    generation = GenerationSettings(128)
+    main_metric = "pope_f1_score"
     mean_of_units: ClassVar[bool] = False
 
     def prompt(self, doc: Doc, model_family: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -23,13 +23,13 @@ from zoo_exp.tasks.scoring.text import option_letter
 
 @dataclass(frozen=True)
 class ScienceQA(Task):
-    """The option's letter, alone or with a period (spec: benchmarks 4)."""
+    """The option's letter, alone or with a period (lmms-eval, lmms_eval/tasks/scienceqa)."""
 
-    family: ClassVar[str] = "scienceqa"
-    summary: ClassVar[str] = "multiple-choice science questions that have an image, test split"
-    columns: ClassVar[tuple[str, ...]] = ("question", "choices", "answer", "hint", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("choices", "answer")
-    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
+    family = "scienceqa"
+    summary = "multiple-choice science questions that have an image, test split"
+    columns = ("question", "choices", "answer", "hint", "image")
+    scored_columns = ("choices", "answer")
+    generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Context, question, options, and how to answer."""

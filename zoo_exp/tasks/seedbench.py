@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -28,16 +28,16 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 @dataclass(frozen=True)
 class SeedBench(Task):
-    """The first character of the response is the letter (spec: benchmarks 9)."""
+    """The first character of the response is the letter (lmms-eval, lmms_eval/tasks/seedbench)."""
 
-    family: ClassVar[str] = "seedbench"
-    summary: ClassVar[str] = "multiple choice about images and videos"
-    columns: ClassVar[tuple[str, ...]] = (
+    family = "seedbench"
+    summary = "multiple choice about images and videos"
+    columns = (
         "question_id", "question", *_CHOICES, "answer", "data_type", "image",
     )  # fmt: skip
-    scored_columns: ClassVar[tuple[str, ...]] = ("answer", "data_type")
-    generation: ClassVar[GenerationSettings] = GenerationSettings(None, ("ASSISTANT:",))
-    main_metric: ClassVar[str] = "seed_all"
+    scored_columns = ("answer", "data_type")
+    generation = GenerationSettings(None, ("ASSISTANT:",))
+    main_metric = "seed_all"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question, four options, and how to answer."""
@@ -89,9 +89,9 @@ class SeedBench(Task):
 class SeedBenchImage(SeedBench):
     """SEED-I: the rows about an image."""
 
-    summary: ClassVar[str] = "multiple choice about images (SEED-I)"
-    main_metric: ClassVar[str] = "seed_image"
-    row_filter: ClassVar[tuple[str, str] | None] = ("data_type", "image")
+    summary = "multiple choice about images (SEED-I)"
+    main_metric = "seed_image"
+    row_filter = ("data_type", "image")
 
     def _score(self, doc: Doc, response: str) -> Parts:
         if doc["data_type"] != "image":

@@ -1,4 +1,4 @@
-"""Files that servers score: VQAv2 and TextVQA at EvalAI, MMBench's table (spec: benchmarks 2, 3, 7)."""
+"""Files that servers score: VQAv2 and TextVQA at EvalAI, MMBench's table (formats of lmms-eval's submissions)."""
 
 import json
 from collections import defaultdict

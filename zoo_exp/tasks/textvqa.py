@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
 
 from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
 from zoo_exp.tasks.scoring.evalai import normalize_textvqa
@@ -13,13 +12,13 @@ _ENDINGS = {"qwen_vl": " Answer:", "plm": "\nProvide a short and direct response
 
 @dataclass(frozen=True)
 class TextVQA(Task):
-    """Soft accuracy over the annotators after the challenge's full normaliser (spec: benchmarks 3)."""
+    """Soft accuracy over the annotators after the challenge's full normaliser (lmms-eval, lmms_eval/tasks/textvqa)."""
 
-    family: ClassVar[str] = "textvqa"
-    summary: ClassVar[str] = "questions about text in the image, no OCR tokens in the prompt"
-    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "answers", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("answers",)
-    generation: ClassVar[GenerationSettings] = GenerationSettings(None, ("ASSISTANT:",))
+    family = "textvqa"
+    summary = "questions about text in the image, no OCR tokens in the prompt"
+    columns = ("question_id", "image_id", "question", "answers", "image")
+    scored_columns = ("answers",)
+    generation = GenerationSettings(None, ("ASSISTANT:",))
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question with only its first letter capital (as the reference has it), and how to answer."""
@@ -48,10 +47,10 @@ class TextVQA(Task):
 
 @dataclass(frozen=True)
 class TextVQAWithOCR(TextVQA):
-    """The protocol of LLaVA's own script: OCR tokens in the prompt (spec: benchmarks 11)."""
+    """The protocol of LLaVA's own script (scripts/v1_5/eval/textvqa.sh): OCR tokens in the prompt."""
 
-    summary: ClassVar[str] = "the same with the data set's OCR tokens in the prompt, as LLaVA's script does"
-    columns: ClassVar[tuple[str, ...]] = (*TextVQA.columns, "ocr_tokens")
+    summary = "the same with the data set's OCR tokens in the prompt, as LLaVA's script does"
+    columns = (*TextVQA.columns, "ocr_tokens")
 
     def _hint(self, doc: Doc) -> str:
         return f"\nReference OCR token: {', '.join(doc['ocr_tokens'])}"

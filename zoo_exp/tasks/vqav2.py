@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from zoo_exp.tasks.base import (
     ANSWERS,
@@ -14,7 +14,7 @@ from zoo_exp.tasks.base import (
     GenerationSettings,
     Parts,
     Scale,
-    Tally,
+    Submission,
     Task,
     coco_key,
     embedded,
@@ -26,13 +26,13 @@ from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
 @dataclass(frozen=True)
 class VQAv2(Task):
-    """Soft accuracy over the annotators (spec: benchmarks 2)."""
+    """Soft accuracy over the annotators (lmms-eval, lmms_eval/tasks/vqav2)."""
 
-    family: ClassVar[str] = "vqav2"
-    summary: ClassVar[str] = "open questions, soft accuracy over ten annotators, validation split"
-    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "answers", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("answers",)
-    generation: ClassVar[GenerationSettings] = GenerationSettings(16)
+    family = "vqav2"
+    summary = "open questions, soft accuracy over ten annotators, validation split"
+    columns = ("question_id", "image_id", "question", "answers", "image")
+    scored_columns = ("answers",)
+    generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question as it stands, and how to answer."""
@@ -74,30 +74,15 @@ class VQAv2(Task):
 
 
 @dataclass(frozen=True)
-class VQAv2TestDev(VQAv2):
-    """Answers to hand in at EvalAI; nothing can be scored here."""
+class VQAv2TestDev(Submission, VQAv2):
+    """Responses for submission to EvalAI; nothing can be scored locally."""
 
-    summary: ClassVar[str] = "test-dev questions, writes the file that EvalAI scores"
-    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "image")
-    scored_columns: ClassVar[tuple[str, ...]] = ("question_id",)
-    main_metric: ClassVar[str] = "submission"
-    scale: ClassVar[Scale] = ANSWERS
-    submission_only: ClassVar[bool] = True
-
-    def reference(self, doc: Doc) -> str:
-        """The server knows."""
-        return "(hidden)"
+    summary = "test-dev questions, writes the file that EvalAI scores"
+    columns = ("question_id", "image_id", "question", "image")
+    scored_columns = ("question_id",)
 
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": None, "question_id": int(doc["question_id"]), "answer": response}
-
-    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Every row is one answer to hand in."""
-        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
-
-    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """How many answers there are to hand in."""
-        return {"submission": sums["submission"]}
 
 
 TASKS = (

@@ -198,7 +198,7 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
         raise InvalidValueError(
             f"budget {budget} of selector {name}: {full} full layers of {n_layers} alone make a layer average of "
             f"{full * n_visual / n_layers:.1f}; give {least} or more, or a budget without mean (budget_of=kept), "
-            "which counts what is kept behind them"
+            "which counts the tokens kept after them"
         )
     return Budget(count=round(kept)).resolve(n_visual)
 

@@ -1,4 +1,4 @@
-"""DART: keep what is unlike a few pivot tokens, inside the language model."""
+"""DART: keep the tokens that are least similar to a few pivots, inside the language model."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,9 +23,9 @@ from zoo_exp.selectors.options import at_least, one_of, required_budget
 
 @dataclass(frozen=True)
 class Dart(LayerSelector):
-    """Behind `k` layers, every pivot keeps the tokens that are least like it.
+    """After `k` layers, keeps the tokens that are least similar to a few pivot tokens.
 
-    Pivots are the visual tokens, and the text tokens behind the image, whose keys have the largest L1 norm.
+    Pivots are the visual tokens, and the text tokens after the image, whose keys have the largest L1 norm.
     They choose one after another, image pivots first, each by descending norm. With budget T the selector keeps
     image_pivots + pivots * floor(T / pivots) tokens, which is near T and not T.
 

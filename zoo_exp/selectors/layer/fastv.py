@@ -24,13 +24,13 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class FastV(LayerSelector):
-    """`k` layers run in full; the rest sees the visual tokens that get most attention.
+    """Runs `k` layers in full; the rest gets the visual tokens with the most attention.
 
     Attributes:
         k: layers that see every token, 1 or more; attention is that of the last of them.
         rule: `last_token`, as released, or `all_tokens`: the attention that a token receives from all others,
             as the paper says.
-        budget_of: `kept` counts the tokens behind layer k; `layer_average` is the mean over all layers, which
+        budget_of: `kept` counts the tokens after layer k; `layer_average` is the mean over all layers, which
             is how SparseVLM's tables count FastV, and what a budget such as "64 mean" asks of any layer selector.
     """
 

@@ -1,4 +1,4 @@
-"""SparseVLM: at three depths, keep what the question's relevant words attend to, and merge some of the rest."""
+"""SparseVLM: at three depths, keep the tokens that relevant words attend to, and merge some of the rest."""
 
 import math
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ STAGES = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-"""Kept tokens of 576 behind each stage, by the budget that the released code names them after."""
+"""Kept tokens of 576 after each stage, by the nominal budget of the released code."""
 RANKS = {192: (13.5, 0.0), 128: (9.0, 6.0), 64: (0.8, 0.0)}
 """v1.0: a stage keeps rank * scale + bias tokens."""
 DEPTHS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
-"""Layers of 32, from 0, behind which the versions prune."""
+"""Layers of 32, from 0, after which the versions prune."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SparseVLM(LayerSelector):
-    """Progressive pruning by the attention of rater words.
+    """Prunes progressively by the attention of the words that fit the image (raters).
 
     The released counts hold for 576 visual tokens and 32 layers. For other sizes they are scaled, and between
     two named budgets interpolated. The budget is a name: what was kept stands in the records.
@@ -86,7 +86,7 @@ class SparseVLM(LayerSelector):
         depths = DEPTHS[self.version]
         if n_layers <= len(depths):
             raise InvalidValueError(
-                f"selector sparsevlm prunes behind {len(depths)} layers and the language model has {n_layers}: "
+                f"selector sparsevlm prunes after {len(depths)} layers and the language model has {n_layers}: "
                 f"it needs {len(depths) + 1}"
             )
         scaled: list[int] = []
@@ -132,7 +132,7 @@ class SparseVLM(LayerSelector):
                 f"budget {budget} of selector sparsevlm: the first layers see all {n_visual} visual tokens, so that "
                 f"the smallest possible mean over {n_layers} layers is {least:.1f}; give {math.ceil(least)} or more"
             )
-        low, high = 0.0, 1.0  # 0: one token behind every stage; 1: all of them
+        low, high = 0.0, 1.0  # 0: one token after every stage; 1: all of them
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if mean(counts(middle)) <= target else (low, middle)
@@ -167,7 +167,7 @@ class SparseVLM(LayerSelector):
         )
 
     def start(self, prompt: Prompt) -> Question:
-        """Raters among the text tokens behind the first image (all text where nothing follows)."""
+        """Raters among the text tokens after the first image (all text where nothing follows)."""
         text = (~prompt.visual).nonzero().squeeze(1)
         behind = text[text > prompt.visual.nonzero()[0]]
         text = behind if len(behind) else text

@@ -1,1 +1,1 @@
-"""Pure scoring functions, one module per rule: strings in, numbers out (spec: benchmarks 1 to 9)."""
+"""Scoring functions that several tasks share: strings in, numbers out."""

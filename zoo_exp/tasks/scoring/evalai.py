@@ -1,4 +1,4 @@
-"""The VQA challenge's answer normaliser, with the reference evaluator's quirks (spec: benchmarks 2, 3)."""
+"""The VQA challenge's answer normaliser, as in lmms-eval (lmms_eval/tasks/_task_utils/vqa_eval_metric.py)."""
 
 import re
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Small rules on a whole response: GQA, POPE, MME, ScienceQA, SEED-Bench (spec: benchmarks 1, 4, 5, 6, 9)."""
+"""Comparisons of a whole response with the reference: GQA, POPE, MME, ScienceQA, SEED-Bench."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""The soft VQA accuracy: an answer is worth what the other annotators think of it (spec: benchmarks 2, 3)."""
+"""The soft VQA accuracy: agreement with the other annotators (Antol et al., ICCV 2015; lmms_eval/tasks/vqav2)."""
 
 from collections.abc import Callable, Sequence
 

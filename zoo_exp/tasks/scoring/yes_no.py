@@ -1,4 +1,4 @@
-"""What a yes/no answer counts for: POPE's hits and misses, MME's points (spec: benchmarks 5, 6)."""
+"""Scores of yes/no answers: confusion counts of POPE, points of MME."""
 
 from collections import defaultdict
 from collections.abc import Iterable
