@@ -45,7 +45,9 @@ def test_flops_of_every_arm_equal_those_counted_by_torch(records):
                 outcome = answer(loaded, lambda: inputs, selector, arm.budget, row["new_tokens"], probe)
         counted = exclusive(probe.flops, outcome.inside)
         assert row["flops_tflop"] * 1e12 == pytest.approx(sum(counted.values()), rel=0.01), arm.label
-        costs[arm.selector, arm.label] = counted["score"] + counted["select"]
+        costs[arm.selector, arm.label] = chosen = counted["score"] + counted["select"]
+        assert row["selector_tflop"] * 1e12 == pytest.approx(chosen, rel=0.01, abs=1e3), arm.label
+        assert row["prefill_tflop"] * 1e12 == pytest.approx(counted["prefill"], rel=0.01), arm.label
     spent = {label: value for (_, label), value in costs.items()}
     assert sum(value > 0 for value in spent.values()) >= 8, spent  # all but full, blind and such
 
@@ -66,11 +68,13 @@ def test_newline_tokens_cost_the_vision_encoder_nothing(tmp_path):
     inputs = tiny_inputs(model, [[(112, 112)]])
     (images,) = adapter.encode(inputs, frozenset())
     task = SimpleNamespace(
-        name="t", score=lambda doc, response: {"score": 1.0}, image_id=str, question=str, reference=str
+        name="t", score=lambda doc, response: {"score": 1.0}, image_name=str, question=str, reference=str
     )
     module.task, module.cell = task, SimpleNamespace(id="c")
-    arm = SimpleNamespace(as_dict=dict)
-    row = module._record(arm, Sample(0, "s", {}), Answer("yes", 5, None, 20, 3, []), images, 1000)
+    fields = {"arm": "a", "arm_id": "a", "row": "a", "selector": "a", "options": {}, "budget": None, "seed": 0}
+    arm = SimpleNamespace(as_dict=lambda: fields)
+    record = module._record(arm, Sample(0, "s", {}), Answer("yes", 5, None, 20, 3, []), images, 1000)
     stages = module.costs.stages(images, 20, 3)
-    assert row["flops_tflop"] == round((stages.total + 1000) / 1e12, 9)
-    assert module.costs.vision.guess(row["n_visual"]) != module.costs.encode(images)
+    assert record.flops_tflop == round((stages.total + 1000) / 1e12, 9)
+    assert record.prefill_tflop == round(stages.prefill / 1e12, 9)
+    assert module.costs.vision.guess(record.n_visual) != module.costs.encode(images)
