@@ -207,9 +207,7 @@ def _has_matrix(tail: "Tail", features: Tensor) -> bool:
     part: Any = tail.part
     start = next((i for i, m in enumerate(ran) if any(m is p for p in part.modules())), 0)
     weights = [w for m in ran[start:] for w in m.parameters(recurse=False)]
-    return any(
-        w.ndim >= 2 or w.dtype not in _FLOATS for w in (*weights, *tail.module.parameters(recurse=False))
-    )
+    return any(w.ndim >= 2 or w.dtype not in _FLOATS for w in weights)
 
 
 def row_source(rows: Tensor, given: Tensor, newline: Tensor | None) -> Tensor | None:
