@@ -6,6 +6,7 @@ length and the root of its mean square (under 0.1 % at real widths). No directio
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -52,13 +53,22 @@ class PatchMerger:
         return self.mlp.width
 
 
+@runtime_checkable
+class HasJacobian(Protocol):
+    """A projector that knows the squared Frobenius norm of its own Jacobian."""
+
+    def jacobian_square(self, x: Tensor) -> Tensor:
+        """|J|_F^2 of every row of x [N, W]: [N]."""
+        ...
+
+
 def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     """S from the Jacobian's Frobenius norm, |J(x_i)|_F / sqrt(Dv).
 
     For an `MLP`, J = W2 diag(g) W1 with g = gelu'(W1 x + b1), so |J|_F^2 = g^T K g with K = (W2^T W2) o
     (W1 W1^T), which is computed once per MLP object: half an [H, H] product per token, as K is symmetric. A
-    `PatchMerger` has one K per patch and a rank-one correction for its norm. Any other projector takes
-    `jacobian_norm`, which is exact and slow.
+    `PatchMerger` has one K per patch and a rank-one correction for its norm. A projector with a `jacobian_square` of
+    its own gives it (`core.normed`). Any other projector takes `jacobian_norm`, which is exact and slow.
 
     Args:
         x: features [N, Dv].
@@ -78,6 +88,9 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     elif isinstance(mlp, PatchMerger):
         check_features(x, mlp.width)
         square = _merger_square(x.float(), mlp)
+    elif isinstance(mlp, HasJacobian):
+        check_features(x)
+        square = mlp.jacobian_square(x).expand(len(x))
     else:
         return jacobian_norm(x, mlp)
     return square.clamp_min(0).sqrt() / math.sqrt(x.shape[1])

@@ -33,6 +33,7 @@ class Capture:
         self._modules = modules
         self._handles: list[RemovableHandle] = []
         self.calls: dict[str, Call] = {}
+        self.all: dict[str, list[Call]] = {}
 
     def __enter__(self) -> "Capture":
         """Place the hooks."""
@@ -44,6 +45,7 @@ class Capture:
             ) -> None:
                 if threading.get_ident() == mine:
                     self.calls[name] = Call(args, kwargs, output)
+                    self.all.setdefault(name, []).append(self.calls[name])
 
             self._handles.append(module.register_forward_hook(note, with_kwargs=True))
         return self

@@ -13,10 +13,19 @@ from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.generic_projector import Found, candidates, find_projector, parts_of
 from zoo_exp.models.generic_prompt import GRIDS, prune_prepared
 from zoo_exp.models.generic_support import READ_ON, check_type, find_parts
 from zoo_exp.models.prompt import PrunedPrompt
 
+_OF_PROJECTOR = frozenset({"features", "projector"})
+_NO_PROJECTOR = "no module is found that maps rows to the rows that its language model reads"
+_ENCODER = "only adapters of their own read the attention and the layers of a vision encoder"
+_REASONS = {
+    **dict.fromkeys(("cls_attention", "received_attention", "keys", "cls", "hidden", "replay"), _ENCODER),
+    "resize": "how its processor cuts an image of another size is not known",
+    "clip": "only a CLIP vision encoder of an adapter of its own has CLIP's heads",
+}
 _ENCODER_OPTIONS = ("vision_feature_layer", "vision_feature_select_strategy")
 
 
@@ -32,6 +41,9 @@ class GenericAdapter(VLMAdapter):
         super().__init__(model, processor)
         if _has_position_axes(self.vlm):
             self.positions = "original"
+        self._candidates = candidates(self.vlm, self.llm)
+        self._has_newlines = hasattr(self.vlm, "image_newline")
+        self._known: Found | None = None
         known = inspect.signature(type(self.vlm).get_image_features).parameters
         self.encoder_inputs = tuple(n for n in known if n not in ("self", "kwargs", *_ENCODER_OPTIONS))
 
@@ -40,16 +52,73 @@ class GenericAdapter(VLMAdapter):
         return find_parts(self.model)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """None yet."""
-        return {}
+        """What may be the projector, with all of its parts; once it is known, that alone."""
+        if not needs & _OF_PROJECTOR and not self._has_newlines:
+            return {}
+        if self._known is not None:
+            path, part = self._known.path, self._known.part
+            wanted = {path: self._candidates[path]}
+            return wanted | ({f"{path}.{part}": self._candidates[path].get_submodule(part)} if part else {})
+        wanted = {}
+        for path, module in self._candidates.items():
+            wanted |= {f"{path}.{part}".rstrip("."): one for part, one in parts_of(module)}
+        return wanted
 
     def collect(
         self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
     ) -> list[VisualTokens]:
-        """One entry per image (or tile, where the model gives one tensor per tile)."""
+        """One entry per image (or tile, where the model gives one tensor per tile).
+
+        Raises:
+            InvalidValueError: a need that this family cannot fill; the message says why, and which selectors work.
+        """
         rows = rows_of(pooled, self.family_name)
-        grids = self._grids(rows, call)
-        return [VisualTokens(projected=r, grid=grid) for r, grid in zip(rows, grids, strict=True)]
+        for need in sorted(needs & set(_REASONS)):
+            raise self._cannot(need, _REASONS[need])
+        found = self._find(capture, torch.cat(rows)) if needs & _OF_PROJECTOR or self._has_newlines else None
+        if found is None and needs & _OF_PROJECTOR:
+            raise self._cannot(min(needs & _OF_PROJECTOR), _NO_PROJECTOR)
+        images = []
+        start = 0
+        for r, grid in zip(rows, self._grids(rows, call), strict=True):
+            mine = slice(start, start + len(r))
+            start = mine.stop
+            fields: dict[str, Any] = {"grid": grid}
+            if found is not None:
+                if "features" in needs:
+                    fields["features"] = found.features[mine]
+                if "projector" in needs:
+                    fields |= {"project": found.project, "mlp": found.mlp}
+                if self._has_newlines:
+                    fields["tile"] = _tiles(found.source[mine], found.per_tile)
+            images.append(VisualTokens(projected=r, **fields))
+        return images
+
+    def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
+        """The projector, where an earlier image has shown which module it is."""
+        if "projector" not in needs or self._known is None:
+            return {}
+        return {"project": self._known.project, "mlp": self._known.mlp}
+
+    def _find(self, capture: Capture, rows: Tensor) -> Found | None:
+        newline = getattr(self.vlm, "image_newline", None)
+        state = self._known.state() if self._known is not None else None
+        if self._known is not None and state == self._known.seen:
+            again = self._known.read(capture.all, rows, newline)
+            if again is not None:
+                return again
+        self._known = find_projector(self._candidates, capture.all, rows, newline)
+        return self._known
+
+    def _cannot(self, need: str, why: str) -> InvalidValueError:
+        from zoo_exp import selectors
+
+        lost = set(_REASONS) | (_OF_PROJECTOR if why == _NO_PROJECTOR else set())
+        works = [name for name in selectors.available() if not selectors.get(name).needs & lost]
+        return InvalidValueError(
+            f"model type '{self.family_name}' does not give '{need}': {why}. Selectors that work: {', '.join(works)}. "
+            f"{READ_ON}"
+        )
 
     def complete(self, images: list[VisualTokens], output: Any) -> list[VisualTokens]:
         """Add the rows of DeepStack."""
@@ -99,6 +168,13 @@ class GenericAdapter(VLMAdapter):
                 rows = projector(rows.view(-1, rows.shape[-1]))
                 rows = rows.view(count, -1, rows.shape[-1])
         return list(rows)
+
+
+def _tiles(source: Tensor, per_tile: int) -> Tensor:
+    """Tile number of each token of an image, from 0; -1 for newlines."""
+    tile = torch.where(source < 0, -1, source // per_tile)
+    real = tile[tile >= 0]
+    return torch.where(tile < 0, tile, tile - real.min()) if len(real) else tile
 
 
 def _merged(size: list[int], count: int) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """ZOO-Prune: keep tokens whose projection is sensitive, and which are unlike each other."""
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -205,6 +206,13 @@ class Zoo(GreedySelector):
         x, project = tokens.features, self._projector(tokens)
         if x is None:
             raise InvalidValueError("selector zoo needs 'features'")
+        if getattr(project, "constant", False):
+            warnings.warn(
+                "the projector of this model is linear: every token has the same sensitivity, so selector zoo keeps "
+                "what divprune keeps (its first pick apart)",
+                stacklevel=2,
+            )
+            return closed_form(x, project)
         if self.estimator == "closed_form":
             return closed_form(x, project)
         directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
