@@ -207,20 +207,9 @@ class VLMAdapter:
         embed = self.model.get_input_embeddings()
         answer = []
         for tokens, row, real in zip(grouped, ids, mask, strict=True):
-            if not tokens:
-                answer.append(tokens)
-                continue
             text, words = question.select(row, real, self.image_token_id)
-            device = tokens[0].device
-            found: dict[str, Any] = {
-                "text": embed(text).to(device),
-                "text_words": None if words is None else words.to(device),
-                "question_words": {
-                    name: embed(ids.to(text.device)).to(device) for name, ids in question.words(text).items()
-                },
-                "family": self.family,
-            }
-            answer.append([replace(t, **found) for t in tokens])
+            found = question.fields(text, words, embed, tokens[0].device) if tokens else {}
+            answer.append([replace(t, **found, family=self.family) for t in tokens])
         return answer
 
     def _with_clip(
@@ -228,18 +217,10 @@ class VLMAdapter:
     ) -> list[list[VisualTokens]]:
         """Add CLIP's own embeddings of patches and of each row's question to its images."""
         question = self._known_question()
-        answer: list[list[VisualTokens]] = []
-        for tokens, row, real in zip(grouped, ids, mask, strict=True):
-            message = question.message(question.select(row, real, self.image_token_id)[0])
-            images = [clip.image(t.features) for t in tokens if t.features is not None]
-            embedded = clip.text(message) if images else None
-            answer.append(
-                [
-                    replace(t, clip_image=image, clip_text=embedded)
-                    for t, image in zip(tokens, images, strict=True)
-                ]
-            )
-        return answer
+        return [
+            clip.add(tokens, question.message(question.select(row, real, self.image_token_id)[0]))
+            for tokens, row, real in zip(grouped, ids, mask, strict=True)
+        ]
 
     def _known_question(self) -> Question:
         """What the processor at hand tells about questions; read once."""

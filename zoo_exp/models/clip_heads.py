@@ -1,11 +1,14 @@
 """CLIP's own embeddings of patches and of a question, which a VLM's checkpoint does not carry."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, MissingFileError
 
 SEGMENT = 77
@@ -72,6 +75,12 @@ class ClipHeads:
                     f"clip '{path}': its {size} is {getattr(mine, size)}, the vision encoder's "
                     f"{getattr(vision_config, size)}: give the CLIP that the model was made of"
                 )
+
+    def add(self, tokens: Sequence[VisualTokens], question: str) -> list[VisualTokens]:
+        """The images of one prompt with the embeddings of their patches and of its question; they need `features`."""
+        images = [self.image(t.features) for t in tokens if t.features is not None]
+        text = self.text(question) if images else None
+        return [replace(t, clip_image=image, clip_text=text) for t, image in zip(tokens, images, strict=True)]
 
     @torch.no_grad()
     def image(self, features: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Which tokens of a prompt are the question, which of them belong to one word, and which words say what it asks for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +121,21 @@ class Question:
             text = self._words([t for t in ids if t != image_token_id])
         words = None if self.tokenizer is None else torch.tensor(self._numbers(text), dtype=torch.int64)
         return torch.tensor(text, dtype=torch.int64, device=row.device), words
+
+    def fields(
+        self, text: Tensor, words: Tensor | None, embed: Callable[[Tensor], Tensor], device: torch.device
+    ) -> dict[str, Any]:
+        """What `VisualTokens` say about one prompt's question: `text`, `text_words` and `question_words`.
+
+        Args:
+            text: ids that `select` gave [n].
+            words: word numbers that it gave [n], or None.
+            embed: the language model's input embeddings.
+            device: where the visual tokens are.
+        """
+        apart = {form: embed(ids.to(text.device)).to(device) for form, ids in self.words(text).items()}
+        numbers = None if words is None else words.to(device)
+        return {"text": embed(text).to(device), "text_words": numbers, "question_words": apart}
 
     def message(self, text: Tensor) -> str:
         """What the user typed, from the ids that `select` gave [n]; empty without a tokenizer."""
