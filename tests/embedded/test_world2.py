@@ -13,7 +13,14 @@ from zoo_exp.embedded.world2 import rows, truths
 from zoo_exp.embedded.world2.asking import FAMILIES_2, MME_TOPICS_2, ask_2, mme_pair_2
 from zoo_exp.embedded.world2.batches import contents, dense_batch
 from zoo_exp.embedded.world2.layout import KINDS, PATCH, make_scene_2
-from zoo_exp.embedded.world2.lexicon import CATEGORY_OF, TOKEN_ID_2, TOKENS_2, make_tokenizer_2, token_ids_2
+from zoo_exp.embedded.world2.lexicon import (
+    CATEGORIES,
+    CATEGORY_OF,
+    TOKEN_ID_2,
+    TOKENS_2,
+    make_tokenizer_2,
+    token_ids_2,
+)
 from zoo_exp.embedded.world2.material import SPLITS_2, load_material
 from zoo_exp.errors import UnknownNameError
 from zoo_exp.tasks import data
@@ -136,21 +143,19 @@ def truth(scene, text):
                 return "left" if one.x < two.x else "right"
             return "above" if one.y < two.y else "below"
     asked, _, phrase = text.removeprefix("What ").partition(" is ")
-    if not text.startswith("What ") or asked not in ("color", "shape", "digit"):
+    kinds = {"color": "shape", "shape": "shape", "digit": "digit"} | dict.fromkeys(CATEGORIES, "pictogram")
+    if not text.startswith("What ") or asked not in kinds or phrase.startswith(("written", "on the ")):
         return None
+    noun, things = ("the object" if asked == "shape" else asked), []
     for words in truths.DIRECTIONS:
         if f" {words} the " in f" {phrase}":
-            noun, anchor = f" {phrase}".split(f" {words} the ")
+            before, anchor = f" {phrase}".split(f" {words} the ")
             (other,) = matches(scene, anchor)
-            things = [t for t in matches(scene, noun or asked) if on_side(t, words, other)]
-            if asked == "digit":
-                things = [t for t in scene.of("digit") if on_side(t, words, other)]
+            things = [t for t in matches(scene, before or noun) if on_side(t, words, other)]
             break
     else:
-        if asked == "digit":
-            return None
-        things = matches(scene, phrase)
-    (thing,) = [t for t in things if t.kind == ("digit" if asked == "digit" else "shape")]
+        things = matches(scene, asked if phrase == "shown" else phrase)
+    (thing,) = [t for t in things if t.kind == kinds[asked]]
     return thing.color if asked == "color" else thing.name
 
 

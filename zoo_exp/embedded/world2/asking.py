@@ -36,17 +36,19 @@ def pope(scene: Scene2, rng: random.Random) -> Question | None:
 
 
 def gqa(scene: Scene2, rng: random.Random) -> Question | None:
-    """Colour, shape, spatial relation, or two hops (GQA)."""
+    """Colour, shape, what is shown, spatial relation, or two hops (GQA)."""
     draw = rng.random()
-    if draw < 0.25:
+    if draw < 0.17:
         found, topic = truths.color_of(scene, rng), "color"
-    elif draw < 0.5:
+    elif draw < 0.34:
         found, topic = truths.shape_of(scene, rng), "shape"
-    elif draw < 0.75:
+    elif draw < 0.52:
+        shown = truths.category_of(scene, rng)
+        found, topic = shown and shown[:2], "object"
+    elif draw < 0.76:
         found, topic = truths.relation(scene, rng), "relation"
     else:
-        hop = truths.two_hop(scene, rng)
-        found, topic = hop and hop[0], "two-hop"
+        found, topic = truths.two_hop(scene, rng), "two-hop"
     return found and Question(*found, (), topic)
 
 

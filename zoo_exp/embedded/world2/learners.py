@@ -1,6 +1,7 @@
 """What each model learns in a step: losses of the dense and the joint stage, as a function of the step alone."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class Learner(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self._scenes: dict[int, list[Scene2]] = {}
+        self._seen: dict[int, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -68,12 +71,32 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def scenes(self, step: int, images: int, height: int, width: int) -> tuple[list[Scene2], list[str]]:
-        """A step's scenes, none of them seen before, and the seeds of their questions."""
-        first = 10**7 + (self.plan.seed * 10**6 + step) * 64
+        """A step's scenes, and the seeds of their questions, which are new at every step."""
+        slot = self.plan.slot(step)
+        first = 10**7 + (self.plan.seed * 10**6 + slot) * 64
         indices = range(first, first + images)
-        return [make_scene_2("train", index, height, width) for index in indices], [
-            f"q2/{i}" for i in indices
-        ]
+        scenes = self._scenes.get(slot) or [make_scene_2("train", index, height, width) for index in indices]
+        if self.plan.pool:
+            self._scenes[slot] = scenes
+        return scenes, [f"q2/{step}/{index}" for index in indices]
+
+    def seen(self, step: int, pixels: Callable[[], Tensor]) -> Tensor:
+        """Features of a step's scenes behind a vision encoder that stands still; kept while there is a pool.
+
+        They are rounded to bfloat16 also when they are new, so that a resumed run sees the same numbers.
+
+        Args:
+            step: the step.
+            pixels: makes the normalised images that the encoder sees.
+        """
+        slot = self.plan.slot(step)
+        features = self._seen.get(slot)
+        if features is None:
+            with torch.no_grad():
+                features = self.encode(pixels().to(self.device))[0].to(torch.bfloat16)
+            if self.plan.pool:
+                self._seen[slot] = features
+        return features.float()
 
     def thin(self, visual: Tensor, step: int) -> tuple[Tensor, Tensor | None, int]:
         """Half of the steps keep k ~ U(min, N) random tokens, some of them with original positions.
@@ -144,10 +167,12 @@ class LlavaLearner(Learner):
         scenes, seeds = self.scenes(step, plan.images, BASE_SIDE, BASE_SIDE)
         text = self.on_device(pack_questions(scenes, seeds, plan.text_length, plan.questions))
         pixels, patches, there = self.image_batch(scenes)
-        moving = plan.encoder_pace > 0
-        with torch.set_grad_enabled(moving):
+        result: dict[str, Tensor] = {}
+        if plan.encoder_pace > 0:
             features, pooled = self.encode(pixels)
-            dense, kind = self.heads.dense(features, patches, pooled, there)
+            result["dense"], result["kind"] = self.heads.dense(features, patches, pooled, there)
+        else:
+            features = self.seen(step, lambda: pixels)
         projected = inner.multi_modal_projector(features)
         visual, places, gap = self.thin(projected, step)
         shift = gap or random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
@@ -155,8 +180,10 @@ class LlavaLearner(Learner):
         hidden, _ = prefixed_forward(
             inner.language_model, visual, text[:3], shift, places, rows=rows, compute=COMPUTE
         )
-        result = {**self.answer_loss(hidden, text, rows), "kind": kind, "dense": dense}
-        result["loss"] = result["answer"] + (plan.dense_weight * dense if moving else 0)
+        result |= self.answer_loss(hidden, text, rows)
+        result["loss"] = result["answer"]
+        if "dense" in result:
+            result["loss"] = result["loss"] + plan.dense_weight * result["dense"]
         share = plan.align_weight * plan.auxiliary(step)
         if share:
             align = self.heads.alignment(projected, inner.language_model.embed_tokens.weight, patches)

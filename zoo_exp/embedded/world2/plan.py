@@ -28,6 +28,8 @@ class Plan:
         drop_min: fewest tokens that stay then.
         original_share: share of those batches whose tokens keep their original positions.
         max_shift: largest random gap between prefix and question.
+        pool: joint scenes that are asked about again and again, with new questions each time; a vision encoder that
+            stands still sees each of them once. 0: every scene is new.
         average: share of the averaged weights that a step keeps: what is saved is that average.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     drop_min: int = 4
     original_share: float = 0.5
     max_shift: int = 32
+    pool: int = 2400
     average: float = 0.99
 
     def __post_init__(self) -> None:
@@ -74,6 +77,11 @@ class Plan:
     def stage(self, step: int) -> str:
         """Which stage a step belongs to."""
         return "dense" if step < self.dense_steps else "joint"
+
+    def slot(self, step: int) -> int:
+        """Number of a joint step's scenes: the same again after the pool is through."""
+        period = self.pool // max(1, self.images)
+        return step % period if period else step
 
     def deep(self, step: int) -> bool:
         """Whether the decoder has its full depth at a step."""
@@ -109,6 +117,7 @@ PLANS: dict[str, Plan] = {
         side_weight=0.3,
         drop_min=10,
         max_shift=64,
+        pool=1200,
     ),
     "embedded_qwen": Plan(
         "embedded_qwen",

@@ -54,11 +54,15 @@ class QwenLearner(Learner):
 
     def size(self, step: int) -> tuple[int, int]:
         """Height and width of a step's images."""
-        rng = random.Random(f"size/{self.plan.seed}/{step}")
+        rng = random.Random(f"size/{self.plan.seed}/{self.place(step)}")
         if rng.random() >= OTHER_SIZES:
             return BASE_SIDE, BASE_SIDE
         height = rng.choice(SIDES)
         return height, rng.choice([width for width in SIDES if height * width <= MAX_PIXELS])
+
+    def place(self, step: int) -> int:
+        """What decides the scenes of a step."""
+        return step if self.plan.stage(step) == "dense" else self.plan.slot(step)
 
     def dense_losses(self, step: int) -> dict[str, Tensor]:
         """Dense labels before the merger, and the alignment of its output with the copied decoder's words."""
@@ -83,10 +87,12 @@ class QwenLearner(Learner):
         text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights)
         text = type(text)(*(part.to(self.device) for part in text))
         pixels, patches, _ = self._images(scenes)
-        moving = plan.encoder_pace > 0
-        with torch.set_grad_enabled(moving):
+        result: dict[str, Tensor] = {}
+        if plan.encoder_pace > 0:
             cells, _ = self.encode(pixels)
-            dense, kind = self.heads.dense(cells, patches)
+            result["dense"], result["kind"] = self.heads.dense(cells, patches)
+        else:
+            cells = self.seen(step, lambda: pixels)
         projected = merge_cells(visual_part, cells)
         grid = height // PATCH, width // PATCH
         kept, visual = self._thinned(projected, step), projected
@@ -99,8 +105,10 @@ class QwenLearner(Learner):
             rows=rows,
             compute=COMPUTE,
         )
-        result = {**self.answer_loss(hidden, text, rows), "kind": kind, "dense": dense}
-        result["loss"] = result["answer"] + (plan.dense_weight * dense if moving else 0)
+        result |= self.answer_loss(hidden, text, rows)
+        result["loss"] = result["answer"]
+        if "dense" in result:
+            result["loss"] = result["loss"] + plan.dense_weight * result["dense"]
         words = llm.embed_tokens.weight
         if share and plan.align_weight:
             result["align"] = self.heads.alignment(projected, words, patches)

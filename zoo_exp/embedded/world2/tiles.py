@@ -82,7 +82,7 @@ class NextLearner(Learner):
 
     def shape(self, step: int) -> tuple[int, int]:
         """Tiles of a step's images."""
-        rng = random.Random(f"shape/{self.plan.seed}/{step}")
+        rng = random.Random(f"shape/{self.plan.seed}/{self.plan.slot(step)}")
         return SHAPES_OF_IMAGES[0] if rng.random() >= OTHER_SHAPES else rng.choice(SHAPES_OF_IMAGES[1:])
 
     def joint_losses(self, step: int) -> dict[str, Tensor]:
@@ -92,9 +92,9 @@ class NextLearner(Learner):
         weights = families_at(shape == SHAPES_OF_IMAGES[0])
         text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights)
         text = type(text)(*(part.to(self.device) for part in text))
-        stacked = np.concatenate([views(scene.pixels) for scene in scenes])
-        with torch.no_grad():
-            features, _ = self.encode(normalise(stacked).to(self.device))
+        features = self.seen(
+            step, lambda: normalise(np.concatenate([views(scene.pixels) for scene in scenes]))
+        )
         projected = inner.multi_modal_projector(features).unflatten(0, (len(scenes), -1))
         visual = pack_views(projected, inner.image_newline, shape)
         kept, places, gap = self.thin(visual, step)

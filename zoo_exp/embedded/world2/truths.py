@@ -69,14 +69,15 @@ def only_one(things: list[Item], direction: str, anchor: Item) -> Item | None:
     return there[0] if len(there) == 1 else None
 
 
-def two_hop(scene: Scene2, rng: random.Random) -> tuple[Found, str] | None:
-    """Colour, shape or digit of a thing that only its side of an anchor tells from others of its class."""
+def two_hop(scene: Scene2, rng: random.Random) -> Found | None:
+    """Colour, shape, name or digit of a thing that only its side of an anchor tells from others of its class."""
     names = Counter(thing.name for thing in scene.shapes)
     colors = Counter(thing.color for thing in scene.shapes)
+    shown = Counter(CATEGORY_OF.get(thing.name) for thing in scene.of("pictogram"))
     classes: list[tuple[str, str]] = [("name", n) for n, count in names.items() if 2 <= count <= 3]
     classes += [("color", c) for c, count in colors.items() if 2 <= count <= 3 and c is not None]
-    digits = scene.of("digit")
-    if len(digits) == 2:
+    classes += [("category", c) for c, count in shown.items() if 2 <= count <= 3 and c is not None]
+    if len(scene.of("digit")) == 2:
         classes += [("digit", "digit")] * 2
     anchors = [thing for thing in callable_things(scene) if thing.kind != "shape"]
     if not classes or not anchors:
@@ -84,20 +85,27 @@ def two_hop(scene: Scene2, rng: random.Random) -> tuple[Found, str] | None:
     for _ in range(ATTEMPTS):
         attribute, value = rng.choice(classes)
         anchor, direction = rng.choice(anchors), rng.choice(DIRECTIONS)
-        things = (
-            digits if attribute == "digit" else [t for t in scene.shapes if getattr(t, attribute) == value]
-        )
+        things = members(scene, attribute, value)
         thing = only_one(things, direction, anchor)
         if thing is not None and anchor not in things:
             break
     else:
         return None
     where = f"{direction} the {call(rng, anchor, scene)}"
-    if attribute == "digit":
-        return (f"What digit is {where}?", thing.name), "digit"
     if attribute == "name":
-        return (f"What color is the {value} {where}?", str(thing.color)), "color"
-    return (f"What shape is the {value} object {where}?", thing.name), "shape"
+        return f"What color is the {value} {where}?", str(thing.color)
+    if attribute == "color":
+        return f"What shape is the {value} object {where}?", thing.name
+    return f"What {value} is {where}?", thing.name
+
+
+def members(scene: Scene2, attribute: str, value: str) -> list[Item]:
+    """The things of a class: shapes of a name or colour, pictograms of a category, or digits."""
+    if attribute == "digit":
+        return scene.of("digit")
+    if attribute == "category":
+        return [thing for thing in scene.of("pictogram") if CATEGORY_OF.get(thing.name) == value]
+    return [thing for thing in scene.shapes if getattr(thing, attribute) == value]
 
 
 def color_of(scene: Scene2, rng: random.Random) -> Found | None:
