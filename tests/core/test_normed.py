@@ -25,10 +25,7 @@ def projector(norm, patches, act, seed=0):
     front = {"none": None, "layer": Norm(weight, bias, 1e-5, True), "rms": Norm(weight, None, 1e-5, False)}[
         norm
     ]
-    if act is None:
-        ours = NormedMLP(w1, b1, front)
-    else:
-        ours = NormedMLP(w1, b1, front, ACTIVATIONS[act], w2, b2)
+    ours = NormedMLP(w1, b1, front) if act is None else NormedMLP(w1, b1, front, ACTIVATIONS[act], w2, b2)
 
     def stock(x):
         if norm != "none":

@@ -71,7 +71,15 @@ def test_newline_tokens_cost_the_vision_encoder_nothing(tmp_path):
         name="t", score=lambda doc, response: {"score": 1.0}, image_name=str, question=str, reference=str
     )
     module.task, module.cell = task, SimpleNamespace(id="c")
-    fields = {"arm": "a", "arm_id": "a", "row": "a", "selector": "a", "options": {}, "budget": None, "seed": 0}
+    fields = {
+        "arm": "a",
+        "arm_id": "a",
+        "row": "a",
+        "selector": "a",
+        "options": {},
+        "budget": None,
+        "seed": 0,
+    }
     arm = SimpleNamespace(as_dict=lambda: fields)
     record = module._record(arm, Sample(0, "s", {}), Answer("yes", 5, None, 20, 3, []), images, 1000)
     stages = module.costs.stages(images, 20, 3)
