@@ -125,8 +125,8 @@ def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):
 def test_an_image_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
     honest = benchmarks.rows
 
-    def damaged(family, split="test", limit=None):
-        rows = honest(family, split, limit)
+    def damaged(family, split="test", limit=None, units=None):
+        rows = honest(family, split, limit, units)
         return [{**row, "image": {"bytes": b"no picture", "path": None}} for row in rows]
 
     monkeypatch.setattr(benchmarks, "rows", damaged)
