@@ -56,9 +56,9 @@ def test_a_record_says_what_happened(finished):
     rows = records(finished)
     arms = {row["arm"] for row in rows}
     assert arms == {"full", "blind", *(f"random @16 seed {i}" for i in range(3))} | {
-        f"zoo {fusion} @16" for fusion in ("none", "diversity", "sum", "multiply")
-    }
-    assert len(rows) == 8 * len(arms)
+        f"zoo {fusion} @16" for fusion in ("none", "diversity", "sum", "multiply", "inverted multiply")
+    } | {f"zoo shuffled multiply @16 seed {i}" for i in range(3)}
+    assert len(rows) == (4 + 4 * 4) * len(arms)  # a unit of MMBench is a question with its four rotations
     assert all(row.keys() >= KEYS for row in rows)
     measured = {row["arm"]: row["kept_tokens"] for row in rows}
     assert measured.pop("full") == 144
@@ -71,7 +71,7 @@ def test_the_same_command_again_answers_nothing_twice(finished, capsys):
     before = (folder / "records.jsonl").read_bytes()
     assert run(finished) == 0
     assert (folder / "records.jsonl").read_bytes() == before
-    assert "72 of 72 answers are already recorded" in capsys.readouterr().out
+    assert "260 of 260 answers are already recorded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
@@ -85,7 +85,7 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     shutil.copytree(finished, out)
     assert run(out, "budget=[16,8]") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "taken over from earlier runs: 72 records" in printed
+    assert "taken over from earlier runs: 260 records" in printed
     (new,) = [f for f in folders(out) if not (finished / "ablation_fusion" / f.name).exists()]
     rows = [json.loads(line) for line in (new / "records.jsonl").read_text().splitlines()]
     (old,) = folders(finished)
@@ -125,8 +125,8 @@ def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):
 def test_an_image_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
     honest = benchmarks.rows
 
-    def damaged(family, split="test", limit=None):
-        rows = honest(family, split, limit)
+    def damaged(family, split="test", limit=None, units=None):
+        rows = honest(family, split, limit, units)
         return [{**row, "image": {"bytes": b"no picture", "path": None}} for row in rows]
 
     monkeypatch.setattr(benchmarks, "rows", damaged)

@@ -6,8 +6,9 @@ The same task classes that read the official parquet files read these rows (spec
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import count, islice
-from typing import Any
+from itertools import count, groupby, islice
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -18,11 +19,11 @@ from zoo_exp.errors import UnknownNameError
 
 ROWS = 500  # rows of a family that accuracy is measured on; a multiple of 4, so that no MMBench or MME group is cut
 UNITS = 500  # units of a family in a held-out split: questions, MME pairs, MMBench rotation groups
-LARGEST_UNIT = 4  # rows of an MMBench group
 HELD_OUT_SPLITS = ("validation", "test")
 ABSENT = "nan"  # what MMBench writes where a row has no hint or no such option
 
 Row = dict[str, Any]
+Asked = TypeVar("Asked", bound=tuple[Any, ...])
 
 
 @lru_cache(maxsize=1024)
@@ -64,15 +65,28 @@ def _rotations(question: Question) -> list[Question]:
     ]
 
 
-def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row]:
-    """The first `limit` rows (by default those of all `UNITS` units) of a family's benchmark.
+def of_first_units(questions: Iterator[Asked], units: int | None) -> Iterator[Asked]:
+    """The questions of the first units, at most of `UNITS`.
+
+    Args:
+        questions: tuples with the scene's number and the question's place in its unit, in the order of the benchmark.
+        units: how many; None means all.
+    """
+    groups = groupby(questions, key=itemgetter(0))  # a scene is asked about once: its questions are one unit
+    for _, group in islice(groups, UNITS if units is None else min(units, UNITS)):
+        yield from group
+
+
+def rows(family: str, split: str = "test", limit: int | None = None, units: int | None = None) -> list[Row]:
+    """Rows of a family's benchmark, by default those of all `UNITS` units.
 
     Besides the official columns each row has `scene`: all families ask about the same scenes.
 
     Args:
         family: one of the nine, such as gqa.
         split: validation or test.
-        limit: how many rows.
+        limit: the first so many rows.
+        units: those of the first so many units.
 
     Raises:
         UnknownNameError: no such family or split.
@@ -82,15 +96,10 @@ def rows(family: str, split: str = "test", limit: int | None = None) -> list[Row
     if split not in HELD_OUT_SPLITS:
         raise UnknownNameError("split of the embedded benchmarks", split, HELD_OUT_SPLITS)
     make = _ROW_MAKERS[family]
-    found: list[Row] = []
-    units = 0
-    for index, place, question in islice(asked(family, split), limit):
-        units += place == 0
-        if units > UNITS:
-            break
-        row = make(split, index, place, question, _image(split, index))
-        found.append({**row, "scene": _name(split, index)})
-    return found
+    return [
+        {**make(split, index, place, question, _image(split, index)), "scene": _name(split, index)}
+        for index, place, question in islice(of_first_units(asked(family, split), units), limit)
+    ]
 
 
 @lru_cache(maxsize=1024)

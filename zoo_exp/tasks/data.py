@@ -156,14 +156,14 @@ class _Listed:
 def _embedded(task: Task, limit: int | None) -> Table:
     from zoo_exp.embedded import benchmarks
 
-    # Enough rows for that many units of the largest size; making a scene takes time.
-    view, wanted = task.source.repo, limit and limit * benchmarks.LARGEST_UNIT
+    # Making a scene takes time, so only those of the units are made.
+    view = task.source.repo
     if view:
         from zoo_exp.embedded.world2.rows import rows_2
 
-        rows = rows_2(task.family, task.source.split, wanted, view)
+        rows = rows_2(task.family, task.source.split, view=view, units=limit)
     else:
-        rows = benchmarks.rows(task.family, task.source.split, wanted)
+        rows = benchmarks.rows(task.family, task.source.split, units=limit)
     if not rows:
         raise InvalidValueError(f"{task.name}: the package has no rows for it")
     return _Listed(rows)

@@ -12,7 +12,7 @@ from itertools import count, islice
 from PIL import Image
 
 from zoo_exp.embedded import benchmarks
-from zoo_exp.embedded.benchmarks import ROWS, Row
+from zoo_exp.embedded.benchmarks import Row
 from zoo_exp.embedded.questions import Question
 from zoo_exp.embedded.world2.asking import FAMILIES_2, ask_2, mme_pair_2
 from zoo_exp.embedded.world2.batches import PLACED
@@ -62,14 +62,21 @@ def asked_2(family: str, split: str, view: str = "world2") -> Iterator[tuple[int
             yield index, place, scene, question
 
 
-def rows_2(family: str, split: str = "test", limit: int | None = None, view: str = "world2") -> list[Row]:
-    """The first `limit` rows (all 500 by default) of a family's benchmark.
+def rows_2(
+    family: str,
+    split: str = "test",
+    limit: int | None = None,
+    view: str = "world2",
+    units: int | None = None,
+) -> list[Row]:
+    """Rows of a family's benchmark, by default those of all 500 units (questions, MME pairs, MMBench groups).
 
     Args:
         family: one of the nine, such as gqa.
         split: validation, test or confirm; they share no scene, no digit's scan and no part of a photograph.
-        limit: how many rows.
+        limit: the first so many rows.
         view: which images.
+        units: those of the first so many units.
 
     Raises:
         UnknownNameError: no such family, split or view.
@@ -81,10 +88,10 @@ def rows_2(family: str, split: str = "test", limit: int | None = None, view: str
     ):
         if value not in known:
             raise UnknownNameError(what, value, known)
-    wanted = ROWS if limit is None else min(limit, ROWS)
     make = benchmarks._ROW_MAKERS[family]
     made = []
-    for index, place, scene, question in islice(asked_2(family, split, view), wanted):
+    asked = benchmarks.of_first_units(asked_2(family, split, view), units)
+    for index, place, scene, question in islice(asked, limit):
         label = f"{view}-{split}"
         image = _image(split, index, (scene.height, scene.width))
         if family == "textvqa":
