@@ -73,3 +73,4 @@ def test_without_intervals_nothing_is_said_about_significance():
     )
     known = replace(found, rivals=(("zoo none @16", "+1.1 [-0.5, +2.0]"),))
     assert known.sentences()[1] == "Not significantly different from zoo none @16 (+1.1 [-0.5, +2.0])."
+    assert (found.verdict, known.verdict) == ("no intervals", "tied with 1")
