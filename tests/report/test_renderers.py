@@ -131,6 +131,7 @@ def tables(make_whole_run, tmp_path):
 def test_there_is_a_table_of_each_kind(tables):
     tasks = {f"task_{name}" for name in TASKS}
     kinds = {"results", "paired", "contribution", "tokens", "paper", "provenance", "overview", "bench"}
+    kinds |= {"details_embedded_pope"}
     assert kinds | tasks <= set(tables)
     assert all(table.rows and table.columns for table in tables.values())
     assert all(len(row) == len(table.columns) for table in tables.values() for row in table.rows)

@@ -105,7 +105,9 @@ def test_markdown_is_well_formed(results):
     text = run_document.markdown_document(results, "masks.png")
     assert "![Kept visual tokens by arm](masks.png)" in text
     blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert len(blocks) == 3 + len(TASKS)  # results, paired differences, image contribution
+    assert (
+        len(blocks) == 3 + len(TASKS) + 1
+    )  # results, paired differences, contribution; tasks; details of POPE
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     assert "**" in blocks[0]

@@ -48,7 +48,13 @@ class Headline:
         """The comparison within its budget, for a table."""
         if self.ahead:
             return "significantly best"
-        return f"tied with {len(self.rivals)}" if self.rivals else DASH
+        if not self.rivals:
+            return DASH
+        return f"tied with {len(self.rivals)}" if self._has_intervals else "no intervals"
+
+    @property
+    def _has_intervals(self) -> bool:
+        return any("[" in difference for _, difference in self.rivals)
 
     def tokens(self) -> str:
         """How many tokens are kept.
@@ -72,7 +78,7 @@ class Headline:
         elif self.rivals:
             named = ", ".join(f"{name} ({difference})" for name, difference in self.rivals[:3])
             more = f" and {len(self.rivals) - 3} more" if len(self.rivals) > 3 else ""
-            if any("[" in difference for _, difference in self.rivals):
+            if self._has_intervals:
                 lines.append(f"Not significantly different from {named}{more}.")
             else:
                 lines.append(f"Too few questions for intervals of the differences to {named}{more}.")

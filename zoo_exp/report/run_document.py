@@ -14,6 +14,7 @@ from zoo_exp.report.headline import headline
 from zoo_exp.report.renderers import escape_latex, escape_markdown, latex, markdown, print_table
 from zoo_exp.report.tables import main_table, run_tables
 from zoo_exp.report.tables_statistics import facts_table, published_table
+from zoo_exp.report.tabular import USUALLY
 from zoo_exp.statistics.results import Results
 
 
@@ -48,7 +49,8 @@ def latex_document(results: Results, model: str = "") -> str:
         model: named in the captions.
     """
     context = f"{results.experiment}{f' on {model}' if model else ''}: "
-    tables = [latex(table, f"{results.experiment}-{table.name}", context) for table in run_tables(results)]
+    wanted = [table for table in run_tables(results) if len(table.up_to(USUALLY).columns) > 1]
+    tables = [latex(table, f"{results.experiment}-{table.name}", context) for table in wanted]
     return "\n".join([f"% {escape_latex(results.experiment)}: needs \\usepackage{{booktabs}}\n", *tables])
 
 
@@ -90,6 +92,7 @@ def write_json(results: Results, path: Path) -> None:
         "comparisons": plain_rows(results.comparisons),
         "contribution": plain_rows(results.contribution),
         "difficulty": plain_rows(results.difficulty),
+        "details": plain_rows(results.details),
         "published": plain_rows(results.published),
         "notes": results.notes,
         "provenance": results.provenance,

@@ -26,10 +26,11 @@ from zoo_exp.report.tabular import (
 from zoo_exp.statistics.results import Results
 
 PAIRED = (
-    "Paired differences of Avg. retained in percentage points, with 95 % intervals; bold: the interval excludes 0. "
-    "detectable: smallest true difference found with 80 % power at this number of questions. p: exact McNemar test "
-    "over all questions scored 0 or 1; it treats questions as independent, the interval accounts for shared images. "
-    "Arms averaged over seeds have no test."
+    "Paired differences of Avg. retained in percentage points, with 95 % intervals; bold: the interval excludes 0 and "
+    "the corrected p is below 0.05. "
+    "detectable: smallest true difference found with 80 % power at this number of questions. p: exact sign test over "
+    "the units of all tasks (arms of several seeds: twice the median p of their pairs); p (Holm): corrected for all "
+    "comparisons of the budget."
 )
 PUBLISHED = (
     "Published numbers (italics) are copied from the papers where model, benchmark, metric and budget agree. Averages "
@@ -60,7 +61,7 @@ def paired_table(results: Results) -> Table:
             unit="(points)",
         ),
         Column("detectable", value("detectable"), unit="(points)", level=USUALLY),
-        Column("only best : only other correct", _discordant, level=WIDE),
+        Column("best higher : other higher", _discordant, level=WIDE),
         Column("p", p_value("p_value")),
         Column("p (Holm)", p_value("p_holm"), needs="p_holm"),
     ]
@@ -161,6 +162,27 @@ def contribution_table(results: Results) -> Table:
         Column("(full - blind) / blind", interval("relative", "relative_low", "relative_high", digits=2)),
     ]
     return build("contribution", "Image contribution", columns, lines, caption=CONTRIBUTION)
+
+
+def detail_table(results: Results, task: str) -> Table:
+    """Metrics of a task besides the main one, and metrics of groups of its questions; no rows if there are none."""
+    mine = results.details[results.details["task"] == task] if len(results.details) else results.details
+    lines: dict[str, dict[str, Any]] = {}
+    shown: dict[tuple[str, str], str] = {}
+    for line in plain_lines(mine):
+        key = str(line["group"]), str(line["metric"])
+        shown[key] = str(line["unit"])
+        lines.setdefault(str(line["arm"]), {"arm": line["arm"]})[key] = line["value"]
+    columns = [Column("Arm", text("arm"), left=True)]
+    for (group, metric), unit in shown.items():
+        cell = value(
+            (group, metric), scale=100.0 if unit == "fraction" else 1.0, digits=0 if unit == "answers" else 1
+        )
+        level = WIDE if group else USUALLY
+        header = f"{group} {metric}".strip()
+        columns.append(Column(header, cell, unit="%" if unit in ("fraction", "percent") else "", level=level))
+    title = f"{task}: further metrics and groups of questions"
+    return build(f"details_{task}", title, columns, list(lines.values()), folded="Further metrics")
 
 
 def token_table(averages: pd.DataFrame) -> Table:

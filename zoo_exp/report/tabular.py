@@ -1,7 +1,7 @@
 """A table as data: columns, cells as text with the number behind them, caption and notes. `renderers` draws it."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ DASH = "-"
 ALWAYS, USUALLY, WIDE = 0, 1, 2
 """Levels of a column: never left out; left out on a narrow terminal; left out there first, and in LaTeX."""
 
-Line = Mapping[str, Any]
+Line = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def text(key: str, *, published: bool = False) -> Callable[[Line], Cell]:
 
 
 def value(
-    key: str, digits: int = 1, *, scale: float = 1.0, bold: str = "", published: bool = False
+    key: Hashable, digits: int = 1, *, scale: float = 1.0, bold: str = "", published: bool = False
 ) -> Callable[[Line], Cell]:
     """A column of numbers; `bold` is the key that says which are significant."""
 
