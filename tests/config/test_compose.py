@@ -258,7 +258,7 @@ def test_arms_may_name_a_selector_configuration(tmp_path):
 
 
 def test_a_model_family_without_an_adapter_is_refused():
-    with pytest.raises(UnknownNameError, match="unknown model type 'llavva'. Did you mean 'llava'"):
+    with pytest.raises(UnknownNameError, match=r"unknown model type 'llavva'. Did you mean 'llava'"):
         compose(["model=embedded", "model.family=llavva", "task=gqa", "selector=full"])
 
 
