@@ -25,7 +25,7 @@ def test_where_a_program_reads_it_a_selector_has_one_line(capsys, monkeypatch):
     assert main(["list", "selectors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if line.startswith("dart "))
-    assert "least like it" in line
+    assert "least similar" in line
     assert selectors.get("dart").paper in line
 
 

@@ -152,7 +152,7 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (["selector=full", "limit=some"], InvalidValueError, ["limit", "'some'", "Integer"]),
         (["selector=full", "model.dtype=float8"], InvalidValueError, ["model.dtype=float8", "bfloat16"]),
         (["selector=full", "data=folder"], InvalidValueError, ["data.root"]),
-        ([], InvalidValueError, ["no arm to run", "+exp=NAME"]),
+        ([], InvalidValueError, ["has no arms", "+exp=NAME"]),
         (["budget"], InvalidValueError, ["'budget' is not key=value"]),
         (["ablation_fusion"], InvalidValueError, ["'ablation_fusion'", "type +exp=ablation_fusion"]),
         (["ablation_fuson"], InvalidValueError, ["'ablation_fuson'", "did you mean +exp=ablation_fusion?"]),
@@ -258,7 +258,7 @@ def test_arms_may_name_a_selector_configuration(tmp_path):
 
 
 def test_a_model_family_without_an_adapter_is_refused():
-    with pytest.raises(InvalidValueError, match="model type 'llavva' is no vision-language model"):
+    with pytest.raises(UnknownNameError, match=r"unknown model type 'llavva'. Did you mean 'llava'"):
         compose(["model=embedded", "model.family=llavva", "task=gqa", "selector=full"])
 
 

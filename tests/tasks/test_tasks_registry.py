@@ -51,7 +51,11 @@ def test_an_unknown_name_gets_the_nearest_one():
 
 def test_descriptions_say_name_metric_and_purpose():
     lines = tasks.describe()
-    assert [line.name for line in lines] == tasks.available()
+    hidden = [
+        n for n in tasks.available() if n.startswith("world2") and n.endswith(("_validation", "_confirm"))
+    ]
+    assert len(hidden) == 54
+    assert [line.name for line in lines] == [name for name in tasks.available() if name not in hidden]
     assert all(line.metric and 10 < len(line.summary) < 110 for line in lines)
     assert {line.name: line.metric for line in lines}["mme"] == "mme_total_score"
 

@@ -54,7 +54,8 @@ class Found:
     def state(self) -> tuple[Any, ...]:
         """What changes with the weights of the module."""
         tail: Any = self.project
-        return tail.state()
+        state: tuple[Any, ...] = tail.state()
+        return state
 
     def read(
         self, calls: Mapping[str, Sequence[Call]], rows: Tensor, newline: Tensor | None

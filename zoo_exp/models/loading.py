@@ -151,7 +151,7 @@ def keep_layers(config: Any, layers: int) -> None:
 
 def _preset(name: str) -> dict[str, Any]:
     """The settings of a name of `configs/model/`; a folder of that name, or any other name, has none."""
-    return {} if Path(name).is_dir() and name != "embedded" else presets.find("model", name) or {}
+    return {} if Path(name).is_dir() and not is_shipped(name) else presets.find("model", name) or {}
 
 
 def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
