@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from zoo_exp.report import figures_results
 from zoo_exp.report.figure_style import COLOURS, base_label, line_style, series
 from zoo_exp.report.figures_results import budget_curve, cost, heat_map, heat_tables, layer_curve
 from zoo_exp.report.figures_tokens import correlations, effective_ranks, positions, shares
@@ -115,6 +116,31 @@ def test_the_layer_curve_takes_the_projector_that_differs_in_the_layer_only(tmp_
     rows = [average(f"layer {n}", options={"layer": n, "n_directions": 16}) for n in (1, 2, 3)]
     assert layer_curve(pd.DataFrame([*rows, average("p", options={"n_directions": 16})]), tmp_path / "x")
     assert not layer_curve(pd.DataFrame(rows[:1]), tmp_path / "y")
+
+
+def test_the_layer_curve_keeps_two_readings_of_a_layer_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        figures_results, "error_bars", lambda axes, x, rows, number, label: drawn.append((label, len(rows)))
+    )
+    rows = [
+        average(f"layer {n} {where}", options={"layer": n, **where}, budget_of=budget)
+        for budget in ("16", "32")
+        for n in (1, 2, 3)
+        for where in ({}, {"response": "features"})
+        if n < 3 or not where
+    ]
+    rows += [
+        average("p", options={}, budget_of="16"),
+        average("c", options={"control": "inverted"}, budget_of="16"),
+    ]
+    assert layer_curve(pd.DataFrame(rows), tmp_path / "x")
+    assert drawn == [
+        ("16 tokens", 4),  # with the projector's own
+        ("16 tokens, at the projector's input", 3),
+        ("32 tokens", 3),
+        ("32 tokens, at the projector's input", 2),
+    ]
 
 
 def tokens_frame():

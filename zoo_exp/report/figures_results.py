@@ -160,6 +160,8 @@ def heat_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def layer_curve(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
     """Retained average by the encoder layer of the sensitivity, beside the projector's; False for under two layers.
 
+    Every budget has a curve for the response at the projector's output, and one for that at its input.
+
     Args:
         frame: `Results.frame`.
         path: the common name of the files.
@@ -171,20 +173,29 @@ def layer_curve(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
     layers = averages[averages["layer"].notna()]
     if layers["layer"].nunique() < 2 or layers["retained"].isna().all():
         return False
-    # The projector's arm to compare with is the one that differs in the layer only.
-    rest = [json.dumps({k: v for k, v in entry.items() if k != "layer"}, sort_keys=True) for entry in options]
-    averages = averages.assign(rest=rest)
-    with figure(path, (4.8, 3.6), legend=layers["budget"].nunique(), narrow=narrow) as (axes,):
+    # The projector's arm to compare with is the one that differs in the layer and in the response only.
+    where = ("layer", "response")
+    rest = [
+        json.dumps({k: v for k, v in entry.items() if k not in where}, sort_keys=True) for entry in options
+    ]
+    response = [entry.get("response", "projector") for entry in options]
+    averages = averages.assign(rest=rest, response=response)
+    curves = [
+        (budget, kind, curve.sort_values("layer"))
+        for (budget, kind), curve in averages[averages["layer"].notna()].groupby(
+            ["budget", "response"], sort=False
+        )
+    ]
+    with figure(path, (4.8, 3.6), legend=len(curves), narrow=narrow) as (axes,):
         last, compared = int(layers["layer"].max()), False
-        for number, (budget, rows) in enumerate(averages.groupby("budget", sort=False)):
-            curve = rows[rows["layer"].notna()].sort_values("layer")
-            if curve.empty:
-                continue
-            same = rows[rows["layer"].isna() & (rows["rest"] == curve["rest"].iloc[0])]
+        for number, (budget, kind, curve) in enumerate(curves):
+            alike = averages["layer"].isna() & (averages["budget"] == budget)
+            same = averages[alike & (averages["rest"] == curve["rest"].iloc[0])]
             compared |= len(same) > 0
             shown = pd.concat([curve, same.head(1)])
             x = [*curve["layer"].astype(float), *([last + 1.0] * len(same.head(1)))]
-            error_bars(axes, np.asarray(x) + 0.06 * (number - 1), shown, number, f"{budget} tokens")
+            label = f"{budget} tokens" + (", at the projector's input" if kind == "features" else "")
+            error_bars(axes, np.asarray(x) + 0.06 * (number - 1), shown, number, label)
         marks = sorted({int(layer) for layer in layers["layer"]})
         ticks = {mark: str(mark) for mark in marks} | ({last + 1: "projector"} if compared else {})
         axes.set_xticks(list(ticks), list(ticks.values()))
