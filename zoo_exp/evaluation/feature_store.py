@@ -142,5 +142,6 @@ def _digest(key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        state.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+        if tensor.numel():
+            state.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return state.hexdigest()
