@@ -92,7 +92,7 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     assert {json.dumps(row) for row in rows} >= set(
         map(json.dumps, map(json.loads, (old / "records.jsonl").open()))
     )
-    assert len(rows) == 8 * (2 + 2 * 7)
+    assert len(rows) == 20 * (2 + 2 * 11)
 
 
 def test_layer_selectors_are_counted_by_what_every_layer_sees(tmp_path):

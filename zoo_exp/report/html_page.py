@@ -26,7 +26,8 @@ LIMIT = 10_000_000
 PRIVATE = ("out=", "logger=")
 """Overrides that the page does not show: where the run folder lies does not concern its readers."""
 OVERVIEW = (
-    "Bold: significantly better than every other arm at the same budget (all paired 95 % CIs exclude 0)."
+    "Bold: significantly better than every other arm at the same budget (all paired 95 % CIs exclude 0 "
+    "and the exact tests agree, Holm's correction)."
 )
 
 
