@@ -48,7 +48,7 @@ def test_every_choice_composes(group):
 def test_every_model_composes_with_a_whole_experiment(name):
     experiment = compose(["+exp=ablation_fusion", f"model={name}"])
     assert experiment.model.name == name
-    assert len(experiment.model.budgets) == 3
+    assert len(experiment.model.budgets) >= 2
     assert len(experiment.tasks) == 9
     assert not experiment.model.trust_remote_code
 
