@@ -87,7 +87,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         summary, _, details = (module.__doc__ or "").partition("\n")
         command = commands.add_parser(
             name,
-            help=summary.rstrip("."),
+            help=summary.rstrip(".").replace("%", "%%"),  # argparse formats it
             description=summary,
             epilog=details.strip("\n"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
