@@ -5,6 +5,7 @@ from itertools import groupby
 import pytest
 
 from zoo_exp.config import compose, folders
+from zoo_exp.core.budget import Budget
 
 FULL = ["full", "blind", "random x3"]
 CONTROLS = ["zoo shuffled multiply x3", "zoo inverted multiply"]
@@ -172,3 +173,19 @@ def test_tables_run_on_the_embedded_model(name):
     """There a raster is one tile: the reading per image is the same arm, and is left out."""
     found = [row for row, _ in rows(compose([f"+exp={name}", "model=embedded"]))]
     assert found == [row for row in ARMS[name] if row != "zoo per image"]
+
+
+@pytest.mark.parametrize(
+    "model", sorted(p.stem for p in (folders.search_path([])[0] / "model").glob("*.yaml"))
+)
+def test_every_model_says_its_budgets_per_image(model):
+    """For layer selectors, which know no tiles; five tiles make the total."""
+    config = compose(["selector=full", f"model={model}"]).model
+    own, shared = ([Budget.parse(b) for b in budgets] for budgets in (config.budgets, config.image_budgets))
+    tiled = [b for b in own if b.per == "tile"]
+    assert [b.count for b in shared] == ([5 * b.count for b in tiled] if tiled else [b.count for b in own])
+    assert {b.per for b in shared} == {"image"}
+    if tiled:
+        arms = compose(["+exp=efficiency", f"model={model}"]).arms
+        assert {a.budget.per for a in arms if a.selector == "fastv"} == {"image"}
+        assert {str(a.budget) for a in arms if a.selector == "zoo"} == {str(b) for b in own}

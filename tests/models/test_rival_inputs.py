@@ -4,9 +4,11 @@
 import pytest
 import torch
 
+import zoo_exp
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.families import adapter_for, architecture
+from zoo_exp.models.loading import LoadedModel, load_model
 from zoo_exp.models.tiny import tiny_inputs
 from zoo_exp.selectors import get
 from zoo_exp.selectors.hiprune import raster_width
@@ -160,6 +162,19 @@ def test_clip_embeddings_are_clips_own(clip_folder, models, inputs):
         assert get("cdpruner", relevance="clip").select(image, 5, torch.Generator()).kept_tokens == 5
 
 
+def test_a_loaded_model_hands_its_clip_on(clip_folder, models):
+    """`pruned` makes an adapter of its own for a model of `load_model`."""
+    model = models("llava")
+    adapter = adapter_for(model, Words())
+    adapter.clip = ClipHeads.load(str(clip_folder))
+    loaded = LoadedModel(model, Words(), adapter, "tiny", adapter.n_visual)
+    with zoo_exp.pruned(loaded, "cdpruner", 5, relevance="clip") as pruning:
+        model.generate(**tiny_inputs(model), max_new_tokens=1, do_sample=False)
+        assert pruning.kept_tokens == [5]
+    with pytest.raises(InvalidValueError, match=r"clip '.*': its hidden_size is 32, the vision encoder's"):
+        load_model("embedded", clip=clip_folder)
+
+
 def test_a_clip_that_does_not_fit_is_named(clip_folder, models, tmp_path):
     heads = ClipHeads.load(str(clip_folder))
     with pytest.raises(InvalidValueError, match="the vision encoder of this model is a qwen2_5_vl"):
@@ -169,5 +184,7 @@ def test_a_clip_that_does_not_fit_is_named(clip_folder, models, tmp_path):
     with pytest.raises(MissingFileError, match=r"clip '.*' cannot be read"):
         ClipHeads.load(str(tmp_path))
     (image,) = encoded(models("llava"), tiny_inputs(models("llava")), frozenset({"clip"}))
-    with pytest.raises(InvalidValueError, match="selector cdpruner needs 'clip'"):
+    with pytest.raises(
+        InvalidValueError, match=r"relevance=clip needs 'clip'.*load_model\(\.\.\., clip=PATH\)"
+    ):
         get("cdpruner", relevance="clip").select(image, 5, torch.Generator())

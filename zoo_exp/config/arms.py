@@ -114,7 +114,7 @@ def parse_budget(value: Any, n_visual: int | None) -> Budget:
     budget = Budget.parse(value)
     if n_visual is not None:
         budget.resolve(n_visual)
-    elif budget.count is not None:
+    elif budget.count is not None and budget.per != "tile":  # a tile that has fewer keeps all by itself
         # One small image among thousands must not end the run.
         return dataclasses.replace(budget, at_most=True)
     return budget

@@ -21,7 +21,7 @@ except ImportError:  # keep this file importable for tools that import every mod
 
 ARGUMENTS = (
     "pretrained", "selector", "budget", "seed", "positions", "dtype", "attention", "revision", "device",
-    "device_map", "trust_remote_code", "batch_size",
+    "device_map", "trust_remote_code", "clip", "batch_size",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class ZooExp(lmms):  # type: ignore[misc]
         device: target device; None takes this rank's GPU, or the CPU where there is none.
         device_map: as in `from_pretrained`; replaces `device`.
         trust_remote_code: allow code from the checkpoint.
+        clip: folder or hub id of the full CLIP that the vision encoder comes from, for `cdpruner relevance=clip`.
         batch_size: requests per batch.
         max_batch_size: part of lmms-eval's signature; ignored.
         **options: of the selector, such as `fusion=sum`.
@@ -63,6 +64,7 @@ class ZooExp(lmms):  # type: ignore[misc]
         device: str | None = None,
         device_map: str | None = None,
         trust_remote_code: bool = False,
+        clip: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
         **options: Any,
@@ -76,7 +78,7 @@ class ZooExp(lmms):  # type: ignore[misc]
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self._model: tuple[Any, dict[str, Any]] = (pretrained, {
             "dtype": dtype, "attention": attention, "revision": revision, "device": device,
-            "device_map": device_map, "trust_remote_code": trust_remote_code,
+            "device_map": device_map, "trust_remote_code": trust_remote_code, "clip": clip,
         })  # fmt: skip
         self._selection = (selector, budget, seed, positions, options)
         self._answerer: Answerer | None = self._load()

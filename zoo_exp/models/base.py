@@ -150,17 +150,12 @@ class VLMAdapter:
             if bool((rows == self.image_token_id).any()):
                 raise InvalidValueError("the prompt has image placeholders, but there are no pixel_values")
             return [[] for _ in rows]
-        if "clip" in needs and self.clip is not None:
-            needs |= {"features"}
+        needs = self.captured(needs)
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
         images = self.complete(self.collect(capture, self.pooled(output), call, needs), output)
         grouped = self.group_by_row(rows, images)
-        if "text" in needs:
-            grouped = self.with_questions(grouped, rows, _mask(inputs))
-        if "clip" in needs and self.clip is not None:
-            grouped = self._with_clip(self.clip, grouped, rows, _mask(inputs))
-        return grouped
+        return self.with_prompt(grouped, rows, _mask(inputs), needs)
 
     def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `get_image_features` among a processor's output."""
@@ -212,10 +207,19 @@ class VLMAdapter:
             answer.append([replace(t, **found, family=self.family) for t in tokens])
         return answer
 
-    def _with_clip(
-        self, clip: ClipHeads, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor
+    def captured(self, needs: frozenset[str]) -> frozenset[str]:
+        """Fields to capture for some needs: CLIP's embeddings of patches are made of the features."""
+        return needs | {"features"} if "clip" in needs and self.clip is not None else needs
+
+    def with_prompt(
+        self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor, needs: frozenset[str]
     ) -> list[list[VisualTokens]]:
-        """Add CLIP's own embeddings of patches and of each row's question to its images."""
+        """Add what needs the prompts besides the images: embeddings of the question, the LLM's and CLIP's own."""
+        if "text" in needs:
+            grouped = self.with_questions(grouped, ids, mask)
+        clip = self.clip
+        if "clip" not in needs or clip is None:
+            return grouped
         question = self._known_question()
         return [
             clip.add(tokens, question.message(question.select(row, real, self.image_token_id)[0]))

@@ -48,12 +48,13 @@ class ImageTap:
 
         @functools.wraps(original)  # `generate` reads the signature
         def encode(*args: Any, **kwargs: Any) -> Any:
-            with Capture(self._adapter.taps(self._selector.needs)) as capture:
+            needs = self._adapter.captured(self._selector.needs)
+            with Capture(self._adapter.taps(needs)) as capture:
                 output = original(*args, **kwargs)
             pooled = self._adapter.pooled(output)
             with torch.no_grad():
                 call = self._adapter.call_arguments(args, kwargs)
-                self._seen.images = self._adapter.collect(capture, pooled, call, self._selector.needs)
+                self._seen.images = self._adapter.collect(capture, pooled, call, needs)
             self._seen.chosen = None
             return output
 
@@ -117,8 +118,7 @@ class ImageTap:
     def _select(self, ids: Tensor, real: Tensor, seen: _Seen) -> list[list[VisualTokens]]:
         """Ask the selector, one generator per image: seed and number of the image in its prompt decide."""
         rows = self._adapter.group_by_row(ids.masked_fill(~real, -1), seen.images or [])
-        if "text" in self._selector.needs:
-            rows = self._adapter.with_questions(rows, ids, real)
+        rows = self._adapter.with_prompt(rows, ids, real, self._selector.needs)
         flat = [t for row in rows for t in row]
         generators = [generator_for(self._seed, str(i)) for row in rows for i in range(len(row))]
         answers = iter(self._selector.select_many(flat, self._budget, generators))

@@ -128,7 +128,8 @@ def load_model(
     model.eval()
     adapter = adapter_for(model, processor)
     if clip is not None:
-        adapter.clip = ClipHeads.load(str(clip))
+        with _quiet():
+            adapter.clip = ClipHeads.load(str(clip))
         adapter.clip.check(config.vision_config, str(clip))
     return LoadedModel(model, processor, adapter, name, adapter.n_visual)
 

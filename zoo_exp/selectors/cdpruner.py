@@ -48,6 +48,15 @@ class CDPruner(Selector):
         """The question, in one of the two spaces."""
         return frozenset({"clip" if self.relevance == "clip" else "text"})
 
+    def check(self, tokens: VisualTokens) -> None:
+        """As for every selector, with a word on where CLIP comes from."""
+        if self.relevance == "clip" and not tokens.has("clip"):
+            raise InvalidValueError(
+                "selector cdpruner with relevance=clip needs 'clip', the full CLIP that the vision encoder comes from: "
+                "load_model(..., clip=PATH), model.clip=PATH in a configuration, or relevance=llm_embeddings"
+            )
+        super().check(tokens)
+
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Relevance q [N], scaled over the patches of the image: (q - min + 1e-6) / (max - min), or ones if equal.
 

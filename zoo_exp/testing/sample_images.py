@@ -50,6 +50,7 @@ def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.
         layer_attention=lambda layer: objects[layer - 1],
         question_words={"keywords": fields["text"], "all": fields["text"]},  # type: ignore[dict-item]
         places=torch.arange(n_visual),
+        deepstack=torch.zeros(1, n_visual, 24, dtype=dtype),
     )
 
 
