@@ -116,15 +116,9 @@ def test_keeping_every_token_is_the_stock_model(saved):
     ],
     ids=["grey", "alpha", "smaller than a patch", "1 x 4000", "150 x 1"],
 )
-def test_odd_images_are_answered_or_refused_in_one_line(saved, image):
-    name, _, loaded = saved
+def test_odd_images_are_answered(saved, image):
+    loaded = saved[2]
     chat = user_turn([decode_image(image, "odd"), "Is there a circle?"])
-    ratio = max(image.size) / min(image.size)
-    if name == "embedded_qwen" and ratio > 200:
-        with pytest.raises(ValueError, match="aspect ratio") as caught:
-            chat_inputs(loaded.processor, [chat])
-        assert "\n" not in str(caught.value)
-        return
     inputs = chat_inputs(loaded.processor, [chat])
     assert loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False).shape[0] == 1
     with zoo_exp.pruned(loaded.model, "divprune", budget="20%"):

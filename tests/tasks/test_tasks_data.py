@@ -12,7 +12,7 @@ from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.tasks.check import check
 from zoo_exp.tasks.data import load
-from zoo_exp.tasks.images import decode_image
+from zoo_exp.tasks.images import ImageFile, decode_image, located
 
 
 def png(color="red", size=(6, 4)):
@@ -225,8 +225,8 @@ def test_any_kind_of_image_is_read(tmp_path):
     for value in (
         png("blue"),
         png("blue")["bytes"],
-        str(path),
-        {"path": str(path)},
+        ImageFile(str(path), (tmp_path,)),
+        located({"path": "a.png", "bytes": None}, (tmp_path,)),
         Image.open(path).convert("P"),
     ):
         image = decode_image(value, "here")

@@ -20,6 +20,7 @@ from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.logits_check import LogitsCheck
 from zoo_exp.models.prompt import PrunedPrompt, generate_pruned, prune_prompt
 from zoo_exp.models.pruning import LayerPruned, generate_layer_pruned
 from zoo_exp.selectors.base import Selector
@@ -274,9 +275,11 @@ def generate(
         **options: arguments of `model.generate`.
 
     Raises:
-        InvalidValueError: a budget that does not fit, or features that are not finite.
+        InvalidValueError: a budget that does not fit, features that are not finite, or logits that are NaN.
     """
     adapter, ratings, probe = loaded.adapter, ratings or Ratings(), probe or Probe()
+    logits = LogitsCheck()
+    options["logits_processor"] = [*options.get("logits_processor", ()), logits]
     inside: LayerSelector | None = None
     layers: LayerPruned | None = None
     started = time.perf_counter()
@@ -295,6 +298,7 @@ def generate(
             else:
                 layers = generate_layer_pruned(adapter, prompt, inside, budget, **options, **more)
                 new_tokens = layers.new_tokens
+        logits.refuse(names)
     ratings.synchronise()
     finished = time.perf_counter()
     return Generated(

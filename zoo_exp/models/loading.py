@@ -1,11 +1,11 @@
 """`load_model`: a checkpoint, the embedded model, or an architecture with random weights, ready for pruning."""
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 
 from zoo_exp import presets
 from zoo_exp.embedded.shipped import is_shipped, shipped_folder
-from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
 from zoo_exp.models.base import VLMAdapter
+from zoo_exp.models.chat import check_template
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.families import (
     adapter_class,
@@ -24,7 +25,7 @@ from zoo_exp.models.families import (
     model_class_name,
 )
 from zoo_exp.models.generic_support import image_token
-from zoo_exp.models.weight_files import check_weight_files
+from zoo_exp.models.weight_files import check_config, check_settings, check_weight_files
 
 DTYPES = {
     "auto": "auto",
@@ -108,17 +109,24 @@ def load_model(
         raise UnknownNameError("attention backend", attention, ATTENTION)
     if device is not None and device_map is not None:
         raise InvalidValueError(f"device {device} and device_map {device_map}: give one of them")
+    if device_map is not None and find_spec("accelerate") is None:
+        raise InvalidValueError(
+            f"device_map {device_map} needs the package accelerate: pip install accelerate, or set device_map to null"
+        )
     path = str(preset.get("path", name))
-    if is_shipped(path):
+    shipped = is_shipped(path)
+    if shipped:
         path = str(shipped_folder(path))
     with _quiet():
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = _config(path, name, weights, hub)
+        check_settings(path, name)
         if layers is not None:
             keep_layers(config, layers)
         options: dict[str, Any] = {"dtype": DTYPES[dtype], "attn_implementation": attention}
         if weights == "random":
-            model = _random(config, options, seed)
+            with _reading(name, "no model can be made from its config.json"):
+                model = _random(config, options, seed)
         else:
             check_weight_files(path, name)
             model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
@@ -126,7 +134,10 @@ def load_model(
             model = _move(model, device)
         processor = _processor(path, name, config, hub, needed=weights == "pretrained")
     model.eval()
-    adapter = adapter_for(model, processor)
+    with _reading(name, "its config.json does not describe a model that can be pruned"):
+        adapter = adapter_for(model, processor)
+    if processor is not None and not shipped:
+        check_template(processor, name)
     if clip is not None:
         with _quiet():
             adapter.clip = ClipHeads.load(str(clip))
@@ -165,18 +176,22 @@ def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
         raise MissingFileError(f"model '{name}': {path} has no config.json; give a folder with a checkpoint")
     try:
         raw, _ = PretrainedConfig.get_config_dict(path, revision=hub["revision"])
-    except (OSError, json.JSONDecodeError) as error:
+    except Exception as error:  # a settings file that is no JSON object, and everything that a network can do
         raise MissingFileError(
             f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give a folder, a hub id "
             f"that can be downloaded or is cached, or one of {', '.join(presets.names('model'))}"
         ) from error
+    if not isinstance(raw, dict):
+        raise MissingFileError(f"model '{name}': its config.json is no JSON object: get the checkpoint again")
     if "auto_map" in raw and not hub["trust_remote_code"]:
         raise InvalidValueError(
             f"model '{name}' brings its own code (auto_map in config.json): it is not run unless you ask for it "
             "with trust_remote_code=True"
         )
     adapter_class(str(raw.get("model_type")))
-    return AutoConfig.from_pretrained(path, **hub)
+    check_config(raw, name)
+    with _reading(name, "its config.json is no configuration of a model"):
+        return AutoConfig.from_pretrained(path, **hub)
 
 
 def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> Any:
@@ -198,10 +213,17 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
             "refused because opening them runs code"
         ) from error
     except ImportError as error:
+        quantized = getattr(config, "quantization_config", None)
+        if quantized is not None:
+            raise InvalidValueError(
+                f"model '{name}' has quantized weights, which need a package that is not here ({_first_line(error)})"
+            ) from error
         raise InvalidValueError(
             f"attention backend {options['attn_implementation']} cannot be used here ({_first_line(error)}): "
             "install it, or take sdpa"
         ) from error
+    except Exception as error:  # a model that is made from a configuration raises whatever its parts raise
+        raise _unreadable(name, "it cannot be made from its config.json and weights", error) from error
     missing = sorted(info["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -234,12 +256,10 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
         hub = {**hub, "local_files_only": True}
     try:
         processor = processor_class.from_pretrained(path, **hub)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # the files of a processor are settings of many classes
         if not needed:
             return None
-        raise MissingFileError(
-            f"model '{name}': its processor cannot be loaded: {_first_line(error)}"
-        ) from error
+        raise _unreadable(name, "its processor cannot be loaded", error) from error
     written = getattr(processor, "image_token_id", None)
     if written is not None and written != image_token(
         config
@@ -250,6 +270,22 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
         )
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+@contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """Turn whatever `transformers` raises for a malformed checkpoint into one line."""
+    try:
+        yield
+    except ZooExpError:
+        raise
+    except Exception as error:
+        raise _unreadable(name, what, error) from error
+
+
+def _unreadable(name: str, what: str, error: Exception) -> MissingFileError:
+    kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
+    return MissingFileError(f"model '{name}': {what}: {kind}{_first_line(error)}. Get the checkpoint again")
 
 
 def _first_line(error: BaseException) -> str:

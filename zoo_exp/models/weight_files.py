@@ -1,11 +1,18 @@
-"""Weight files of a checkpoint folder, checked before anything is loaded."""
+"""Files of a checkpoint, checked before anything is loaded: weights, settings, quantization."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+
+MAX_LAYERS = 4096
+"""Layers of a part of a model; `transformers` makes a module for each before it looks at the weights."""
+ADAPTER = "adapter_config.json"
+"""Settings of a LoRA adapter, which `transformers` reads if peft is installed and ignores otherwise."""
 
 
 def check_weight_files(path: str, name: str) -> None:
@@ -46,3 +53,75 @@ def check_weight_files(path: str, name: str) -> None:
             raise MissingFileError(
                 f"model '{name}': {shard} is damaged or cut short ({error}): get the checkpoint again"
             ) from error
+
+
+def check_settings(path: str, name: str) -> None:
+    """Refuse a local folder with settings that are no JSON object, or that would be ignored; hub ids pass.
+
+    `transformers` takes its defaults where generation_config.json cannot be read, and says nothing.
+
+    Raises:
+        MissingFileError: a damaged file.
+        InvalidValueError: an adapter that is not merged, a tokenizer class that is no name.
+    """
+    folder = Path(path)
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = (
+                "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+            )
+            raise MissingFileError(
+                f"model '{name}': {file} cannot be read ({reason}): get the checkpoint again"
+            ) from error
+        if not isinstance(content, dict) and file.name.endswith("config.json"):
+            raise MissingFileError(f"model '{name}': {file} is no JSON object: get the checkpoint again")
+        if file.name == ADAPTER:
+            raise InvalidValueError(
+                f"model '{name}': {folder} has an adapter ({ADAPTER}) that is not part of the weights: merge it with "
+                "peft (merge_and_unload) and save the model, or remove the file"
+            )
+        kind = content.get("tokenizer_class") if file.name == "tokenizer_config.json" else None
+        if kind is not None and not (isinstance(kind, str) and kind.isidentifier()):
+            raise InvalidValueError(
+                f"model '{name}': {file} has the tokenizer_class {kind!r:.80}, which is no name of a class"
+            )
+
+
+def check_config(raw: Mapping[str, Any], name: str) -> None:
+    """Refuse a configuration that would be ignored in part, or that nothing could build.
+
+    Args:
+        raw: the content of config.json.
+        name: of the model, for the error.
+
+    Raises:
+        UnknownNameError: a quantization method that the installed `transformers` does not know, and would skip.
+        InvalidValueError: more than `MAX_LAYERS` layers.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    for key, value in _settings(raw):
+        if key == "quantization_config" and value is not None:
+            method = value.get("quant_method") if isinstance(value, dict) else value
+            if isinstance(value, dict) and (value.get("load_in_4bit") or value.get("load_in_8bit")):
+                method = method or "bitsandbytes"
+            known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
+            if not isinstance(method, str) or method not in known:
+                raise UnknownNameError("quantization method", str(method)[:80], known, f"Model '{name}'.")
+        if key.endswith(("layers", "depth")) and isinstance(value, int) and value > MAX_LAYERS:
+            raise InvalidValueError(
+                f"model '{name}': its config.json has {key} {value}, but at most {MAX_LAYERS} are built"
+            )
+
+
+def _settings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of a configuration and of its parts."""
+    left = [raw]
+    while left:
+        for key, value in left.pop().items():
+            yield str(key), value
+            if isinstance(value, dict) and key != "quantization_config":
+                left.append(value)

@@ -186,10 +186,10 @@ def folder_of(task: Task, root: Path) -> Path:
 def _local(task: Task, root: Path) -> tuple[Table, Table | None]:
     source, folder = task.source, folder_of(task, root)
     try:
-        table = ParquetRows(find_parquet(folder, source.split, source.config))
+        table = ParquetRows(find_parquet(folder, source.split, source.config), (folder, root))
         if not source.images_config or "image" in table.columns:
             return table, None
-        return table, ParquetRows(find_parquet(folder, source.split, source.images_config))
+        return table, ParquetRows(find_parquet(folder, source.split, source.images_config), (folder, root))
     except MissingFileError as error:
         raise MissingFileError(f"{task.name}: {error}. {download_hint(task, root)}") from error
 

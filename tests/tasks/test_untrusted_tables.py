@@ -1,0 +1,77 @@
+"""Tables of data sets are untrusted: missing shards, damaged files and rows are named in one line."""
+
+import random
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from zoo_exp import tasks
+from zoo_exp.errors import MissingFileError, ZooExpError
+from zoo_exp.tasks.check import check
+from zoo_exp.tasks.data import load
+
+
+def pope_folder(root, rows=1):
+    """A data root with one file of POPE rows; returns the task."""
+    buffer = BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "PNG")
+    texts = {"question": "Is it?", "answer": "yes", "category": "random", "image_source": "a"}
+    image = {"bytes": buffer.getvalue(), "path": None}
+    table = pa.Table.from_pylist([{**texts, "question_id": str(n), "image": image} for n in range(rows)])
+    (root / "pope").mkdir()
+    pq.write_table(table, root / "pope" / "test-00000-of-00001.parquet")
+    return tasks.get("pope")
+
+
+def one_line(call):
+    """Whether the call is refused; anything else than one line of ours fails."""
+    try:
+        call()
+    except ZooExpError as error:
+        return "\n" not in str(error) or pytest.fail(f"more than one line: {error}")
+    return False
+
+
+def test_one_shard_of_three_is_not_the_benchmark(tmp_path):
+    task = pope_folder(tmp_path)
+    whole = tmp_path / "pope" / "test-00000-of-00001.parquet"
+    for name, count in (
+        ("test-00000-of-00003", 3),
+        ("test-00002-of-00003-0a1b2c", 3),
+        ("test-00001-of-00002", 2),
+    ):
+        part = whole.with_name(f"{name}.parquet")
+        whole.rename(part)
+        with pytest.raises(
+            MissingFileError, match=rf"1 of the {count} files .* is missing.*hf download"
+        ) as caught:
+            load(task, tmp_path)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(MissingFileError):
+            check(task, tmp_path)
+        part.rename(whole)
+    assert len(load(task, tmp_path)) == 1
+
+
+def test_damaged_parquet_files_are_one_line(tmp_path):
+    task = pope_folder(tmp_path)
+    file = tmp_path / "pope" / "test-00000-of-00001.parquet"
+    whole, generator = file.read_bytes(), random.Random(1)
+    refused = 0
+    for turn in range(120):
+        changed = bytearray(whole)
+        if turn % 3:
+            for _ in range(generator.randrange(1, 20)):
+                changed[generator.randrange(len(changed))] = generator.randrange(256)
+        else:
+            del changed[generator.randrange(len(changed)) :]
+        file.write_bytes(changed)
+        refused += one_line(lambda: task.images(load(task, tmp_path)[0]))
+        refused += one_line(lambda: load(task, tmp_path).sample_ids(task))
+    assert refused > 120
+    pq.write_table(pa.table({"image": pa.array([b"\xff\xfe"]).cast(pa.string(), safe=False)}), file)
+    with pytest.raises(ZooExpError):
+        load(task, tmp_path)
