@@ -220,3 +220,18 @@ def test_a_start_of_another_world_or_kind_is_refused(tmp_path):
 def test_bad_settings_are_named(overrides, error, match):
     with pytest.raises(error, match=match):
         commands.train(overrides, None)
+
+
+def test_the_command_trains_saves_reports_and_resumes(tmp_path, capsys):
+    small = {**SMALL, "dense_steps": 1, "joint_steps": 1, "deepen_at": -1}
+    overrides = ["model=embedded", f"out={tmp_path}", "rows=2", *(f"{k}={v}" for k, v in small.items())]
+    assert commands.train(overrides, None) == 0
+    printed = capsys.readouterr().out
+    assert "weights:" in printed
+    assert "mmmu" in printed
+    report = json.loads((tmp_path / "accuracy.json").read_text())
+    assert set(report) == {"full", "blind", "random@8"}
+    assert report["full"]["gqa"]["n"] == 2
+    assert (tmp_path / "weights" / "processor_config.json").is_file()
+    assert commands.train(overrides, None) == 0
+    assert "resumed at step 2 of 2" in capsys.readouterr().out

@@ -106,7 +106,7 @@ class Plan:
 
 
 PLANS: dict[str, Plan] = {
-    "embedded": Plan("embedded", dense_steps=400, joint_steps=1800, deepen_at=1300),
+    "embedded": Plan("embedded", dense_steps=400, joint_steps=1500, deepen_at=1150),
     "embedded_next": Plan(
         "embedded_next",
         dense_steps=0,
