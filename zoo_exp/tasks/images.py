@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def decode_image(value: object, where: str) -> "Image":
-    """The image in RGB, from a PIL image, encoded bytes, or a data set's `{"bytes": ..., "path": ...}`.
+    """The image in RGB and upright, from a PIL image, encoded bytes, or a data set's `{"bytes": ..., "path": ...}`.
 
     Args:
         value: What the row has in its image column.
@@ -33,8 +33,17 @@ def decode_image(value: object, where: str) -> "Image":
         raise InvalidValueError(f"{where}: expected an image, got {type(value).__name__}")
     try:
         with Image.open(BytesIO(value) if isinstance(value, bytes) else value) as image:
-            return image.convert("RGB")
+            return upright(image).convert("RGB")
     except OSError as error:
         raise MissingFileError(
             f"{where}: the image cannot be decoded ({error}); download the data set's files again"
         ) from error
+
+
+def upright(image: "Image") -> "Image":
+    """The image as its EXIF orientation says that it is to be seen, as `datasets` decodes it."""
+    from PIL import ExifTags, ImageOps
+
+    if image.getexif().get(ExifTags.Base.Orientation) is None:
+        return image
+    return ImageOps.exif_transpose(image)
