@@ -8,6 +8,7 @@ CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 CHILD = "import signal; print([signal.getsignal(s) is signal.SIG_IGN for s in (2, 15, 10, 1)])"
 SUITE = f"""
 import importlib.util, subprocess, sys
+sys.path.insert(0, {str(CONFTEST.parent)!r})
 spec = importlib.util.spec_from_file_location("conftest", {str(CONFTEST)!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 print(subprocess.run([sys.executable, "-c", {CHILD!r}], capture_output=True, text=True).stdout.strip())
