@@ -7,7 +7,7 @@ Both answer the same questions under the same arms (input selectors, and FastV i
 process, with the same number of threads, and both are timed from the first question to the last answer, without loading
 and tables. One answer is one question under one arm. Ours is the test loop of a `run`, with its journals, fsync, FLOPs
 and masks. The other one is the bare loop of a harness that evaluates
-one forked model after another: for every arm and every question preprocessing, vision tower, selection, generation and
+one forked model after another: for every arm and every question preprocessing, vision encoder, selection, generation and
 scoring, and nothing written. So the ratio leans towards the other side. The answers must be equal, one by one.
 """
 

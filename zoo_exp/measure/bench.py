@@ -231,7 +231,7 @@ class _Runs:
         ]
         known = [s.select for s in stages if s.select is not None]
         return StageFlops(
-            sum(s.tower for s in stages) // rows,
+            sum(s.encoder for s in stages) // rows,
             sum(s.projector for s in stages) // rows,
             sum(known) // rows if len(known) == rows and not outcome.inside else None,
             sum(s.prefill for s in stages) // rows,
