@@ -20,7 +20,7 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure.flops import FLOPS_COLUMNS, REASONS, CostModel, PaperCosts
+from zoo_exp.measure.cost_model import FLOPS_COLUMNS, REASONS, CostModel, PaperCosts
 from zoo_exp.models.families import architecture
 
 MODELS = {

@@ -1,13 +1,13 @@
-"""Size: what the paper's whole study would cost, and records and merge at millions of rows.
+"""Scale: the cost of the paper's whole study, and records and merge with millions of rows.
 
     python benchmarks/scale.py plan                    # 4 models x 9 tasks x 16 arms from costs measured on this device
-    python benchmarks/scale.py plan --rates 250 180 25 # from another device: TFLOP/s of encoder and prefill, ms per token
+    python benchmarks/scale.py plan --rates 250 180 25 # TFLOP/s of encoder and prefill, ms per token
     python benchmarks/scale.py merge --rows 1000000    # write journals, merge, print time, memory and bytes
 
 The plan measures one vision pass, one prefill and one decoding step on the real shapes of LLaVA-1.5-7B (random
-weights; the decoder's first layer stands for all 32) and scales them by each model's FLOPs. Selectors are not in it:
-they cost 1 to 60 ms per question, which benchmarks/selection.py measures. Wall times give each worker one cell at a
-time, the longest first, as an array does, so that the largest cell bounds them, unless several share it.
+weights; the decoder's first layer represents all 32) and scales them by each model's FLOPs. Selectors are excluded:
+they cost 1 to 60 ms per question (see benchmarks/selection.py). Wall times assume that each worker runs one cell at a
+time, the longest first, as in a SLURM array; the largest cell is a lower bound unless several workers share it.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measure(batch: int) -> Rates:
     """The three rates on this device."""
     import torch
 
-    from zoo_exp.measure.flops import CostModel
+    from zoo_exp.measure.cost_model import CostModel
     from zoo_exp.models.families import architecture
     from zoo_exp.models.loading import load_model
 
@@ -117,7 +117,7 @@ def plan(rates: Rates) -> None:
     """Print hours, records, bytes and wall times."""
     from zoo_exp import tasks
     from zoo_exp.config.compose import compose
-    from zoo_exp.measure.flops import CostModel
+    from zoo_exp.measure.cost_model import CostModel
     from zoo_exp.models.families import architecture
 
     nine = compose(["selector=full", "model=llava15_7b"]).tasks

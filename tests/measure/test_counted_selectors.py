@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from zoo_exp import selectors
+from zoo_exp.measure.cost_model import CostModel
 from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned

@@ -9,8 +9,8 @@ from zoo_exp import selectors
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.measure.cost_model import CostModel, selector_flops
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import CostModel, selector_flops
 from zoo_exp.models.families import adapter_for, architecture
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned

@@ -208,7 +208,9 @@ def test_code_of_a_processor_is_not_run(name, copy_of):
 
 def test_code_of_a_checkpoint_is_run_when_asked_for(copy_of, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(transformers.LlavaConfig, "_auto_class", None)  # loading such code sets it for all models
+    monkeypatch.setattr(
+        transformers.LlavaConfig, "_auto_class", None
+    )  # loading such code sets it for all models
     text = json.loads((copy_of / "config.json").read_text())
     (copy_of / "config.json").write_text(json.dumps({**text, "auto_map": {"AutoConfig": "mine.Mine"}}))
     (copy_of / "mine.py").write_text("from transformers import LlavaConfig as Mine\n")

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zoo_exp.measure.flops import FLOPS_COLUMNS, REASONS
-from zoo_exp.measure.rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.bench_rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.cost_model import FLOPS_COLUMNS, REASONS
 from zoo_exp.measure.stages import STAGES
 from zoo_exp.report.tabular import DASH, USUALLY, Cell, Column, Line, Table, build, count
 

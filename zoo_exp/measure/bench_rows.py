@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.measure.flops import StageFlops
+from zoo_exp.measure.cost_model import StageFlops
 from zoo_exp.measure.stages import FIRST_TOKEN, SELECTOR, STAGES
 from zoo_exp.measure.timing import NOISE, Spread
 
