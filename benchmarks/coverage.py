@@ -22,12 +22,12 @@ from scipy import stats
 
 from zoo_exp import tasks
 from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import percentile_interval
 from zoo_exp.statistics.comparisons import best_rows
 from zoo_exp.statistics.estimates import estimate
 from zoo_exp.statistics.frame import Table
 from zoo_exp.statistics.intervals import wilson
-from zoo_exp.statistics.rows import ArmRow, group
 from zoo_exp.statistics.tallies import tally
 from zoo_exp.tasks.base import Task
 

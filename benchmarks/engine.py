@@ -115,7 +115,7 @@ def prefill(options: argparse.Namespace) -> None:
         )
 
     stages: dict[str, Callable[[], object]] = {
-        "vision tower and projector": lambda: adapter.encode(inputs, needs),
+        "vision encoder and projector": lambda: adapter.encode(inputs, needs),
         "prefill, all": lambda: read(prompts["full"]),
         "prefill, pruned": lambda: read(prompts["pruned"]),
     }

@@ -20,7 +20,7 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.measure.flops import REASONS, CostModel, PaperCosts
+from zoo_exp.measure.cost_model import FLOPS_COLUMNS, REASONS, CostModel, PaperCosts
 from zoo_exp.models.families import architecture
 
 MODELS = {
@@ -77,8 +77,8 @@ def meta_image(tiles: int, width: int, vision_width: int = 1024) -> VisualTokens
 def row(model: str, arm: str, kept: int, stages: Any, full: Any, paper: int) -> dict[str, Any]:
     """A line of the table."""
     tera = {
-        name: f"{getattr(stages, name) / 1e12:.4g}"
-        for name in ("tower", "projector", "select", "prefill", "decode", "total")
+        column.removesuffix("_tflop"): f"{getattr(stages, name) / 1e12:.4g}"
+        for column, name in FLOPS_COLUMNS.items()
     }
     saved = full.prefill - stages.prefill
     return {

@@ -1,6 +1,6 @@
 """The selector's share of the pruned time to first token, on a slice of the real LLaVA-1.5-7B, on one machine.
 
-    python benchmarks/prefill_slice.py                  # 4 of 32 decoder layers, whole tower and projector, K 64
+    python benchmarks/prefill_slice.py                  # 4 of 32 decoder layers, whole encoder and projector, K 64
     python benchmarks/prefill_slice.py --layers 1 --repeats 1
 
 Real shapes, random weights (no download), float32 on a CPU and bfloat16 on a GPU, one prompt of 576 visual tokens and

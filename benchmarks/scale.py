@@ -1,13 +1,13 @@
-"""Size: what the paper's whole study would cost, and records and merge at millions of rows.
+"""Scale: the cost of the paper's whole study, and records and merge with millions of rows.
 
     python benchmarks/scale.py plan                    # 4 models x 9 tasks x 16 arms from costs measured on this device
-    python benchmarks/scale.py plan --rates 250 180 25 # from another device's: TFLOP/s of tower and prefill, ms a token
-    python benchmarks/scale.py merge --rows 1000000    # write journals, merge, and say time, memory and bytes
+    python benchmarks/scale.py plan --rates 250 180 25 # TFLOP/s of encoder and prefill, ms per token
+    python benchmarks/scale.py merge --rows 1000000    # write journals, merge, print time, memory and bytes
 
 The plan measures one vision pass, one prefill and one decoding step on the real shapes of LLaVA-1.5-7B (random
-weights; the decoder's first layer stands for all 32) and scales them by each model's FLOPs. Selectors are not in it:
-they cost 1 to 60 ms per question, which benchmarks/selection.py measures. Wall times give each worker one cell at a
-time, the longest first, as an array does, so that the largest cell bounds them, unless several share it.
+weights; the decoder's first layer represents all 32) and scales them by each model's FLOPs. Selectors are excluded:
+they cost 1 to 60 ms per question (see benchmarks/selection.py). Wall times assume that each worker runs one cell at a
+time, the longest first, as in a SLURM array; the largest cell is a lower bound unless several workers share it.
 """
 
 import argparse
@@ -37,9 +37,9 @@ BYTES_PER_RECORD = 560  # as measured on the embedded tasks
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOP/s of the vision tower and of a prefill; seconds per generated token of the basis model."""
+    """FLOP/s of the vision encoder and of a prefill; seconds per generated token of the basis model."""
 
-    tower: float
+    encoder: float
     prefill: float
     token: float
     device: str
@@ -63,8 +63,8 @@ def main() -> None:
     if args.command == "merge":
         merge(args.rows, args.dir)
     elif args.rates:
-        tower, prefill, token = args.rates
-        plan(Rates(tower * 1e12, prefill * 1e12, token / 1e3, "as given"))
+        encoder, prefill, token = args.rates
+        plan(Rates(encoder * 1e12, prefill * 1e12, token / 1e3, "as given"))
     else:
         plan(measure(args.batch))
 
@@ -73,7 +73,7 @@ def measure(batch: int) -> Rates:
     """The three rates on this device."""
     import torch
 
-    from zoo_exp.measure.flops import CostModel
+    from zoo_exp.measure.cost_model import CostModel
     from zoo_exp.models.families import architecture
     from zoo_exp.models.loading import load_model
 
@@ -100,13 +100,13 @@ def measure(batch: int) -> Rates:
             batch, 256, model.config.text_config.hidden_size, device=device, dtype=model.dtype
         )
         decoder = model.model.language_model
-        tower = seconds(lambda: model.model.get_image_features(pixel_values=pixels))
+        encoder = seconds(lambda: model.model.get_image_features(pixel_values=pixels))
         prefill = seconds(lambda: decoder(inputs_embeds=embeds, use_cache=False))
         token = seconds(lambda: decoder(inputs_embeds=embeds[:, :1], use_cache=False))
     name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
-    vision_flops = batch * (costs.tower(576) + costs.projector(576))
+    vision_flops = batch * (costs.encoder(576) + costs.projector(576))
     return Rates(
-        vision_flops / tower,
+        vision_flops / encoder,
         batch * costs.decoder(256, 256) / prefill,
         token * layers / batch,
         f"{name}, batch {batch}",
@@ -117,7 +117,7 @@ def plan(rates: Rates) -> None:
     """Print hours, records, bytes and wall times."""
     from zoo_exp import tasks
     from zoo_exp.config.compose import compose
-    from zoo_exp.measure.flops import CostModel
+    from zoo_exp.measure.cost_model import CostModel
     from zoo_exp.models.families import architecture
 
     nine = compose(["selector=full", "model=llava15_7b"]).tasks
@@ -125,14 +125,14 @@ def plan(rates: Rates) -> None:
     arms = 1 + SELECTORS_PER_BUDGET * len(KEEP)
     basis = CostModel(architecture(BASIS)).decoder(1, 1)
     print(
-        f"{rates.device}: tower {rates.tower / 1e12:.3g} TFLOP/s, prefill {rates.prefill / 1e12:.3g} TFLOP/s, "
+        f"{rates.device}: encoder {rates.encoder / 1e12:.3g} TFLOP/s, prefill {rates.prefill / 1e12:.3g} TFLOP/s, "
         f"{rates.token * 1e3:.3g} ms per new token\n{len(MODELS)} models x {len(nine)} tasks x {arms} arms\n"
     )
     print(f"{'model':<36}{'questions':>10}{'records':>12}{'GB':>7}{'hours':>10}{'one arm at a time':>19}")
     cells, records = [], 0
     for name, n_visual in MODELS.items():
         costs = CostModel(architecture(name))
-        vision = (costs.tower(n_visual) + costs.projector(n_visual)) / rates.tower
+        vision = (costs.encoder(n_visual) + costs.projector(n_visual)) / rates.encoder
         token = rates.token * costs.decoder(1, 1) / basis
         kept = [n_visual, *(int(n_visual * keep) for keep in KEEP for _ in range(SELECTORS_PER_BUDGET))]
         each = [costs.prefill(TEXT_TOKENS + k) / rates.prefill + NEW_TOKENS * token for k in kept]

@@ -82,7 +82,7 @@ def make_mlp(width: int, out: int, device: torch.device, spectrum: str) -> MLP:
 
 
 def make_features(n: int, width: int, device: torch.device) -> Tensor:
-    """Tokens of very different length around a common mean, as vision towers give."""
+    """Tokens of very different length around a common mean, as vision encoder give."""
     g = torch.Generator().manual_seed(n)
     x = torch.randn(n, width, generator=g) * torch.rand(n, 1, generator=g) * 2 + torch.randn(
         1, width, generator=g

@@ -196,7 +196,7 @@ def test_weights_needs_and_pixels_identify_an_entry(tmp_path):
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_a_smaller_image_is_encoded_again_and_the_rest_is_read(family, tmp_path):
-    """`resize` needs the pixels, which every batch brings, and nothing that the tower said of the whole image."""
+    """`resize` needs the pixels, which every batch brings, and no features of the whole image."""
     model = tiny_model(family)
     adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES[family])

@@ -189,6 +189,15 @@ def test_a_file_stays_under_350_lines(name):
     assert len(MODULES[name].read_text().splitlines()) <= 350
 
 
+def test_no_name_is_used_for_two_files():
+    """Except entry points of packages, base classes, and commands, which are named like what they call."""
+    files = {}
+    for path in MODULES.values():
+        if path.name not in ("__init__.py", "base.py", "cli.py") and path.parent.name != "_cli":
+            files.setdefault(path.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: paths for name, paths in files.items() if len(paths) > 1} == {}
+
+
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():
     private = re.compile("|".join(rf"(?<![\w.]){folder}/" for folder in ("/work", "/root", "/home")))
     skipped = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from zoo_exp import selectors
+from zoo_exp.measure.cost_model import CostModel
 from zoo_exp.measure.counted_selectors import CountedLayerSelector, SelectorCosts
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
@@ -129,9 +129,9 @@ def test_layer_selectors_cost_what_torch_counts(adapters, family, arm):
     behind = prompt.inputs_embeds.shape[1] - prompt.kept_tokens[0]
     lengths = [behind + count for count in counts[0]]
     inputs = tiny_inputs(adapter.model, [[shape]], text=(9, 30))
-    tower = count_flops(lambda: adapter.encode(inputs, frozenset()))
+    encoder = count_flops(lambda: adapter.encode(inputs, frozenset()))
     costs = CostModel(adapter.model.config)
-    own = counted - tower - costs.prefill(lengths) - costs.decode(lengths, 2)
+    own = counted - encoder - costs.prefill(lengths) - costs.decode(lengths, 2)
     assert rule.flops == [pytest.approx(own, rel=0.01)]
     assert own > 0
 

@@ -9,8 +9,8 @@ from zoo_exp import selectors
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.measure.cost_model import CostModel, selector_flops
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import CostModel, selector_flops
 from zoo_exp.models.families import adapter_for, architecture
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
@@ -37,7 +37,7 @@ def close(analytic, counted):
 
 
 @pytest.mark.parametrize(("family", "shape"), CASES)
-def test_tower_and_projector_agree_with_the_counter(adapters, family, shape):
+def test_encoder_and_projector_agree_with_the_counter(adapters, family, shape):
     adapter = adapters[family]
     inputs = tiny_inputs(adapter.model, [[shape]])
     counted = count_flops(lambda: adapter.encode(inputs, frozenset()))
@@ -231,10 +231,10 @@ def test_prefills_at_real_size_are_those_of_the_specification(name, length, tflo
 
 def test_stages_at_real_size():
     costs = CostModel(architecture("llava-hf/llava-1.5-7b-hf"))
-    assert costs.tower(576) / 1e12 == pytest.approx(0.382, rel=5e-3)
+    assert costs.encoder(576) / 1e12 == pytest.approx(0.382, rel=5e-3)
     assert costs.projector(576) == 2 * 576 * (1024 * 4096 + 4096 * 4096)
     next_costs = CostModel(architecture("llava-hf/llava-v1.6-vicuna-7b-hf"))
-    assert next_costs.tower(2880) == 5 * costs.tower(576)
+    assert next_costs.encoder(2880) == 5 * costs.encoder(576)
 
 
 def test_a_model_type_that_cannot_be_pruned_is_refused():

@@ -3,7 +3,7 @@
 import pytest
 
 from zoo_exp import selectors
-from zoo_exp.measure.flops import CostModel, PaperCosts
+from zoo_exp.measure.cost_model import CostModel, PaperCosts
 from zoo_exp.models.families import architecture
 
 

@@ -14,8 +14,8 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.bench import OUT_OF_MEMORY, Plan, run_bench
+from zoo_exp.measure.bench_rows import Conditions, Row, baseline_of, check_comparable
 from zoo_exp.measure.inputs import made_up_inputs
-from zoo_exp.measure.rows import Conditions, Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES, answer
 from zoo_exp.measure.timing import StageClock
 from zoo_exp.models.families import adapter_for

@@ -22,7 +22,7 @@ def encoded(model, given, needs):
 
 
 @pytest.mark.parametrize("family", CLIP)
-def test_attention_of_other_layers_equals_an_eager_tower(family, models, inputs):
+def test_attention_of_other_layers_equals_an_eager_encoder(family, models, inputs):
     model = models(family, "eager")
     given = inputs(model, "one")
     needs = frozenset({"object_attention", "layer_attention", "received_attention", "cls_attention"})

@@ -9,7 +9,7 @@ import pytest
 from made_up_run import TASKS
 from rich.console import Console
 
-from zoo_exp.measure.rows import Conditions, Row
+from zoo_exp.measure.bench_rows import Conditions, Row
 from zoo_exp.measure.stages import STAGES
 from zoo_exp.report import renderers
 from zoo_exp.report.html_page import overview

@@ -5,7 +5,7 @@ import json
 from PIL import Image
 
 from zoo_exp.report.masks import MaskArm, MaskItem, failures, focus_arm, successes
-from zoo_exp.statistics.rows import group
+from zoo_exp.statistics.arm_rows import group
 
 ARMS = [
     {"arm": "full", "selector": "full"},

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zoo_exp.report import summary
 from zoo_exp.runs import provenance
-from zoo_exp.statistics.rows import group
+from zoo_exp.statistics.arm_rows import group
 
 FILES = {"results.csv", "results.json", "results.md", "masks.png"}
 

@@ -13,7 +13,7 @@ from zoo_exp.core.coverage import greedy_coverage
 from zoo_exp.core.dpp import conditional_dpp
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.question import keywords
-from zoo_exp.models.qwen_tower import tokens_of
+from zoo_exp.models.qwen_encoder import tokens_of
 from zoo_exp.selectors.hiprune import with_neighbours
 from zoo_exp.selectors.mmtok import padding_patches
 from zoo_exp.selectors.vispruner import VisPruner, thin_out
@@ -201,12 +201,12 @@ def test_hiprune_attention_is_the_mean_over_all_queries_with_cls():
     ):
         ours = case[full].mean(dim=(0, 1))[
             1:
-        ]  # `ClipTower.rows`: mean over heads and queries, CLS column off
+        ]  # `ClipEncoder.rows`: mean over heads and queries, CLS column off
         torch.testing.assert_close(ours.double(), case[reduced], rtol=1e-5, atol=0)
 
 
 def test_hiprune_on_qwen_reduces_to_tokens_in_raster_order():
-    """`QwenTower.attention`: the release's sums, divided by the number of queries."""
+    """`QwenEncoder.attention`: the release's sums, divided by the number of queries."""
     case = load("hiprune_qwen_reduction")
     per_patch = case["attention"].double().mean(dim=(0, 1))
     ours = tokens_of(per_patch[:, None], case["reverse"]).mean(dim=1)

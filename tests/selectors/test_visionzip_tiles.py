@@ -147,11 +147,11 @@ def test_everything_nothing_and_newlines():
 
 @torch.no_grad()
 def slow_rows(model, given, dominant, contextual):
-    """What the release puts in place of one image, from an eager tower's own outputs, one tile at a time."""
+    """What the release puts in place of one image, from an eager encoder's own outputs, one tile at a time."""
     pixels = given["pixel_values"][0]
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    out = tower(pixels, output_attentions=True, output_hidden_states=True)
-    layer = tower.encoder.layers[-2]
+    vision_model, projector = model.model.vision_tower, model.model.multi_modal_projector
+    out = vision_model(pixels, output_attentions=True, output_hidden_states=True)
+    layer = vision_model.encoder.layers[-2]
     keys = layer.self_attn.k_proj(layer.layer_norm1(out.hidden_states[-3])).unflatten(-1, (4, 8)).mean(2)
     tiles = []
     for attention, hidden, key in zip(out.attentions[-2], out.hidden_states[-2], keys, strict=True):

@@ -10,10 +10,10 @@ from made_up_run import write_jsonl
 
 from zoo_exp import tasks
 from zoo_exp.statistics.alignment import align
+from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.comparisons import above_budget
 from zoo_exp.statistics.difficulty import split
 from zoo_exp.statistics.results import compute
-from zoo_exp.statistics.rows import group
 
 ARMS = [
     {

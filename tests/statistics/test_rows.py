@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo_exp.statistics.rows import group
+from zoo_exp.statistics.arm_rows import group
 
 
 def arm(name, budget=None, selector="zoo", **more):

@@ -40,7 +40,7 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
 def deferred_checks() -> Iterator[None]:
     """Inside, features on a GPU are checked without waiting for it; what was not finite is raised at the end.
 
-    So the host can queue selection and prefill while the vision tower still runs. Nothing that was computed
+    So the host can queue selection and prefill while the vision encoder still runs. Nothing that was computed
     inside may be used before the block has ended. Blocks may be nested: the outermost one raises. If the block
     itself fails, features that are not finite are the error, as they are its likely cause.
 

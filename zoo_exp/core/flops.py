@@ -20,13 +20,13 @@ def linear(rows: int, inputs: int, outputs: int) -> int:
 class Encoding:
     """FLOPs of turning images into visual tokens: the vision encoder, and the projector after it."""
 
-    tower: int = 0
+    encoder: int = 0
     projector: int = 0
 
     @property
     def total(self) -> int:
         """Both."""
-        return self.tower + self.projector
+        return self.encoder + self.projector
 
 
 class VisionCosts(Protocol):

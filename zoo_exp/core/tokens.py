@@ -50,7 +50,7 @@ class VisualTokens:
         keys: keys of the feature layer, mean over heads [N, Dk] (`needs: "keys"`).
         cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk]; of the base tile, if there are tiles.
         cls_key: key of the CLS token [Dk] (`needs: "cls"`).
-        tiles: every tile as the tower saw it, with a CLS token of its own (`needs: "cls"`, tiled images only).
+        tiles: every tile at the encoder's output, with its own CLS token (`needs: "cls"`, tiled images only).
         hidden: output of encoder layer l -> [N, Dv], from 1 to the layer that goes to the projector (`needs:
             "hidden"`).
         replay: function (l, hidden[..., N, Dv]) -> X [..., N, Dv]: the encoder from layer l to the projector's input

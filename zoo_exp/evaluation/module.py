@@ -12,13 +12,13 @@ import torch
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
+from zoo_exp.evaluation.batches import Batch, Sample
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.running_scores import RunningScores
-from zoo_exp.evaluation.samples import Batch, Sample
 from zoo_exp.evaluation.work import Work
 from zoo_exp.evaluation.writer import CellWriter
+from zoo_exp.measure.cost_model import CostModel
 from zoo_exp.measure.counted_selectors import LayerFlops, SelectorCosts
-from zoo_exp.measure.flops import CostModel
 from zoo_exp.models.answering import (
     DEFAULT_NEW_TOKENS,
     Answer,

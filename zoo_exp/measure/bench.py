@@ -9,9 +9,9 @@ import torch
 
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.measure.flops import CostModel, PaperCosts, StageFlops
+from zoo_exp.measure.bench_rows import Conditions, Row
+from zoo_exp.measure.cost_model import CostModel, PaperCosts, StageFlops
 from zoo_exp.measure.memory import PeakMemory, is_out_of_memory
-from zoo_exp.measure.rows import Conditions, Row
 from zoo_exp.measure.stages import SELECTOR, FlopProbe, Outcome, answer, exclusive
 from zoo_exp.measure.timing import StageClock, marks_for
 from zoo_exp.models.loading import LoadedModel
@@ -231,7 +231,7 @@ class _Runs:
         ]
         known = [s.select for s in stages if s.select is not None]
         return StageFlops(
-            sum(s.tower for s in stages) // rows,
+            sum(s.encoder for s in stages) // rows,
             sum(s.projector for s in stages) // rows,
             sum(known) // rows if len(known) == rows and not outcome.inside else None,
             sum(s.prefill for s in stages) // rows,

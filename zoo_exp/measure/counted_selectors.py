@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.measure.cost_model import selector_flops
 from zoo_exp.measure.counter import count_flops
-from zoo_exp.measure.flops import selector_flops
 from zoo_exp.models.answering import Generated, Probe
 from zoo_exp.selectors.base import Selector, describes
 from zoo_exp.selectors.layer.base import (

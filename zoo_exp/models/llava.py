@@ -15,8 +15,8 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.clip_encoder import ClipEncoder
 from zoo_exp.models.generic_projector import compute_dtype
-from zoo_exp.models.tower import ClipTower
 
 _CLIP_L_336 = {
     "model_type": "clip_vision_model",
@@ -56,7 +56,7 @@ LLAVA_15 = {
     "image_token_id": 32000,
 }
 """Arguments of `LlavaConfig` (config.json of the checkpoints)."""
-TOWERS = ("clip_vision_model", "siglip_vision_model")
+ENCODERS = ("clip_vision_model", "siglip_vision_model")
 
 
 class LlavaAdapter(VLMAdapter):
@@ -93,26 +93,26 @@ class LlavaAdapter(VLMAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         vision = self.model.config.vision_config
-        if vision.model_type not in TOWERS:
-            raise UnknownNameError("vision encoder of a LLaVA model", vision.model_type, TOWERS)
+        if vision.model_type not in ENCODERS:
+            raise UnknownNameError("vision encoder of a LLaVA model", vision.model_type, ENCODERS)
         self.projector: Any = self.vlm.multi_modal_projector
-        self.tower = ClipTower(self.vlm.vision_tower, self.model.config)
+        self.vision_encoder = ClipEncoder(self.vlm.vision_tower, self.model.config)
         self.weights = ProjectorWeights(
             self.projector.linear_1, self.projector.linear_2, self.model.config.projector_hidden_act
         )
         side = vision.image_size // vision.patch_size
         self.side = side
-        self.n_visual = side * side + (self.tower.has_cls and not self.tower.skip)
+        self.n_visual = side * side + (self.vision_encoder.has_cls and not self.vision_encoder.skip)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """The projector, and the encoder modules for the needs."""
-        return {"projector": self.projector, **self.tower.taps(needs)}
+        return {"projector": self.projector, **self.vision_encoder.taps(needs)}
 
     def collect(
         self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
     ) -> list[VisualTokens]:
         """One entry per image."""
-        rows = self.tower.rows(capture, needs)
+        rows = self.vision_encoder.rows(capture, needs)
         if "features" in needs:
             rows["features"] = capture["projector"].args[0]
         shared = self.projector_fields(needs)
@@ -121,13 +121,13 @@ class LlavaAdapter(VLMAdapter):
         for i, projected in enumerate(pooled):
             fields: dict[str, Any] = {name: value[i] for name, value in rows.items()}
             if "hidden" in needs:
-                fields["hidden"] = self.tower.hidden(capture, slice(i, i + 1))
+                fields["hidden"] = self.vision_encoder.hidden(capture, slice(i, i + 1))
             if "replay" in needs:
-                fields["replay"] = self.tower.replay(capture, slice(i, i + 1))
+                fields["replay"] = self.vision_encoder.replay(capture, slice(i, i + 1))
             if "cls_attention" in needs:
-                fields["attention_heads"] = self.tower.heads
+                fields["attention_heads"] = self.vision_encoder.heads
             if "layer_attention" in needs:
-                fields["layer_attention"] = self.tower.layer_attention(capture, slice(i, i + 1))
+                fields["layer_attention"] = self.vision_encoder.layer_attention(capture, slice(i, i + 1))
             images.append(VisualTokens(projected=projected, grid=grid, **shared, **fields))
         return self.with_resizing(images, call) if "resize" in needs else images
 
@@ -161,7 +161,7 @@ class LlavaAdapter(VLMAdapter):
 
     def resized(self, pixels: Tensor) -> Callable[[tuple[int, int]], Tensor]:
         """Z of an image [1, 3, H, W] at another token grid: smaller pixels, interpolated position embeddings."""
-        patch = self.tower.patch_size
+        patch = self.vision_encoder.patch_size
 
         @torch.no_grad()
         def encode(grid: tuple[int, int]) -> Tensor:
@@ -206,12 +206,12 @@ class ClipCosts:
 
     def tiles(self, number: int) -> Encoding:
         """The cost of a number of tiles: each passes encoder and projector, whatever is cropped later."""
-        return Encoding(number * self._tower(), number * self._projector())
+        return Encoding(number * self._encoder(), number * self._projector())
 
     def _number(self, images: Sequence[VisualTokens]) -> int:
         return sum(1 if t.tile is None else int(t.tile.max()) + 1 for t in images)
 
-    def _tower(self) -> int:
+    def _encoder(self) -> int:
         c = self.vision
         rows, width = self.per_tile + self.has_cls, int(c.hidden_size)
         layer = 4 * linear(rows, width, width) + 2 * linear(rows, width, rows)

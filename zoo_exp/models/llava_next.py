@@ -60,7 +60,7 @@ class LlavaNextAdapter(LlavaAdapter):
         needs: frozenset[str],
     ) -> list[VisualTokens]:
         """One entry per image, in the order of the packed sequence."""
-        rows = self.tower.rows(capture, needs)
+        rows = self.vision_encoder.rows(capture, needs)
         per_tile = capture["projector"].tensor.shape[1]
         if "features" in needs:
             rows["features"] = capture["projector"].args[0]
@@ -77,14 +77,14 @@ class LlavaNextAdapter(LlavaAdapter):
             }
             fields["tile"] = torch.where(source == NEWLINE, NEWLINE, source // per_tile)
             if "hidden" in needs:
-                hidden = self.tower.hidden(capture, tiles)
+                hidden = self.vision_encoder.hidden(capture, tiles)
                 fields["hidden"] = {layer: _rows(value, source) for layer, value in hidden.items()}
             if "replay" in needs:
-                fields["replay"] = self.tower.replay(capture, tiles, source)
+                fields["replay"] = self.vision_encoder.replay(capture, tiles, source)
             if "cls_attention" in needs:
-                fields["attention_heads"] = self.tower.heads
+                fields["attention_heads"] = self.vision_encoder.heads
             if "layer_attention" in needs:
-                fields["layer_attention"] = self.tower.layer_attention(capture, tiles, source)
+                fields["layer_attention"] = self.vision_encoder.layer_attention(capture, tiles, source)
             if "cls" in needs:
                 whole = {name: value[tiles] for name, value in rows.items()}
                 whole["projected"] = capture["projector"].tensor[tiles]

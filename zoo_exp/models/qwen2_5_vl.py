@@ -13,7 +13,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.generic_projector import compute_dtype
-from zoo_exp.models.qwen_tower import QwenTower, resized_patches, tokens_of
+from zoo_exp.models.qwen_encoder import QwenEncoder, resized_patches, tokens_of
 
 _VISION = {
     "depth": 32,
@@ -85,13 +85,13 @@ class QwenAdapter(VLMAdapter):
         super().__init__(model, processor)
         self.visual: Any = self.vlm.visual
         self.merger: Any = self.visual.merger
-        self.tower = QwenTower(self.visual)
+        self.vision_encoder = QwenEncoder(self.visual)
         self.weights = ProjectorWeights(self.merger.mlp[0], self.merger.mlp[2], "gelu")
         self._patch_merger: PatchMerger | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """The merger, and the encoder modules for the needs."""
-        return {"merger": self.merger, **self.tower.taps(needs)}
+        return {"merger": self.merger, **self.vision_encoder.taps(needs)}
 
     def collect(
         self,
@@ -102,14 +102,18 @@ class QwenAdapter(VLMAdapter):
     ) -> list[VisualTokens]:
         """One entry per image; window order is undone."""
         grids = call["image_grid_thw"]
-        order = self.tower.language_order(grids).to(pooled[0].device)
+        order = self.vision_encoder.language_order(grids).to(pooled[0].device)
         sizes = [len(p) for p in pooled]
-        rows = self.tower.rows(capture, order, sizes, needs)
+        rows = self.vision_encoder.rows(capture, order, sizes, needs)
         if "features" in needs:
             rows["features"] = tokens_of(capture["merger"].args[0], order).split(sizes)
-        hidden = self.tower.hidden(capture, order, sizes) if "hidden" in needs else {}
-        replays = self.tower.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)
-        by_layer = self.tower.layer_attentions(capture, order, sizes) if "layer_attention" in needs else []
+        hidden = self.vision_encoder.hidden(capture, order, sizes) if "hidden" in needs else {}
+        replays = (
+            self.vision_encoder.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)
+        )
+        by_layer = (
+            self.vision_encoder.layer_attentions(capture, order, sizes) if "layer_attention" in needs else []
+        )
         shared = self.projector_fields(needs)
         merge = self.visual.spatial_merge_size
         images = []
@@ -198,7 +202,7 @@ class QwenCosts:
     def encode(self, images: Sequence[VisualTokens]) -> Encoding:
         """The exact cost of these images; those without a grid (several frames) are estimated."""
         parts = [self.guess(t.count) if t.grid is None else self.grid(*t.grid) for t in images]
-        return Encoding(sum(p.tower for p in parts), sum(p.projector for p in parts))
+        return Encoding(sum(p.encoder for p in parts), sum(p.projector for p in parts))
 
     def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
         """The cost of attention weights that selectors read, within each whole image."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from zoo_exp.files import replaced, write_text
-from zoo_exp.measure.rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.bench_rows import Row, baseline_of, check_comparable
 from zoo_exp.measure.stages import STAGES
 from zoo_exp.report.figure_style import COLOURS, SETTINGS
 from zoo_exp.report.renderers import csv_text, markdown, print_table

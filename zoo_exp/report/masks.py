@@ -12,7 +12,7 @@ from PIL import Image
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.files import log
 from zoo_exp.runs import folder, reading
-from zoo_exp.statistics.rows import ArmRow
+from zoo_exp.statistics.arm_rows import ArmRow
 
 CORRECT = 0.5
 """Responses with at least this score count as correct."""

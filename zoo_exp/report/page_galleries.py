@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoo_exp.report.gallery import plain
 from zoo_exp.report.masks import CORRECT, MaskItem
-from zoo_exp.statistics.rows import ArmRow
+from zoo_exp.statistics.arm_rows import ArmRow
 
 TEXT = 400
 """Characters of a question or a response."""

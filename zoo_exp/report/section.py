@@ -26,8 +26,8 @@ from zoo_exp.report.tables_statistics import paper_table, token_table
 from zoo_exp.report.tabular import Table
 from zoo_exp.report.token_rows import averages, read_tokens
 from zoo_exp.runs.load import Run
+from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.results import Results
-from zoo_exp.statistics.rows import ArmRow, group
 
 UNINFORMATIVE = ("out=", "logger=", "+exp=", "exp=")
 """Overrides that do not distinguish the points of an experiment."""

@@ -15,9 +15,9 @@ from zoo_exp.report.run_document import markdown_document, show, write_csv, writ
 from zoo_exp.runs import folder
 from zoo_exp.runs.provenance import versions
 from zoo_exp.runs.reading import read_records, read_timings, recorded_arms
+from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS
 from zoo_exp.statistics.results import Results, compute
-from zoo_exp.statistics.rows import ArmRow, group
 from zoo_exp.tasks.base import Task
 
 

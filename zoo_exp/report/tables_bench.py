@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zoo_exp.measure.flops import REASONS
-from zoo_exp.measure.rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.bench_rows import Row, baseline_of, check_comparable
+from zoo_exp.measure.cost_model import FLOPS_COLUMNS, REASONS
 from zoo_exp.measure.stages import STAGES
 from zoo_exp.report.tabular import DASH, USUALLY, Cell, Column, Line, Table, build, count
 
@@ -113,8 +113,8 @@ def _all_columns(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     line["end_to_end_gain"] = end_to_end_gain(row, rows)
     line |= {f"{name}_peak_mib": _digits(row.memory_mib.get(name, math.nan)) for name in STAGES}
     flops = row.flops
-    for name in ("tower", "projector", "select", "prefill", "decode", "total"):
-        line[f"{name}_tflop"] = _scaled(None if flops is None else getattr(flops, name))
+    for column, name in FLOPS_COLUMNS.items():
+        line[column] = _scaled(None if flops is None else getattr(flops, name))
     line["counted_by_torch_tflop"] = _scaled(row.counted_flops)
     line["paper_formula_tflop"] = _scaled(row.paper_flops)
     line["remark"] = row.remark

@@ -138,7 +138,7 @@ def read_timings(run: Path) -> pd.DataFrame:
 
 
 def recorded_arms(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The arms that have records, in order of appearance, as mappings for `statistics.rows.group`."""
+    """The arms that have records, in order of appearance, as mappings for `statistics.arm_rows.group`."""
     arms = frame.drop_duplicates("arm_id")[ARM_COLUMNS].to_dict("records")
     # pandas turns the missing budget of an arm into nan, which is not equal to itself.
     return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]

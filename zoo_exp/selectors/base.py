@@ -14,8 +14,8 @@ from zoo_exp.core.fusion import top_k
 from zoo_exp.core.sensitivity import check_features
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import NEWLINES, Group, Plan, plan
 from zoo_exp.selectors.options import one_of, required_budget
-from zoo_exp.selectors.plan import NEWLINES, Group, Plan, plan
 
 
 @dataclass(frozen=True)

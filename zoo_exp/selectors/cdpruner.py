@@ -10,9 +10,9 @@ from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.dpp import conditional_dpp
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import NEWLINE
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.options import one_of
-from zoo_exp.selectors.plan import NEWLINE
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,14 @@ class ClsAttention(ScoreSelector):
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Attention per token [N]."""
-        return tower_attention(tokens, self.attention)
+        return encoder_attention(tokens, self.attention)
 
     def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
         """No matrix product: attention is captured from the vision encoder."""
         return 0
 
 
-def tower_attention(tokens: VisualTokens, kind: str) -> Tensor:
+def encoder_attention(tokens: VisualTokens, kind: str) -> Tensor:
     """Attention of kind `cls` or `received` that each token gets [N], in float32."""
     value = tokens.cls_attention if kind == "cls" else tokens.received_attention
     if value is None:

@@ -12,7 +12,7 @@ from zoo_exp.core.fusion import top_k
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.cls_attention import tower_attention
+from zoo_exp.selectors.cls_attention import encoder_attention
 from zoo_exp.selectors.options import at_least, share
 
 
@@ -55,7 +55,7 @@ class HiPrune(Selector):
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Attention that each token receives at the deep layer [N]."""
-        return tower_attention(tokens, "received")
+        return encoder_attention(tokens, "received")
 
     def select(
         self,

@@ -6,8 +6,8 @@ from typing import ClassVar
 from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import Group, Plan
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.plan import Group, Plan
 
 
 @dataclass(frozen=True)

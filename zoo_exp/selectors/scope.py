@@ -13,7 +13,7 @@ from zoo_exp.core.flops import linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.cls_attention import tower_attention
+from zoo_exp.selectors.cls_attention import encoder_attention
 from zoo_exp.selectors.options import exponent, one_of
 
 
@@ -44,7 +44,7 @@ class Scope(Selector):
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """CLS attention per token, summed over heads [N]."""
-        return tower_attention(tokens, "cls") * tokens.attention_heads
+        return encoder_attention(tokens, "cls") * tokens.attention_heads
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """Greedy picks on the cosines of the vision encoder's features."""

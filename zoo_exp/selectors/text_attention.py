@@ -9,8 +9,8 @@ from torch import Tensor
 
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import NEWLINE
 from zoo_exp.selectors.base import ScoreSelector
-from zoo_exp.selectors.plan import NEWLINE
 
 
 @dataclass(frozen=True)

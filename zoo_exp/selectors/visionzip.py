@@ -10,10 +10,10 @@ from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.merging import Merged, dominant_and_contextual
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import plan
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.cls_attention import ATTENTIONS, encoder_attention
 from zoo_exp.selectors.options import one_of, share
-from zoo_exp.selectors.plan import plan
 from zoo_exp.selectors.visionzip_tiles import released_order, slots, tile_budgets
 
 
@@ -59,7 +59,7 @@ class VisionZip(Selector):
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Attention per token [N]."""
-        return tower_attention(tokens, self.attention)
+        return encoder_attention(tokens, self.attention)
 
     def select(
         self,

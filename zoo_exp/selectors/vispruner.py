@@ -10,7 +10,7 @@ from zoo_exp.core.diversity import exact_cosine
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
-from zoo_exp.selectors.cls_attention import ATTENTIONS, tower_attention
+from zoo_exp.selectors.cls_attention import ATTENTIONS, encoder_attention
 from zoo_exp.selectors.options import one_of, share
 
 DROPPED_PER_ROUND = 8
@@ -51,7 +51,7 @@ class VisPruner(Selector):
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Attention per token [N]."""
-        return tower_attention(tokens, self.attention)
+        return encoder_attention(tokens, self.attention)
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """Important tokens and what is left of the others."""

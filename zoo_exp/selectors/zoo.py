@@ -24,9 +24,9 @@ from zoo_exp.core.sensitivity import (
 )
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.selectors.allocation import NEWLINE, Group, Plan, plan
 from zoo_exp.selectors.base import GreedySelector
 from zoo_exp.selectors.options import one_of, positive
-from zoo_exp.selectors.plan import NEWLINE, Group, Plan, plan
 
 ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}

@@ -11,6 +11,7 @@ import pandas as pd
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import percentile_interval
 from zoo_exp.statistics.estimates import TaskEstimate
 from zoo_exp.statistics.intervals import (
@@ -23,7 +24,6 @@ from zoo_exp.statistics.intervals import (
     sign_test,
     twice_median,
 )
-from zoo_exp.statistics.rows import ArmRow
 
 COLUMNS = (
     *("arm", "against", "difference", "low", "high", "significant", "detectable"),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import percentile_interval
 from zoo_exp.statistics.estimates import TaskEstimate
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.intervals import Floats
-from zoo_exp.statistics.rows import ArmRow
 
 HIGH = 0.5
 """Tasks at or above it need the image (MMTok's Table 4 draws its line between TextVQA .40 and GQA .64)."""

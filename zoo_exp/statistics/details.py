@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.estimates import TaskEstimate
-from zoo_exp.statistics.rows import ArmRow
 
 COLUMNS = ("task", "group", "metric", "arm", "value", "unit")
 

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import Statistic, percentile_interval, retained
 from zoo_exp.statistics.comparisons import Contest, best_rows
 from zoo_exp.statistics.estimates import seed_mixing
 from zoo_exp.statistics.intervals import Floats
-from zoo_exp.statistics.rows import ArmRow
 
 JUDGE = "resize"
 PARTS = ("easy", "difficult")

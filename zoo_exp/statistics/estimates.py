@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import retained
 from zoo_exp.statistics.intervals import Floats, Interval
-from zoo_exp.statistics.rows import ArmRow
 from zoo_exp.statistics.tallies import MEAN_SCORE, Tallied, interval_of, tally
 from zoo_exp.tasks.base import Task
 

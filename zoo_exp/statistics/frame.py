@@ -10,11 +10,11 @@ import pandas as pd
 
 from zoo_exp.runs.reading import MILLISECONDS
 from zoo_exp.statistics.alignment import COSTS, TaskSamples
+from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import percentile_interval, retained
 from zoo_exp.statistics.comparisons import Contest, average_contest, best_rows, task_contest
 from zoo_exp.statistics.estimates import TaskEstimate, fewest_images, mean_over_tasks
 from zoo_exp.statistics.intervals import Floats, seed_spread
-from zoo_exp.statistics.rows import ArmRow
 from zoo_exp.statistics.tallies import BOOTSTRAP, MEAN_SCORE
 
 AVERAGE = "average"

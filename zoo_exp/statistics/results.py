@@ -1,6 +1,6 @@
 """Results of an experiment as data frames: a pure function of its records (and timings).
 
-`Results` is the one thing that `report/` and `tracking/` read. Files of this package in reading order: `rows` (which
+`Results` is all that `report/` and `tracking/` read. Modules of this package in reading order: `arm_rows` (which
 arms share a row), `alignment` (the same questions under every arm), `tallies` (metrics as sums),
 `bootstrap` and `intervals` (methods), `estimates` (one task), `comparisons` (pairs of rows), `frame` (the table),
 then `contribution`, `difficulty` and `details`.
@@ -17,6 +17,7 @@ import pandas as pd
 from zoo_exp.errors import MissingFileError, ZooExpError
 from zoo_exp.runs.reading import recorded_arms
 from zoo_exp.statistics.alignment import TaskSamples, align
+from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS, MOST_UNDEFINED
 from zoo_exp.statistics.comparisons import above_budget, compare
 from zoo_exp.statistics.contribution import contributions
@@ -24,7 +25,6 @@ from zoo_exp.statistics.details import details
 from zoo_exp.statistics.difficulty import split
 from zoo_exp.statistics.estimates import TaskEstimate, estimate
 from zoo_exp.statistics.frame import AVERAGE, Table, build_frame
-from zoo_exp.statistics.rows import ArmRow, group
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import FRACTION, Scale, Task
 

@@ -23,9 +23,9 @@ from zoo_exp.report.masks import choose, read_masks
 from zoo_exp.report.run_document import plain_rows
 from zoo_exp.runs import cells
 from zoo_exp.runs.reading import read_records, read_timings
+from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import compute
-from zoo_exp.statistics.rows import group
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tracking.content import key, mask_images, scalars, studied, table
 from zoo_exp.tracking.mode import Mode, resolve_mode

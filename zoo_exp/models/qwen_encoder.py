@@ -16,7 +16,7 @@ _OBJECT_LAYER = 16 / 32
 """HiPrune's object layer on this encoder, as a part of its depth."""
 
 
-class QwenTower:
+class QwenEncoder:
     """Fields of `VisualTokens` from the encoder before the merger; a token is 2 x 2 patches."""
 
     def __init__(self, visual: Any) -> None:

@@ -14,7 +14,7 @@ _OBJECT_LAYER = 9 / 24
 """HiPrune's object layer, as a part of the encoder's depth."""
 
 
-class ClipTower:
+class ClipEncoder:
     """The encoder under the projector of LLaVA-1.5 and LLaVA-NeXT.
 
     Attributes:
@@ -23,13 +23,13 @@ class ClipTower:
         feature_layer: number of the encoder layer, from 0, whose output goes to the projector.
     """
 
-    def __init__(self, tower: Any, config: Any) -> None:
-        self.tower: Any = tower
-        self.layers: Any = self.tower.encoder.layers
+    def __init__(self, encoder: Any, config: Any) -> None:
+        self.encoder: Any = encoder
+        self.layers: Any = self.encoder.encoder.layers
         self.patch_size: int = config.vision_config.patch_size
         self.heads: int = config.vision_config.num_attention_heads
         self.skip = 1 if config.vision_feature_select_strategy == "default" else 0
-        self.has_cls = hasattr(self.tower.embeddings, "class_embedding")
+        self.has_cls = hasattr(self.encoder.embeddings, "class_embedding")
         chosen = config.vision_feature_layer
         last = chosen if isinstance(chosen, int) else chosen[-1]
         self.feature_layer = last % (len(self.layers) + 1) - 1

@@ -17,13 +17,18 @@ from zoo_exp.selectors.base import Selector, describes
 
 _SELECTION = ("select", "select_many", "plan", "score", "weights", "pick")
 """The work that `flops` of an input selector describes."""
+FLOPS_COLUMNS = {
+    "tower_tflop": "encoder",  # the name of this column dates from the first version of bench.csv
+    **{f"{name}_tflop": name for name in ("projector", "select", "prefill", "decode", "total")},
+}
+"""Column of bench.csv and flops.csv -> attribute of `StageFlops`."""
 
 
 @dataclass(frozen=True)
 class StageFlops:
     """FLOPs of one answer by stage. `select` is None where the selector has no formula."""
 
-    tower: int
+    encoder: int
     projector: int
     select: int | None
     prefill: int
@@ -32,7 +37,7 @@ class StageFlops:
     @property
     def total(self) -> int:
         """All stages; an unknown selector counts as nothing."""
-        return self.tower + self.projector + (self.select or 0) + self.prefill + self.decode
+        return self.encoder + self.projector + (self.select or 0) + self.prefill + self.decode
 
 
 class CostModel:
@@ -81,9 +86,9 @@ class CostModel:
             return sum(self.decoder(1, length + step) + self.head() for step in steps)
         return sum(sum(self.layer(1, n + step) for n in length) + self.head() for step in steps)
 
-    def tower(self, n_visual: int) -> int:
+    def encoder(self, n_visual: int) -> int:
         """The vision encoder on images of `n_visual` visual tokens together."""
-        return self.vision.guess(n_visual).tower
+        return self.vision.guess(n_visual).encoder
 
     def projector(self, n_visual: int) -> int:
         """The projector on images of `n_visual` visual tokens together."""
@@ -118,7 +123,7 @@ class CostModel:
         parts = [0 if selector is None else selector_flops(selector, image, budget) for image in images]
         known = [part for part in parts if part is not None]
         return StageFlops(
-            encoded.tower + self.vision.captured(images, needs),
+            encoded.encoder + self.vision.captured(images, needs),
             encoded.projector,
             sum(known) if len(known) == len(parts) else None,
             self.prefill(length),

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.measure.flops import StageFlops
+from zoo_exp.measure.cost_model import StageFlops
 from zoo_exp.measure.stages import FIRST_TOKEN, SELECTOR, STAGES
 from zoo_exp.measure.timing import NOISE, Spread
 
@@ -125,12 +125,17 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `from_dict` makes the row again."""
-        return asdict(self)
+        values = asdict(self)
+        if self.flops is not None:  # `bench.json` keeps the key of earlier versions for the vision encoder
+            values["flops"] = {"tower": values["flops"].pop("encoder"), **values["flops"]}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
         """The row that `as_dict` wrote down."""
-        flops = values["flops"]
+        flops = None if values["flops"] is None else dict(values["flops"])
+        if flops is not None and "tower" in flops:
+            flops["encoder"] = flops.pop("tower")
         made = {
             "conditions": Conditions(**values["conditions"]),
             "flops": None if flops is None else StageFlops(**flops),

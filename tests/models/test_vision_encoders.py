@@ -45,9 +45,9 @@ def test_projected_is_what_the_model_reads(family, layout, models, inputs):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_vision_pass_whatever_is_needed(family, models, inputs):
     model = models(family)
-    tower = model.model.visual if family == "qwen2_5_vl" else model.model.vision_tower
+    vision_model = model.model.visual if family == "qwen2_5_vl" else model.model.vision_tower
     calls = []
-    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    handle = vision_model.register_forward_hook(lambda *_: calls.append(1))
     encoded(model, inputs(model, "ragged"), NEEDS | {"resize", "text"})
     handle.remove()
     assert len(calls) == 1
@@ -60,13 +60,13 @@ def test_nothing_is_captured_unasked(family, models, inputs):
 
 
 @pytest.mark.parametrize("family", CLIP)
-def test_attention_and_keys_equal_an_eager_tower(family, models, inputs):
+def test_attention_and_keys_equal_an_eager_encoder(family, models, inputs):
     model = models(family, "eager")
     given = inputs(model, "one")
     (image,) = encoded(models(family), given)
-    tower, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
+    vision_model, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
     with torch.no_grad():
-        out = tower(pixels, output_attentions=True, output_hidden_states=True)
+        out = vision_model(pixels, output_attentions=True, output_hidden_states=True)
     attention, hidden = out.attentions[-2], out.hidden_states[-2]
     rows = slice(None)
     if family == "llava_next":
@@ -78,7 +78,7 @@ def test_attention_and_keys_equal_an_eager_tower(family, models, inputs):
     received = attention.mean((1, 2))[:, 1:].flatten()[rows]
     torch.testing.assert_close(image.cls_attention[real], cls, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(image.received_attention[real], received, atol=1e-6, rtol=1e-5)
-    layer = tower.encoder.layers[-2]
+    layer = vision_model.encoder.layers[-2]
     keys = layer.self_attn.k_proj(layer.layer_norm1(out.hidden_states[-3])).unflatten(-1, (4, 8)).mean(2)
     torch.testing.assert_close(image.keys[real], keys[:, 1:].flatten(0, 1)[rows], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(image.cls_key, keys[0, 0], atol=1e-5, rtol=1e-4)
@@ -90,9 +90,9 @@ def test_hidden_states_and_replay(family, models, inputs):
     model = models(family)
     given = inputs(model, "one")
     (image,) = encoded(model, given)
-    tower, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
+    vision_model, pixels = model.model.vision_tower, given["pixel_values"].flatten(0, -4)
     with torch.no_grad():
-        out = tower(pixels, output_hidden_states=True)
+        out = vision_model(pixels, output_hidden_states=True)
         final = out.hidden_states[-2][:, 1:].flatten(0, 1)  # the projector reads layer 2 of 3
     rows = torch.arange(image.count)
     if family == "llava_next":
@@ -207,10 +207,10 @@ class TestNext:
 
 
 class TestQwen:
-    """Window order and rotary attention of Qwen2.5-VL's tower."""
+    """Window order and rotary attention of Qwen2.5-VL's vision encoder."""
 
     def test_received_attention_and_keys(self, models, inputs):
-        """Against full attention per image, with the tower's own rotary tables."""
+        """Against full attention per image, with the encoder's own rotary tables."""
         model = models("qwen2_5_vl")
         given = inputs(model, "two images")
         images = encoded(model, given)
@@ -231,7 +231,7 @@ class TestQwen:
 
         query, key = rotated(qkv[:, 0]), rotated(qkv[:, 1])
         start = 0
-        order = adapter_for(model).tower.language_order(given["image_grid_thw"])
+        order = adapter_for(model).vision_encoder.language_order(given["image_grid_thw"])
         for image in images:
             rows = (order[start : start + image.count, None] * 4 + torch.arange(4)).flatten()
             start += image.count
@@ -248,7 +248,7 @@ class TestQwen:
         for image in encoded(model, inputs(model, "two images")):
             torch.testing.assert_close(image.hidden[3], image.features)
 
-    def test_replay_is_the_rest_of_the_tower(self, models, inputs):
+    def test_replay_is_the_rest_of_the_encoder(self, models, inputs):
         """From every block, for every image of a batch, in copies, to the merger's input."""
         model = models("qwen2_5_vl")
         images = encoded(model, inputs(model, "ragged"))
@@ -307,7 +307,7 @@ class TestQwen:
         handle = visual.merger.register_forward_hook(lambda _, args, out: noted.update(x=args[0], out=out))
         images = encoded(model, given, frozenset({"features", "projector"}))
         handle.remove()
-        order = adapter_for(model).tower.language_order(given["image_grid_thw"])
+        order = adapter_for(model).vision_encoder.language_order(given["image_grid_thw"])
         assert order.tolist() != list(range(len(order)))
         # Small norms too, where the epsilon counts.
         for scale in (1.0, 1e-3):
