@@ -188,11 +188,13 @@ TILES = ("llava_next", "llava_next_video", "llava_onevision")
 LISTS = ("idefics2", "idefics3", "smolvlm", "granite_docling")
 
 
-def tiny_family(model_type: str, *, attention: str | None = None, seed: int = 0) -> Any:
+def tiny_family(model_type: str, *, attention: str | None = None, seed: int = 0, **changes: Any) -> Any:
     """A random model in evaluation mode; it never writes a placeholder and never stops early."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = tiny_config(transformers.CONFIG_MAPPING[model_type], **CHANGES.get(model_type, {}))
+        config = tiny_config(
+            transformers.CONFIG_MAPPING[model_type], **{**CHANGES.get(model_type, {}), **changes}
+        )
         model_class = getattr(transformers, vision_language_types()[model_type])
         model = model_class._from_config(config, attn_implementation=attention)
         with torch.no_grad():
@@ -244,7 +246,7 @@ def encoder_arguments(model: Any, rows: Sequence[int], generator: torch.Generato
     if family in LISTS:
         return {"pixel_values": noise(len(rows), rows[0], 3, side, side)}
     given = {"pixel_values": noise(images, 3, side, side)}
-    if "image_sizes" in known:
+    if "image_sizes" in known and family != "llava":
         given["image_sizes"] = torch.tensor([[side, side]] * images)
     return given
 

@@ -213,6 +213,7 @@ class Engine:
         current = LayerPass(True, [first], cache)
         if self.layers is not None:
             kwargs = {**kwargs, **all_states(kwargs)}
+            self.layers.check_added_rows(kwargs)
             self.layers.start(current, embeds)
             self.layers.current = current
         text_positions = given.positions[-1] if given.positions.ndim == 3 else given.positions

@@ -1,7 +1,7 @@
 """Hooks on decoder layers: attention of a few rows, and the hand-over to a shorter sequence."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.layer_inputs import LayerInputs
+from zoo_exp.models.row_attention import RowAttention, note, plain, watch
 from zoo_exp.models.segments import Segment
 from zoo_exp.selectors.layer.base import LayerAnswer, LayerSelector, LayerView, Prompt
 
@@ -22,7 +24,8 @@ class LayerPass:
         prefill: whether the prompt is read (tokens are dropped then, and only then).
         segments: one per run of layers with the same sequence; a prefill appends to it.
         cache: the key-value cache, or None.
-        overrides: first layer of a segment -> what its layers get instead of the given mask and positions.
+        inputs: first layer of a segment -> real tokens [B, S] and positions of the tokens that its layers read.
+        overrides: (first layer of a segment, kind of layer) -> what such layers read instead of mask and positions.
         embeds: input embeddings of the prefill [B, n, D].
         answers: layer -> one `LayerAnswer` per row.
         counts: visual tokens at the input of each layer, by row [B][n_layers].
@@ -31,7 +34,8 @@ class LayerPass:
     prefill: bool
     segments: list[Segment]
     cache: Any
-    overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
+    inputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    overrides: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     embeds: Tensor | None = None
     states: list[object] = field(default_factory=list)
     schedules: list[dict[int, int]] = field(default_factory=list)
@@ -39,13 +43,12 @@ class LayerPass:
     answers: dict[int, list[LayerAnswer]] = field(default_factory=dict)
     counts: list[list[int]] = field(default_factory=list)
 
-    def override(self, layer: int) -> dict[str, Any] | None:
-        """What the layer's call must be changed to."""
-        found = None
-        for first, arguments in self.overrides.items():
-            if first <= layer:
-                found = arguments
-        return found
+    def segment_of(self, layer: int) -> Segment:
+        """The sequence that a layer reads."""
+        return [segment for segment in self.segments if segment.first <= layer][-1]
+
+
+_KNOWN = ("hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position")
 
 
 class _Running(threading.local):
@@ -63,8 +66,11 @@ class LayerHooks:
         segments: of the last prompt, the whole one first; none where it had no visual token.
     """
 
-    def __init__(self, llm: Any, selector: LayerSelector, budget: Any) -> None:
+    def __init__(self, llm: Any, selector: LayerSelector, budget: Any, *, verify: bool = False) -> None:
         self._llm: Any = llm
+        self._verify = verify or not all(plain(layer) for layer in llm.layers)
+        self._proved: dict[int, str] = {}
+        self._inputs = LayerInputs(llm, verify=self._verify)
         self._layers: Any = self._llm.layers
         self.selector = selector
         self._budget = budget
@@ -85,14 +91,25 @@ class LayerHooks:
         self._running.current = value
 
     def attach(self) -> list[RemovableHandle]:
-        """Place the hooks; the caller removes them."""
+        """Place the hooks; the caller removes them.
+
+        Raises:
+            InvalidValueError: a decoder whose attention cannot be read, or whose later layers cannot be shortened.
+        """
+        name = self.selector.name
+        self._inputs.check(name, min(self._at, default=0) + 1)
+        watched = {number: watch(self._layers[number], name, number) for number in self._at}
         handles = []
         for number, layer in enumerate(self._layers):
             handles.append(layer.register_forward_pre_hook(self._before(number), with_kwargs=True))
-            if number in self._at:
-                for name in ("q_proj", "k_proj"):
-                    handles.append(getattr(layer.self_attn, name).register_forward_hook(self._note(name)))
-                handles.append(layer.register_forward_hook(self._behind(number), with_kwargs=True))
+            if number not in self._at:
+                continue
+            for part, (module, inside) in watched[number].items():
+                if self._verify or part not in ("v_proj", "v_norm", "o_proj"):
+                    hook = note(self._noted, part, inside)
+                    place = module.register_forward_pre_hook if inside else module.register_forward_hook
+                    handles.append(place(hook))
+            handles.append(layer.register_forward_hook(self._behind(number), with_kwargs=True))
         return handles
 
     def start(self, current: LayerPass, embeds: Tensor) -> None:
@@ -104,6 +121,21 @@ class LayerHooks:
         self._refuse_recomputing()
         with torch.no_grad():
             self._prepare(current, embeds)
+
+    def check_added_rows(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse to drop tokens before layers to whose output the language model adds rows of visual tokens.
+
+        Raises:
+            InvalidValueError: the selector acts too early.
+        """
+        rows = kwargs.get("deepstack_visual_embeds")
+        levels = len(rows) if isinstance(rows, list | tuple | dict) else 0
+        if levels and min(self._at, default=levels) < levels:
+            raise InvalidValueError(
+                f"selector {self.selector.name} drops tokens behind layer {min(self._at) + 1}, but this model adds "
+                f"rows of its vision encoder behind layers 1 to {levels} (DeepStack): let it act later, "
+                f"with k={levels + 1}"
+            )
 
     def _prepare(self, current: LayerPass, embeds: Tensor) -> None:
         current.embeds = embeds
@@ -132,48 +164,46 @@ class LayerHooks:
         generated = past - current.segments[0].length
         step = torch.arange(embeds.shape[1], device=embeds.device) + generated
         for segment in current.segments[1:]:
-            mask = segment.decode_mask(generated, new)
-            current.overrides[segment.first] = self._arguments(
-                current, segment, embeds, mask, segment.after(step)
-            )
-
-    def _arguments(
-        self, current: LayerPass, segment: Segment, hidden: Tensor, mask: Tensor, positions: Tensor
-    ) -> dict[str, Any]:
-        from transformers.masking_utils import create_causal_mask
-
-        return {
-            "attention_mask": create_causal_mask(
-                config=self._llm.config,
-                inputs_embeds=hidden,
-                attention_mask=mask,
-                past_key_values=current.cache,
-                layer_idx=segment.first,
-            ),
-            "position_embeddings": self._llm.rotary_emb(hidden, positions),
-            "position_ids": None,
-        }
+            current.inputs[segment.first] = segment.decode_mask(generated, new), segment.after(step)
 
     def _before(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             current = self.current
             if current is None:
                 return None
-            changed = current.override(number)
-            if changed is not None:
-                kwargs = {**kwargs, **changed}
+            segment, hidden = current.segment_of(number), args[0] if args else kwargs["hidden_states"]
+            embeddings = kwargs.get("position_embeddings")
+            if current.prefill:
+                self._inputs.verify(number, hidden, current.segments[0].positions, embeddings)
+            if segment.first in current.inputs:
+                self._refuse_more(args[1:], kwargs)
+                key = (segment.first, self._inputs.kind(number))
+                if key not in current.overrides:
+                    mask, positions = current.inputs[segment.first]
+                    given = kwargs.get("attention_mask")
+                    current.overrides[key] = self._inputs.arguments(
+                        number, segment.to(hidden.device), hidden, mask, positions, current.cache, given
+                    )
+                kwargs = {**kwargs, **current.overrides[key]}
             if current.prefill and number in self._at:
                 current.noted = {"position_embeddings": kwargs["position_embeddings"]}
             return args, kwargs
 
         return hook
 
-    def _note(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            if self.current is not None and self.current.prefill:
-                self.current.noted[name] = output.detach()
+    def _refuse_more(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse layers that read more per token than states, mask and positions (per-layer embeddings)."""
+        more = [f"argument {i + 1}" for i, a in enumerate(args) if isinstance(a, Tensor)]
+        more += [n for n, a in kwargs.items() if isinstance(a, Tensor) and n not in _KNOWN]
+        if more:
+            raise InvalidValueError(
+                f"selector {self.selector.name} drops tokens between decoder layers, and the layers of this model read "
+                f"more for every token ({', '.join(more)}): take a selector before the language model, such as zoo"
+            )
 
-        return hook
+    def _noted(self) -> dict[str, Any] | None:
+        current = self.current
+        return current.noted if current is not None and current.prefill else None
 
     def _behind(self, number: int) -> Callable[..., Any]:
         def hook(module: nn.Module, _: tuple[Any, ...], __: dict[str, Any], output: Any) -> Any:
@@ -190,8 +220,14 @@ class LayerHooks:
 
     def _prune(self, current: LayerPass, number: int, module: Any, hidden: Tensor) -> Tensor | None:
         segment = current.segments[-1].to(hidden.device)
-        row_attention = RowAttention(module.self_attn, current.noted, segment)
-        current.noted = {}
+        noted, current.noted = current.noted, {}
+        if number in self._proved:
+            noted["turn"] = self._proved[number]
+        row_attention = RowAttention(module.self_attn, noted, segment, self._inputs.allowed(segment, number))
+        if self._verify and number not in self._proved:
+            with torch.no_grad():
+                row_attention.prove(self.selector.name)
+            self._proved[number] = str(noted["turn"])
         with torch.no_grad():
             answers = [
                 self._pick(current, number, hidden, row_attention, segment, b) for b in range(len(hidden))
@@ -211,10 +247,17 @@ class LayerHooks:
         if any(len(m) for m in merged):
             hidden, shorter = shorter.insert(hidden, merged, self._positions)
         current.segments.append(shorter)
-        current.overrides[number + 1] = self._arguments(
-            current, shorter, hidden, shorter.mask.long(), shorter.positions
-        )
+        current.inputs[number + 1] = shorter.mask.long(), shorter.positions
         return hidden
+
+    @property
+    def _norm(self) -> Any:
+        """The decoder's final norm."""
+        names = ("norm", "final_layernorm", "embedding_norm", "ln_f")
+        found = next((m for m in (getattr(self._llm, n, None) for n in names) if m is not None), None)
+        if found is None:
+            raise InvalidValueError(f"{type(self._llm).__name__} has no final norm that is known")
+        return found
 
     def _pick(
         self,
@@ -241,47 +284,6 @@ class LayerHooks:
             attention=lambda rows: attention.rows(b, real[rows])[..., real],
             keys=lambda: attention.keys(b)[real],
             gravity=lambda rows: attention.gravity(b, real[rows])[:, real],
-            norm=self._llm.norm,
+            norm=self._norm,
         )
         return self.selector.pick(view, min(count, n_visual), current.states[b])
-
-
-class RowAttention:
-    """Attention of chosen rows of one layer, from the outputs of its query and key projections."""
-
-    def __init__(self, attention: Any, noted: dict[str, Any], segment: Segment) -> None:
-        self._attention = attention
-        self._queries, self._keys = noted["q_proj"], noted["k_proj"]
-        self._cos, self._sin = noted["position_embeddings"]
-        self._mask = segment.mask
-
-    def rows(self, b: int, index: Tensor) -> Tensor:
-        """Probabilities [H, r, n] of the query rows `index` [r] of batch row b."""
-        groups = self._attention.num_key_value_groups
-        query = self._rotate(self._queries[b, index], b, index)
-        key = self._rotate(self._keys[b], b, None).repeat_interleave(groups, dim=0)
-        logits = query @ key.transpose(-1, -2) * self._attention.scaling
-        column = torch.arange(key.shape[1], device=key.device)
-        hidden = (column > index[:, None]) | ~self._mask[b]
-        probabilities: Tensor = logits.float().masked_fill(hidden, float("-inf")).softmax(dim=-1)
-        return probabilities
-
-    def keys(self, b: int) -> Tensor:
-        """Rotated keys of batch row b [n, Hkv * d]."""
-        return self._rotate(self._keys[b], b, None).transpose(0, 1).flatten(1)
-
-    def gravity(self, b: int, index: Tensor) -> Tensor:
-        """Product of rotated vectors of ones, over sqrt(d), of rows `index` [r] with all: [r, n]."""
-        ones = self._keys.new_ones(self._keys.shape[1], self._attention.head_dim, dtype=torch.float32)
-        turned = self._rotate(ones, b, None)[0]
-        product: Tensor = turned[index] @ turned.T * self._attention.head_dim**-0.5
-        return product
-
-    def _rotate(self, x: Tensor, b: int, index: Tensor | None) -> Tensor:
-        cos, sin = (t[b if len(t) > 1 else 0] for t in (self._cos, self._sin))
-        if index is not None:
-            cos, sin = cos[index], sin[index]
-        heads = x.unflatten(-1, (-1, self._attention.head_dim)).transpose(0, 1)
-        low, high = heads.chunk(2, dim=-1)
-        turned: Tensor = heads * cos + torch.cat([-high, low], dim=-1) * sin
-        return turned

@@ -118,8 +118,8 @@ def write_mask(parts: Mapping[str, Part], real: Tensor, given: Any) -> Any:
         given: the mask before; its dtype, and the room of a static cache, are kept.
     """
     if isinstance(given, Mapping):
-        return {name: _write(parts[str(name)], real, one) for name, one in given.items()}
-    return _write(parts[""], real, given)
+        return {name: write_part(parts[str(name)], real, one) for name, one in given.items()}
+    return write_part(parts[""], real, given)
 
 
 def _part(
@@ -143,7 +143,8 @@ def _part(
     raise _unknown(f"{name or 'the mask'}: neither causal nor blocks that see each other")
 
 
-def _write(part: Part, real: Tensor, given: Tensor) -> Tensor:
+def write_part(part: Part, real: Tensor, given: Tensor) -> Tensor:
+    """One mask for the tokens that are left, in the form of the given one."""
     seen = part.allowed(real)[:, None].to(given.device)
     room = given.shape[3] - given.shape[2]
     if room:

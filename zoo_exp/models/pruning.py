@@ -120,7 +120,13 @@ def attach(
     positions = check_positions(positions, adapter)
     check = self_check and adapter.self_check
     if isinstance(rule, LayerSelector):
-        engine = Engine(adapter, None, LayerHooks(adapter.llm, rule, budget), positions, self_check=check)
+        engine = Engine(
+            adapter,
+            None,
+            LayerHooks(adapter.llm, rule, budget, verify=adapter.self_check),
+            positions,
+            self_check=check,
+        )
     elif isinstance(rule, Selector):
         engine = Engine(adapter, ImageTap(adapter, rule, budget, seed), None, positions, self_check=check)
     else:
@@ -184,7 +190,8 @@ def generate_layer_pruned(
     """
     model = adapter.model
     _check_free(model)
-    hooks = LayerHooks(adapter.llm, selector, None if budget is None else Budget.parse(budget))
+    own = None if budget is None else Budget.parse(budget)
+    hooks = LayerHooks(adapter.llm, selector, own, verify=adapter.self_check)
     engine = Engine(adapter, None, hooks, adapter.positions)
     engine.attach()
     try:

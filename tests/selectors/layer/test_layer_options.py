@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.models.layer_hooks import RowAttention
+from zoo_exp.models.row_attention import RowAttention
 from zoo_exp.models.segments import whole_prompt
 from zoo_exp.selectors import get
 from zoo_exp.selectors.layer.base import layer_average
