@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter, count_positions
+from zoo_exp.models.holders import refuse_compiled_call
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks, LayerPass
 from zoo_exp.models.llm_call import (
@@ -127,6 +128,8 @@ class Engine:
         ids, cache = given.get("input_ids"), given.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self._call.ids = ids if has_images else None
+        if has_images:
+            refuse_compiled_call()
         if has_images and past > 0:
             raise InvalidValueError(
                 "an image that comes when the cache already holds a prompt cannot be pruned: pass the whole "
@@ -242,6 +245,7 @@ class Engine:
                 kwargs.get("position_ids"), embeds, prompt, generated
             )
         given = kwargs.get("attention_mask")
+        self._check_cache(prompt, generated)
         kwargs |= first.continued(given, embeds, generated)
         if self.layers is not None and len(segments) > 1:
             current = LayerPass(False, segments, prompt.layers.cache)
@@ -254,6 +258,19 @@ class Engine:
             self.layers.decode(current, embeds, real[:, -new:].long(), past)
             self.layers.current = current
         return kwargs
+
+    def _check_cache(self, prompt: Prefill, generated: int) -> None:
+        """Refuse a cache that was cut back by other numbers of tokens in different layers."""
+        segments, cache = prompt.layers.segments, prompt.layers.cache
+        if len(segments) < 2 or cache is None:
+            return
+        behind = [int(cache.get_seq_length(s.first)) - s.length for s in segments]
+        if generated < 0 or any(count != behind[0] for count in behind):
+            raise InvalidValueError(
+                "assisted generation and prompt lookup do not go with a layer selector, as its layers hold different "
+                "numbers of tokens and cannot be cut back alike: leave assistant_model and prompt_lookup_num_tokens "
+                "out, or take a selector before the language model"
+            )
 
     def _without_overlap(
         self, positions: Tensor | None, embeds: Tensor, prompt: Prefill, generated: int
@@ -294,9 +311,9 @@ class Engine:
             ):
                 return output
             check_output(output, segments[-1].length)
-            output.last_hidden_state = full_length(
-                output.last_hidden_state, segments[-1], running.origin, running.length
-            )
+            states = full_length(output.last_hidden_state, segments[-1], running.origin, running.length)
+            # A new object: what compiled code has of the old one would not change with it.
+            output = type(output)(**{**output, "last_hidden_state": states})
         return output
 
 

@@ -24,6 +24,7 @@ _NAMES = re.compile(
 )
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF = 0.05
+_INTEGERS = (torch.int8, torch.uint8)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -180,7 +181,7 @@ def _row_by_row(tail: "Tail", features: Tensor, given: Tensor) -> bool:
     """Whether the tail gives the known rows, in the order in which it gets them, and none depends on another."""
     n = min(len(features), tail.rows)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(features.device)
-    limit = _TOLERANCE.get(given.dtype, _HALF)
+    limit = _HALF if _is_quantised(tail.module) else _TOLERANCE.get(given.dtype, _HALF)
     near = limit * float(given.float().abs().max())
     plain, mixed = tail(features[:n].float()), tail(features[:n][order].float())
     if not float((plain - given[:n].float()).abs().max()) <= near:
@@ -208,7 +209,7 @@ def _has_matrix(tail: "Tail", features: Tensor) -> bool:
     part: Any = tail.part
     start = next((i for i, m in enumerate(ran) if any(m is p for p in part.modules())), 0)
     weights = [w for m in ran[start:] for w in m.parameters(recurse=False)]
-    return any(w.ndim >= 2 or w.dtype not in _FLOATS for w in weights)
+    return any(w.ndim >= 2 or w.dtype not in _FLOATS for w in weights) or any(map(_is_packed, ran[start:]))
 
 
 def row_source(rows: Tensor, given: Tensor, newline: Tensor | None) -> Tensor | None:
@@ -302,6 +303,16 @@ def compute_dtype(module: nn.Module, fallback: torch.dtype) -> torch.dtype:
         if weight.dtype in _FLOATS:
             return weight.dtype
     return fallback if fallback.is_floating_point else torch.float32
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether it computes in few bits, so that the scale of one row may depend on the others."""
+    return any(map(_is_packed, module.modules())) or any(w.dtype in _INTEGERS for w in _weights(module))
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether its weights are no parameters, as those of torch.ao."""
+    return "quantized" in type(module).__module__
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

@@ -15,6 +15,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.generic_projector import compute_dtype
 from zoo_exp.models.tower import ClipTower
 
 _CLIP_L_336 = {
@@ -153,7 +154,7 @@ class LlavaAdapter(VLMAdapter):
         projector = self.projector
 
         def project(x: Tensor) -> Tensor:
-            out: Tensor = projector(x.to(projector.linear_1.weight.dtype))
+            out: Tensor = projector(x.to(compute_dtype(projector, self.model.dtype)))
             return out.to(x.dtype)
 
         return project

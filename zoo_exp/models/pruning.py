@@ -15,6 +15,7 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.engine import Engine
 from zoo_exp.models.families import adapter_for
+from zoo_exp.models.holders import forget_compiled, held_model
 from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.models.layer_hooks import LayerHooks
 from zoo_exp.models.loading import LoadedModel
@@ -132,6 +133,7 @@ def attach(
     else:
         raise InvalidValueError(f"selector {rule!r} is neither a name nor a selector")
     engine.attach()
+    forget_compiled(model)
     handle = Pruning(engine, rule, budget)
     _attached[model] = handle
     return handle
@@ -147,6 +149,7 @@ def detach(model: Any) -> None:
     if handle is None:
         raise InvalidValueError("this model is not being pruned: there is nothing to detach")
     handle._engine.detach()
+    forget_compiled(_stock(model)[0])
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,9 @@ def generate_layer_pruned(
 
 def _stock(model: Any) -> tuple[Any, Any]:
     """The Hugging Face model, and its processor where `load_model` gave both."""
-    return (model.model, model.processor) if isinstance(model, LoadedModel) else (model, None)
+    if isinstance(model, LoadedModel):
+        return model.model, model.processor
+    return held_model(model), None
 
 
 def _check_free(model: Any) -> None:

@@ -12,6 +12,7 @@ from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.generic_projector import compute_dtype
 from zoo_exp.models.qwen_tower import QwenTower, resized_patches, tokens_of
 
 _VISION = {
@@ -142,7 +143,7 @@ class QwenAdapter(VLMAdapter):
     def project(self, x: Tensor) -> Tensor:
         """The merger on tokens [..., 4 Dv] -> [..., D]."""
         patches = x.reshape(-1, x.shape[-1] // self.visual.spatial_merge_unit)
-        out: Tensor = self.merger(patches.to(self.merger.mlp[0].weight.dtype))
+        out: Tensor = self.merger(patches.to(compute_dtype(self.merger, self.model.dtype)))
         return out.view(*x.shape[:-1], out.shape[-1]).to(x.dtype)
 
     def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:

@@ -57,7 +57,10 @@ class Segment:
 
     def decode_mask(self, generated: int, new: Tensor) -> Tensor:
         """Mask over the prompt, what was generated since, and new tokens [B, q]: [B, n + generated + q]."""
-        return torch.cat([self.mask.long(), new.new_ones(len(new), generated), new], dim=1)
+        prompt = self.mask.long()
+        if generated < 0:  # assisted generation took candidates off the cache again
+            return torch.cat([prompt[:, :generated], new], dim=1)
+        return torch.cat([prompt, new.new_ones(len(new), generated), new], dim=1)
 
     def continued(self, given: Any, embeds: Tensor, generated: int) -> dict[str, Any]:
         """Mask and positions of the language model's call for new tokens behind the prompt.
@@ -72,7 +75,7 @@ class Segment:
         real = self.source.new_ones(len(embeds), new) if mask is None else mask[:, -new:].long()
         step = torch.arange(new, device=embeds.device) + generated
         changed: dict[str, Any] = {"position_ids": self.after(step)}
-        if self.padded or mask is not None:
+        if self.padded or mask is not None or _queries(given) not in (None, new):
             changed["attention_mask"] = self.decode_mask(generated, real)
         return changed
 
@@ -210,6 +213,13 @@ def real_tokens(
     if seen is not None:
         return seen.any(dim=1)[:, past : past + new].expand(batch, -1)
     return mask[:, -new:].bool()
+
+
+def _queries(mask: Any) -> int | None:
+    """Query rows of a prepared mask [B, 1, q, S], or of the first of several."""
+    if isinstance(mask, Mapping):
+        return next((rows for rows in map(_queries, mask.values()) if rows is not None), None)
+    return mask.shape[2] if isinstance(mask, Tensor) and mask.ndim == 4 else None
 
 
 def _pad_left(row: Tensor, length: int, fill: float) -> Tensor:

@@ -1,0 +1,66 @@
+"""How people hold a model: the Hugging Face model inside PEFT, torch.compile and `load_model`, or a refusal."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_exp.errors import InvalidValueError
+
+_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
+
+
+def held_model(model: Any) -> Any:
+    """The Hugging Face model that another object holds, or the model itself.
+
+    Args:
+        model: a Hugging Face model, a `PeftModel`, or what `torch.compile` gave.
+
+    Raises:
+        InvalidValueError: a wrapper that copies or shards the model for every call, so that hooks do not stay on it.
+    """
+    name = type(model).__name__
+    if name in _PARALLEL:
+        raise InvalidValueError(
+            f"{name} cannot be pruned: it copies or shards the model at every call. Give the model inside "
+            "(model.module) on one device, or load it with device_map='auto'"
+        )
+    inner = getattr(model, "_orig_mod", None)  # torch.compile
+    if isinstance(inner, nn.Module):
+        return held_model(inner)
+    if callable(getattr(model, "get_base_model", None)):  # PEFT
+        return held_model(model.get_base_model())
+    return model
+
+
+def forget_compiled(model: Any) -> None:
+    """Let code that was compiled with other hooks be compiled again.
+
+    TorchDynamo does not look at the hooks of modules that it has compiled: a model that was compiled before it is
+    pruned would go on unpruned, without a word.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    if any(m._compiled_call_impl is not None for m in model.modules()) or _dynamo_has_run():
+        torch.compiler.reset()
+
+
+def refuse_compiled_call() -> None:
+    """Refuse to read images inside a call of `torch.compile`, whose code does not keep what hooks note.
+
+    Raises:
+        InvalidValueError: a compiled call is running.
+    """
+    if torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False):  # type: ignore[attr-defined]
+        raise InvalidValueError(
+            "a call compiled by torch.compile cannot be pruned while it reads images: call the model itself, or its "
+            "generate, inside the block"
+        )
+
+
+def _dynamo_has_run() -> bool:
+    """Whether TorchDynamo is loaded and has compiled something in this process."""
+    import sys
+
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    return bool(counters and sum(counters.get("frames", {}).values()))
