@@ -86,10 +86,16 @@ def test_dynamic_quantisation(family):
     expected = greedy(model, given)
     with zoo_exp.pruned(model, "full"):
         assert torch.equal(greedy(model, given), expected)
-    for selector in ("zoo", "divprune"):
-        with zoo_exp.pruned(model, selector, 2) as pruning:
-            greedy(model, given)
-        assert pruning.kept_tokens == [2]
+    with zoo_exp.pruned(model, "divprune", 2) as pruning:
+        greedy(model, given)
+    assert pruning.kept_tokens == [2]
+    with zoo_exp.pruned(model, "zoo", 2) as pruning:
+        if family == "internvl":  # the scale of the activations lets rows depend on each other
+            with pytest.raises(InvalidValueError, match="no module is found that maps rows"):
+                greedy(model, given)
+            return
+        greedy(model, given)
+    assert pruning.kept_tokens == [2]
 
 
 class Wrapped(nn.Module):

@@ -154,6 +154,21 @@ def _option_text(option: tuple[str, Any]) -> str:
     return value if isinstance(value, str) else f"{name}={value}"
 
 
+AUTO = "auto"
+"""The family that `model.family` takes from the checkpoint's config.json."""
+
+
+def family_of(path: str, revision: str | None) -> str:
+    """The model type of a checkpoint, from its config.json.
+
+    Raises:
+        MissingFileError: no config.json can be read.
+    """
+    from zoo_exp.models.loading import read_config
+
+    return str(read_config(path, path, revision).get("model_type"))
+
+
 def check_family(name: str) -> list[ZooExpError]:
     """Problems with the name of the model family; an empty list if there are none."""
     from zoo_exp.models.families import check_family as check

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo_exp.config import checked_yaml, folders, overrides
-from zoo_exp.config.arms import check_family, check_tasks, expand
+from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_of
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
@@ -31,6 +31,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         MissingFileError: a folder of `config_dirs` that does not exist.
     """
     config = run_config(texts, config_dirs)
+    if config.model.family == AUTO:
+        config.model.family = family_of(config.model.path, config.model.revision)
     problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
     problems += check_family(config.model.family) + check_tasks(config.tasks)
     arms: tuple[Arm, ...] = ()

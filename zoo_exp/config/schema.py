@@ -29,7 +29,7 @@ class ModelConfig:
     name: str = MISSING
     """Name of the configuration file; results name the model by it."""
     family: str = MISSING
-    """The model family, which selects the adapter: `model_type` of the checkpoint's config.json."""
+    """The model family, which selects the adapter: `model_type` in the checkpoint's config.json; `auto` reads it."""
     path: str = MISSING
     """A hub id, a local checkpoint, or `embedded` for the model inside the package."""
     revision: str | None = None

@@ -166,16 +166,18 @@ def _preset(name: str) -> dict[str, Any]:
     return {} if Path(name).is_dir() and not is_shipped(name) else presets.find("model", name) or {}
 
 
-def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
+def read_config(path: str, name: str, revision: str | None = None) -> dict[str, Any]:
+    """The config.json of a folder or a hub id.
+
+    Raises:
+        MissingFileError: it cannot be read.
+    """
     from transformers.configuration_utils import PretrainedConfig
 
-    if weights == "random" and not Path(path).is_dir() and path in known_architectures():
-        return architecture(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise MissingFileError(f"model '{name}': {path} has no config.json; give a folder with a checkpoint")
     try:
-        raw, _ = PretrainedConfig.get_config_dict(path, revision=hub["revision"])
+        raw, _ = PretrainedConfig.get_config_dict(path, revision=revision)
     except Exception as error:  # a settings file that is no JSON object, and everything that a network can do
         raise MissingFileError(
             f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give a folder, a hub id "
@@ -183,6 +185,16 @@ def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
         ) from error
     if not isinstance(raw, dict):
         raise MissingFileError(f"model '{name}': its config.json is no JSON object: get the checkpoint again")
+    found: dict[str, Any] = raw
+    return found
+
+
+def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if weights == "random" and not Path(path).is_dir() and path in known_architectures():
+        return architecture(path)
+    raw = read_config(path, name, hub["revision"])
     if "auto_map" in raw and not hub["trust_remote_code"]:
         raise InvalidValueError(
             f"model '{name}' brings its own code (auto_map in config.json): it is not run unless you ask for it "
