@@ -144,7 +144,7 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
-    command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=100", "model.batch_size=1", f"out={tmp_path}"]
+    command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=25", "model.batch_size=1", f"out={tmp_path}"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not any(
@@ -156,9 +156,10 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
     assert child.returncode == 130, errors
     assert "same command to resume" in errors
     kept = records(tmp_path)
-    assert 0 < len(kept) < 200 * 9
+    total = (25 + 25 * 4) * 13  # questions of POPE, rotations of MMBench's groups; arms
+    assert 0 < len(kept) < total
     assert cli.main(command[3:]) == 0
     rows = records(tmp_path)
-    assert len(rows) == len({(r["task"], r["arm"], r["sample_id"]) for r in rows}) == 200 * 9
+    assert len(rows) == len({(r["task"], r["arm"], r["sample_id"]) for r in rows}) == total
     text = {json.dumps(row) for row in rows}
     assert all(json.dumps(row) in text for row in kept)
