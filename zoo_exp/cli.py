@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
-from zoo_exp.errors import UnknownNameError, ZooExpError, message_of, summary_of
+from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
+from zoo_exp.evaluation import stop
 
 DESCRIPTION = (
     "Evaluate visual-token pruning for vision-language models: accuracy, token counts, FLOPs and latency."
@@ -47,30 +48,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        return _dispatch([argument for argument in arguments if argument != "--debug"], debug)
-    except ZooExpError as error:
-        return _fail(message_of(error), debug)
+        code = _dispatch([argument for argument in arguments if argument != "--debug"], debug)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            return _bug(error, debug)
-        place = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(f"{place}{error.strerror or error}", debug)
     except KeyboardInterrupt:
         return _interrupted()
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's Trainer turns Ctrl-C into exit(1)
+    except SystemExit as stopped:
+        if isinstance(
+            stopped.__context__, KeyboardInterrupt
+        ):  # Lightning's Trainer turns Ctrl-C into exit(1)
             return _interrupted()
         raise
     except Exception as error:
-        return _bug(error, debug)
+        return _failed(error, debug)
 
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    if sys.argv[1:2] == ["run"]:
+        stop.install()  # before slow imports: without a handler, a signal to stop kills the process
+    code = main()
+    stop.ignore()  # the exit code is decided; a signal while the interpreter ends must not change it
+    sys.exit(code)
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
@@ -114,18 +117,16 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     return code
 
 
-def _fail(message: str, debug: bool) -> int:
+def _failed(error: Exception, debug: bool) -> int:
+    """Print one message; the exit code."""
     if debug:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-def _bug(error: Exception, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
+    ours = as_ours(error)
+    if isinstance(ours, ZooExpError):
+        print(f"error: {ours}", file=sys.stderr)
+        return 2
     hint = "" if debug else " Rerun with --debug for the traceback"
-    print(f"error: unexpected {summary_of(error)}. This is a bug in zoo_exp.{hint}", file=sys.stderr)
+    print(f"error: unexpected {ours}. This is a bug in zoo_exp.{hint}", file=sys.stderr)
     return 1
 
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.evaluation import stop
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Experiment
@@ -91,14 +92,25 @@ def run(args: argparse.Namespace) -> int:
             # A folder that can only be read still saves the encoding of what is in it.
             if not (cache.is_dir() and os.access(cache, os.R_OK | os.X_OK)):
                 check_writable(cache, "cache.features")
+    if stop.requested():
+        return stopped()
     if args.multirun:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
         return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
     check_sources(found[0].experiment)
     from zoo_exp import pipeline
 
+    if stop.requested():
+        return stopped()
     code: int = pipeline.run(found[0].experiment)
     return code
+
+
+def stopped() -> int:
+    """Say that a signal came before anything was answered; the exit code."""
+    number = stop.requested()
+    print(f"stopped by {number.name if number else 'a signal'}; rerun the same command to start")
+    return stop.EXIT_CODE
 
 
 def check_writable(folder: Path, key: str = "out") -> None:
@@ -145,7 +157,7 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
     """Run each point in a process of its own, which isolates crashes and device memory; print how each ended.
 
     Returns:
-        0 if every point succeeded, else the first nonzero exit code.
+        0 if every point succeeded, 75 after a signal to stop, else the first nonzero exit code.
     """
     codes: list[tuple[int, float]] = []
     for number, overrides in enumerate(points, start=1):
@@ -155,6 +167,9 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
         codes.append((code, time.monotonic() - started))
         if code == 130:
             raise KeyboardInterrupt
+        if stop.requested():
+            print(f"stopped after {number} of {len(points)} points; rerun the same command to resume")
+            return stop.EXIT_CODE
     print(f"\n{len(points)} points, {sum(code != 0 for code, _ in codes)} failed")
     for overrides, (code, seconds) in zip(points, codes, strict=True):
         print(f"  {'ok' if code == 0 else f'exit code {code}':<14}{seconds:8.1f} s  {' '.join(overrides)}")
@@ -162,10 +177,18 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
 
 
 def _call(command: Sequence[str]) -> int:
-    """Run a command to its end; after Ctrl-C, wait until the child has saved its records."""
+    """Run a command to its end; after Ctrl-C or a signal to stop, wait until the child has saved its records."""
     child = subprocess.Popen(command)
+    told = False
     try:
-        return child.wait()
+        while True:
+            try:
+                return child.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                number = stop.requested()
+                if number is not None and not told:  # `kill` may have sent it to this process only
+                    child.send_signal(number)
+                    told = True
     except KeyboardInterrupt:
         try:  # a terminal sends Ctrl-C to both processes; `kill` may have sent it to this one only
             child.wait(timeout=2)

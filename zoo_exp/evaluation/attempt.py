@@ -10,8 +10,8 @@ from rich.console import Console
 
 from zoo_exp import selectors
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.errors import UnknownNameError, ZooExpError
-from zoo_exp.evaluation import launch, stop
+from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
+from zoo_exp.evaluation import launch, ranks, stop
 from zoo_exp.evaluation.batches import Collate
 from zoo_exp.evaluation.datamodule import CellsData
 from zoo_exp.evaluation.feature_cache import open_cache
@@ -56,18 +56,38 @@ class Attempt:
         self.missing = 0
 
     def follow(self) -> int:
-        """Run as a rank other than 0; returns the exit code."""
+        """Run as a rank other than 0; returns the exit code.
+
+        Raises:
+            ZooExpError: any error the user can correct; where rank 0 started this process, rank 0 raises it instead.
+        """
         try:
             self._answer()
-        except stop.Stopped:
-            # Lightning's launcher kills rank 0 when a process that it started exits with a nonzero code.
-            return stop.EXIT_CODE if launch.under_srun(os.environ) else 0
+        except Exception as error:
+            outside = launch.started_outside(os.environ)
+            if isinstance(error, stop.Stopped) or stop.requested():
+                number = stop.requested()
+                self._tell(cells.STOPPED, f"stopped by {number.name if number else 'a signal'}")
+                # Lightning's launcher kills rank 0 when a process that it started exits with a nonzero code.
+                return stop.EXIT_CODE if launch.under_srun(os.environ) else 0
+            if not ranks.lost(error):
+                self._tell(cells.FAILED, error)
+            if outside:
+                raise
         return 0
+
+    def _tell(self, state: str, error: Exception | str) -> None:
+        """Tell rank 0 how this rank ended."""
+        current = self.module.work if self.module else None
+        cell = (current or self.work[0]).cell
+        with suppress(OSError, ZooExpError):
+            ranks.tell(self.folder, cell, state, self.trainer.global_rank, error)
 
     def lead(self) -> int:
         """Run as rank 0: find the missing answers, generate them, check that all are there; returns the exit code."""
         for item in self.work:
-            cells.note(self.folder, item.cell, cells.RUNNING, samples=len(item.ids), device=manifest.device())
+            facts = {"samples": len(item.ids), "device": manifest.device(), "rank": 0}
+            cells.note(self.folder, item.cell, cells.RUNNING, **facts)
         try:
             self._resume()
             self._check()
@@ -103,6 +123,8 @@ class Attempt:
 
     def _answer(self) -> None:
         """Generate the missing answers of this rank."""
+        if stop.requested():
+            raise stop.Stopped
         experiment = self.experiment
         launch.share_threads(self.trainer)
         loaded = _load(experiment)
@@ -121,8 +143,14 @@ class Attempt:
 
         data = CellsData(self.work, collate, experiment.model.batch_size, experiment.data.workers)
         try:
-            with progress:
-                self.trainer.test(module, datamodule=data, verbose=False)
+            with progress, self._watched(module) as watch:
+                try:
+                    self.trainer.test(module, datamodule=data, verbose=False)
+                except BaseException as error:
+                    reason = watch.reason(error)
+                    if reason is error:
+                        raise
+                    raise reason from error
             if cache is not None:
                 self.console.print(cache.summary(), soft_wrap=True, highlight=False, style="dim")
         except stop.Stopped:
@@ -134,15 +162,23 @@ class Attempt:
         finally:
             module.end()
 
-    def _release(self, number: signal.Signals) -> None:
-        """Send a signal to the processes that Lightning started, and wait for them."""
+    def _watched(self, module: PrunedVLM) -> ranks.Watch:
+        """Follows the notes of other ranks, if there are any."""
+        wanted = [item.cell for item in self.work] if self.trainer.is_global_zero else []
+        several = self.trainer.world_size > 1
+        return ranks.Watch(
+            self.folder, wanted if several else [], lambda: not module.started, lambda n: self._release(n, 0)
+        )
+
+    def _release(self, number: signal.Signals, seconds: float = 60) -> None:
+        """Send a signal to the processes that Lightning started, and wait for them at most so many seconds."""
         children = getattr(self.trainer.strategy.launcher, "procs", [])
         for child in children:
             with suppress(OSError):
                 child.send_signal(number)
         for child in children:
             with suppress(Exception):
-                child.wait(timeout=60)
+                child.wait(timeout=seconds)
 
     def _check(self) -> None:
         """Read the records back: a cell is complete if it has a record for every answer."""
@@ -160,7 +196,7 @@ class Attempt:
         number = stop.requested()
         name = number.name if number else "a signal"
         for item in self.work:
-            cells.note(self.folder, item.cell, cells.STOPPED, error=f"stopped by {name}")
+            cells.note(self.folder, item.cell, cells.STOPPED, error=f"stopped by {name}", rank=0)
         recorded = self.module.recorded if self.module else 0
         then = stop.requeue(recorded)
         self.console.print(f"stopped by {name} with {recorded} new answers on disk; {then}")
@@ -170,13 +206,12 @@ class Attempt:
         """Note the error with the cell in which it occurred."""
         user = isinstance(error, (KeyboardInterrupt, SystemExit))
         current = self.module.work if self.module else None
-        first = next(iter(str(error).strip().splitlines()), "")
-        message = "interrupted" if user else f"{type(error).__name__}: {first}"
+        message = "interrupted" if user else " ".join(str(as_ours(error)).split())
         for item in self.work:
             mine = current is None or item.cell.id == current.cell.id
             state = cells.FAILED if mine and not user else cells.STOPPED
-            with suppress(OSError):  # a full disk may be the error
-                cells.note(self.folder, item.cell, state, error=message if mine else "")
+            with suppress(OSError, ZooExpError):  # a full disk may be the error
+                cells.note(self.folder, item.cell, state, error=message if mine else "", rank=0)
 
 
 def _load(experiment: Experiment) -> LoadedModel:

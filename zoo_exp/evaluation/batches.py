@@ -1,13 +1,18 @@
 """The questions of one cell that still lack an answer, sharded over ranks and collated for the model."""
 
+import signal
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from zoo_exp.errors import OURS, UnexpectedError, as_ours, named
+from zoo_exp.evaluation import stop
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.parquet import ParquetRows
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,13 @@ class Sample:
         number: row number in the task.
         id: `task.sample_id`.
         doc: the row in the official columns.
+        source: file and row number, for messages; empty where rows lie in no file.
     """
 
     number: int
     id: str
     doc: dict[str, Any]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,50 @@ class Batch:
     inputs: dict[str, Any]
 
 
-class Pending(Dataset[Sample]):
-    """The samples of `task` with the row numbers `numbers`."""
+@dataclass(frozen=True)
+class Failure:
+    """An error in place of a sample or batch: a value crosses processes whole, a raised exception does not.
+
+    Attributes:
+        kind: name of its class, one of `errors.OURS`.
+        message: its message.
+        trace: the traceback of the process that raised it.
+    """
+
+    kind: str
+    message: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception, where: str, source: str = "") -> "Failure":
+        """An exception with what was being worked on, and in which file."""
+        ours = as_ours(error, where)
+        kind = next(kind.__name__ for kind in type(ours).__mro__ if kind in OURS)
+        message = f"{ours} [{source}]" if source else str(ours)
+        return cls(kind, message, "".join(traceback.format_exception(error)))
+
+    def error(self) -> Exception:
+        """The exception again; its traceback is a note."""
+        known = {kind.__name__: kind for kind in OURS}
+        made: Exception = known.get(self.kind, UnexpectedError)(self.message)  # type: ignore[call-arg]
+        made.add_note(self.trace)
+        return made
+
+
+def opened(batch: "Batch | Failure") -> Batch:
+    """The batch of a loader.
+
+    Raises:
+        ZooExpError: the error that took its place; the message names task and sample.
+        UnexpectedError: the same for a bug.
+    """
+    if isinstance(batch, Failure):
+        raise batch.error()
+    return batch
+
+
+class Pending(Dataset["Sample | Failure"]):
+    """The samples of `task` with the row numbers `numbers`; a `Failure` where a row cannot be read."""
 
     def __init__(self, task: Task, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
         self.task, self.rows, self.numbers = task, rows, numbers
@@ -42,10 +91,19 @@ class Pending(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Sample:
+    def __getitem__(self, place: int) -> Sample | Failure:
         number = self.numbers[place]
-        doc = self.rows[number]
-        return Sample(number, self.task.sample_id(doc), doc)
+        try:
+            doc = self.rows[number]
+            return Sample(number, self.task.sample_id(doc), doc, source_of(self.rows, number))
+        except Exception as error:
+            return Failure.of(error, f"{self.task.name}, row {number}", source_of(self.rows, number))
+
+
+def source_of(rows: Sequence[dict[str, Any]], number: int) -> str:
+    """File and row of a task's row; empty where rows lie in no parquet file."""
+    table = getattr(rows, "table", None)
+    return table.place_of(rows.kept[number]) if isinstance(table, ParquetRows) else ""  # type: ignore[attr-defined]
 
 
 def shard(todo: Sequence[int], rank: int, world_size: int) -> list[int]:
@@ -59,15 +117,59 @@ def shard(todo: Sequence[int], rank: int, world_size: int) -> list[int]:
 
 def make_loader(
     pending: Pending, collate: Callable[[list[Sample]], Batch], batch_size: int, workers: int
-) -> DataLoader[Batch]:
-    """Batches in order."""
+) -> DataLoader[Batch | Failure]:
+    """Batches in order; see `opened`."""
     return DataLoader(
         pending,  # type: ignore[arg-type]
         batch_size=batch_size,
         shuffle=False,
         num_workers=workers,
-        collate_fn=collate,  # type: ignore[arg-type]
+        collate_fn=Guarded(collate, pending.task.name),  # type: ignore[arg-type]
+        worker_init_fn=_ignore_signals,
     )
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the main process, which finishes its batch and ends the workers.
+
+    A signal to the process group or to all processes of a SLURM step reaches workers too.
+    """
+    for number in (*stop.SIGNALS, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Guarded:
+    """A collate function that returns a `Failure` instead of raising.
+
+    Args:
+        collate: makes a batch of samples.
+        task: name of the task, for messages.
+    """
+
+    def __init__(self, collate: Callable[[list[Sample]], Batch], task: str) -> None:
+        self.collate, self.task = collate, task
+
+    def __call__(self, samples: list[Sample | Failure]) -> Batch | Failure:
+        """The batch, or the error of the first sample that has one."""
+        whole: list[Sample] = []
+        for sample in samples:
+            if isinstance(sample, Failure):
+                return sample
+            whole.append(sample)
+        try:
+            return self.collate(whole)
+        except Exception as error:
+            return self._blame(whole, error)
+
+    def _blame(self, samples: list[Sample], error: Exception) -> Failure:
+        """The error with the sample that causes it: the first that fails alone, or all of them."""
+        for sample in samples if len(samples) > 1 else []:
+            try:
+                self.collate([sample])
+            except Exception as alone:
+                return Failure.of(alone, f"{self.task}, {named([sample.id])}", sample.source)
+        source = samples[0].source if len(samples) == 1 else ""
+        return Failure.of(error, f"{self.task}, {named([sample.id for sample in samples])}", source)
 
 
 class Collate:

@@ -72,6 +72,11 @@ def under_srun(environment: MutableMapping[str, str]) -> bool:
     return step.isdigit() and int(step) < _LARGEST_STEP and "SLURM_PROCID" in environment
 
 
+def started_outside(environment: MutableMapping[str, str]) -> bool:
+    """Whether `srun` or `torchrun` started the ranks, as opposed to rank 0."""
+    return under_srun(environment) or "TORCHELASTIC_RUN_ID" in environment
+
+
 def slurm_shape(environment: MutableMapping[str, str]) -> dict[str, Any]:
     """Devices, nodes and strategy that match the tasks started by `srun`."""
     nodes = int(environment.get("SLURM_NNODES", "1"))

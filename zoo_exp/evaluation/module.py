@@ -12,7 +12,7 @@ import torch
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
-from zoo_exp.evaluation.batches import Batch, Sample
+from zoo_exp.evaluation.batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.running_scores import RunningScores
 from zoo_exp.evaluation.work import Work
@@ -44,6 +44,7 @@ class PrunedVLM(lightning.LightningModule):
 
     Attributes:
         work: the current cell; None before the first.
+        started: whether all ranks have met and the test loop runs.
         recorded: answers that this process has written to disk.
         recorded_in_cell: those of the current cell.
         after_arm: called with an arm and its number of answers once it has answered a batch.
@@ -57,6 +58,7 @@ class PrunedVLM(lightning.LightningModule):
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs, self.selector_costs = CostModel(loaded.model.config), SelectorCosts()
         self.work: Work | None = None
+        self.started = False
         self.recorded = self.recorded_in_cell = 0
         self.after_arm: Callable[[Arm, int], None] = lambda arm, answers: None
         self.scores: dict[str, dict[str, dict[str, float]]] = {}
@@ -88,6 +90,7 @@ class PrunedVLM(lightning.LightningModule):
         """Take the work that the ranks agreed on; install the signal handlers again, which Lightning has replaced."""
         stop.install()
         self.left: list[Work] = self.trainer.datamodule.left  # type: ignore[attr-defined]
+        self.started = True
 
     def on_test_end(self) -> None:
         """Wait until every rank has written its rows, because rank 0 merges them next; then synchronise the metrics.
@@ -99,8 +102,17 @@ class PrunedVLM(lightning.LightningModule):
         launch.meet(self.trainer)
         self.scores = self.running_scores.synced(self.left, self.device)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch."""
+    def transfer_batch_to_device(
+        self, batch: Batch | Failure, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move the tensors of a batch.
+
+        Raises:
+            ZooExpError: the batch could not be read; the current cell is then the one that it belongs to.
+        """
+        if isinstance(batch, Failure) and self.work is not self.left[dataloader_idx]:
+            self.begin(self.left[dataloader_idx])
+        batch = opened(batch)
         return Batch(batch.samples, to_device(batch.inputs, device))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

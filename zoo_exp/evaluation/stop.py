@@ -30,6 +30,19 @@ def install() -> None:
             signal.signal(number, _note)
 
 
+def ignore() -> None:
+    """Ignore the signals from now on; does nothing where they were not handled before."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is _note:
+                signal.signal(number, signal.SIG_IGN)
+
+
+def receive(number: signal.Signals) -> None:
+    """Take a signal that arrived elsewhere, such as at another rank."""
+    _received.append(number)
+
+
 def requested() -> signal.Signals | None:
     """The first signal received, or None."""
     return signal.Signals(_received[0]) if _received else None

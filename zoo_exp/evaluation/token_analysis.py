@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.evaluation.batches import Batch, Collate, Pending, make_loader
+from zoo_exp.evaluation.batches import Collate, Pending, make_loader, opened
 from zoo_exp.evaluation.kept_set import above, effective_rank, overlap, spearman
 from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.files import encode, replaced
@@ -116,8 +116,7 @@ def _images(
     loader = make_loader(pending, collate, BATCH, experiment.data.workers)
     needs = frozenset().union(*(selector.needs for _, selector in arms))
     device = next(loaded.model.parameters()).device
-    for batch in loader:
-        assert isinstance(batch, Batch)
+    for batch in map(opened, loader):
         tokens = loaded.adapter.encode(to_device(batch.inputs, device), needs)
         for sample, images in zip(batch.samples, tokens, strict=True):
             yield sample.id, images

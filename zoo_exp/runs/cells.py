@@ -60,12 +60,15 @@ def answered(run: Path, cells: list[Cell] | None = None) -> Answered:
 
 def note(run: Path, cell: Cell, state: str, **facts: Any) -> None:
     """Write the state of a cell; facts that are not given stay as they are."""
-    path = folder.cell(run, cell.task)
-    old = _read(path)
-    if old.get("cell") != cell.id:
-        old = {}
+    old = noted(run, cell)
     content = {**old, "task": cell.task, "cell": cell.id, "state": state, "error": "", **facts}
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(folder.cell(run, cell.task), json.dumps(content, indent=1) + "\n")
+
+
+def noted(run: Path, cell: Cell) -> dict[str, Any]:
+    """What `note` wrote about a cell; empty without a note, or with one about another cell."""
+    content = _read(folder.cell(run, cell.task))
+    return content if content.get("cell") == cell.id else {}
 
 
 def states(run: Path, cells: list[Cell]) -> list[State]:
@@ -100,9 +103,7 @@ def unfinished(run: Path, records: pd.DataFrame, cells: Mapping[str, tuple[str, 
 
 
 def _state(run: Path, cell: Cell, records: Mapping[str, set[str]]) -> State:
-    content = _read(folder.cell(run, cell.task))
-    if content.get("cell") != cell.id:
-        content = {}
+    content = noted(run, cell)
     answers = sum(len(records.get(arm.id, ())) for arm in cell.arms)
     samples = content.get("samples")
     expected = None if samples is None else samples * len(cell.arms)

@@ -75,6 +75,12 @@ class ParquetRows:
             name: located(value, self.folders) if is_image(name) else value for name, value in row.items()
         }
 
+    def place_of(self, number: int) -> str:
+        """The file of a row and its number there, for messages."""
+        file = self._groups[bisect_right(self._ends, number)][0]
+        before = sum(other.metadata.num_rows for other in self._files[:file])
+        return f"{self.paths[file]}, row {number - before}"
+
     def column(self, name: str) -> list[Any]:
         """One column of all rows."""
         return self._read([name], lambda table: table.column(name))
