@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models import processors
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.holders import refuse_compiled_call
 from zoo_exp.models.image_tap import ImageTap
@@ -56,6 +57,7 @@ class _Call(threading.local):
 
     ids: Tensor | None = None
     running: Prefill | None = None
+    origin: tuple[Tensor, int] | None = None
 
 
 class Engine:
@@ -97,6 +99,8 @@ class Engine:
         try:
             if self.tap is not None:
                 self._undo.append(self.tap.attach())
+                if hasattr(self.adapter.model, "_get_logits_processor"):
+                    self._undo.append(processors.attach(self.adapter.model, self._pruned_ids))
             for handle in (
                 vlm.register_forward_pre_hook(self._before_vlm, with_kwargs=True),
                 llm.register_forward_pre_hook(self._before_llm, with_kwargs=True),
@@ -162,6 +166,7 @@ class Engine:
         if past > 0:
             prompt = self._caches.get(cache)
             return None if prompt is None else (args, self._decode(kwargs, embeds, prompt, past))
+        self._call.origin = None
         ids, self._call.ids = self._call.ids, None
         visual = self._columns(embeds)
         if visual is None and ids is not None:
@@ -170,6 +175,13 @@ class Engine:
             self._forget(len(embeds))
             return None
         return args, self._prefill(kwargs, embeds, cache, ids, visual)
+
+    def _pruned_ids(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Ids of the last prompt and its new tokens without dropped tokens, and its padding; None if none was."""
+        if self._call.origin is None:
+            return None
+        origin, length = self._call.origin
+        return processors.pruned_ids(ids, origin, length, processors.pad_id(self.adapter.model))
 
     def _columns(self, embeds: Tensor) -> Tensor | None:
         """`visual` for the rows that came: beam search repeats them, `use_cache=False` lengthens them."""
@@ -208,6 +220,7 @@ class Engine:
                 if features is not None:
                     embeds = embeds.masked_scatter(segment.visual[..., None], features.to(embeds))
                 kwargs = cut_call(kwargs, embeds, order, segment, self.adapter.encoder_inputs)
+                self._call.origin = segment.source, given.length
         self.kept_tokens = segment.visual.sum(dim=1).tolist()
         _check_room(cache, segment.length)
         if segment is given and self.layers is None:

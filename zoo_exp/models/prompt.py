@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import POSITIONS, VLMAdapter
+from zoo_exp.models.processors import pad_id
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PrunedPrompt:
         position_ids: [B, L] or [3, B, L], or None where `generate` counts the mask.
         visual: visual tokens, merged ones included [B, L] (bool).
         kept_tokens: visual tokens that are in each row, counted after pruning.
+        input_ids: ids of the pruned prompts [B, L], for logits processors that look at the prompt.
         feed: what the decoder reads besides embeddings, mask and positions, for families that need it.
     """
 
@@ -31,6 +33,7 @@ class PrunedPrompt:
     visual: Tensor
     kept_tokens: list[int]
     feed: Any = field(default=None, compare=False)
+    input_ids: Tensor | None = None
 
 
 @torch.no_grad()
@@ -77,7 +80,16 @@ def prune_prompt(
             position_ids = kept
         else:  # a row that loses nothing keeps its positions under either policy
             position_ids = torch.where((keep == real).all(dim=1, keepdim=True), kept, position_ids)
-    return PrunedPrompt(embeds, new_mask.long(), position_ids, stays_visual, stays_visual.sum(dim=1).tolist())
+    # A padding column of a shorter prompt may hold a dropped token, which no processor may see.
+    as_given = new_mask | (keep == real).all()
+    return PrunedPrompt(
+        embeds,
+        new_mask.long(),
+        position_ids,
+        stays_visual,
+        stays_visual.sum(dim=1).tolist(),
+        input_ids=torch.where(as_given, new_ids, pad_id(adapter.model)),
+    )
 
 
 def keep_mask(
@@ -153,7 +165,13 @@ def generate_pruned(model: Any, prompt: PrunedPrompt, **generate_kwargs: Any) ->
     if prompt.feed is not None:
         return prompt.feed.generate(model, **generate_kwargs)  # type: ignore[no-any-return]
     given: dict[str, Any] = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
+    if prompt.input_ids is not None:
+        given["input_ids"] = prompt.input_ids
     if prompt.position_ids is not None:
         given["position_ids"] = prompt.position_ids
-    answer: Tensor = model.generate(**given, **generate_kwargs)
-    return answer
+    answer = model.generate(**given, **generate_kwargs)
+    start = 0 if prompt.input_ids is None else prompt.input_ids.shape[1]
+    if isinstance(answer, Tensor):
+        return answer[:, start:]
+    answer.sequences = answer.sequences[:, start:]
+    return answer  # type: ignore[no-any-return]
