@@ -1,4 +1,4 @@
-"""Files of the package: written whole or not at all, and JSON lines that are read whatever is in them."""
+"""Atomic file writes, and a JSONL reader that skips damaged lines."""
 
 import fcntl
 import json
@@ -16,26 +16,26 @@ from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 Row = dict[str, Any]
 T = TypeVar("T")
 DAMAGED = ".damaged"
-"""Suffix of a file that was set aside because some of its lines cannot be read."""
+"""Suffix of the backup of a file with unreadable lines."""
 TEMPORARY = ".*.tmp"
-"""Pattern of the files that `replaced` writes before it renames them."""
+"""Pattern of the temporary files of `replaced`."""
 DEPTH = 64
-"""Deepest nesting of a row; deeper ones would exhaust the stack of whoever writes them again."""
+"""Maximum nesting depth of a row; deeper rows could exhaust the stack when they are written again."""
 log = logging.getLogger("zoo_exp")
 _parse = json.JSONDecoder().raw_decode
 
 
 class DamagedRowError(ValueError):
-    """A row that is JSON, but not of the kind that its file holds; the text says why."""
+    """A row that is not valid for its file; the message gives the reason."""
 
 
 class Line(NamedTuple, Generic[T]):
-    """A line of a file.
+    """One line of a JSONL file.
 
     Attributes:
-        number: from 1.
-        offset: bytes before it.
-        row: what it holds.
+        number: line number, from 1.
+        offset: byte offset of the line in the file.
+        row: the parsed content.
     """
 
     number: int
@@ -45,16 +45,17 @@ class Line(NamedTuple, Generic[T]):
 
 @contextmanager
 def replaced(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path`, whole, when the block ends without an error.
+    """Open a temporary file that atomically replaces `path` when the block ends without an error.
 
-    The temporary file is locked while it is written, so that `remove_leftovers` knows those of killed processes.
+    The temporary file is locked while it is written, so that `remove_leftovers` can tell it from the files of killed
+    processes.
 
     Args:
-        path: the target; its folder is made.
-        sync: wait until the disk has it, so that it also survives a power failure.
+        path: the target; its folder is created.
+        sync: wait until the data is on disk (fsync), so that it survives a power failure.
 
     Raises:
-        MissingFileError: the folder cannot be made or written to, or the disk is full.
+        MissingFileError: the folder cannot be created or written to, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -71,7 +72,7 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
         raise
     except OSError as error:
         raise MissingFileError(
-            f"cannot write {path}: {error.strerror or error}. Make room, or give a folder that can be written to"
+            f"cannot write {path}: {error.strerror or error}. Free some space, or choose a writable folder"
         ) from error
     finally:
         if temporary is not None:
@@ -80,32 +81,32 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
 
 
 def _locked(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new temporary file beside `path` that nobody else removes while it is open."""
+    """Create a locked temporary file beside `path`; `remove_leftovers` does not remove it while it is open."""
     name = f".{path.name[:200]}.{socket.gethostname()}-{os.getpid()}.tmp"
     temporary = path.with_name(name)
     while True:
         file = temporary.open("wb")
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system may not support locks
             fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(OSError):
             if os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
                 return temporary, file
-        file.close()  # `remove_leftovers` of another process was here between the two calls
+        file.close()  # `remove_leftovers` of another process removed it between `open` and `flock`
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file in one step; see `replaced`."""
+    """Write a file atomically; see `replaced`."""
     with replaced(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Replace a text file in one step: UTF-8, Unix line ends."""
+    """Write a text file atomically, as UTF-8 with Unix line ends."""
     write_bytes(path, content.encode())
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove the temporary files that killed processes left in a folder and below; how many."""
+    """Remove temporary files of killed processes from a folder and its subfolders; return their number."""
     count = 0
     for path in folder.rglob(TEMPORARY):
         with suppress(OSError), path.open("rb") as file:
@@ -116,14 +117,14 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def set_aside(path: Path, *, move: bool = False) -> Path:
-    """Keep a damaged file under a name that nothing reads, for people to look at.
+    """Back up a damaged file under a name with the suffix `DAMAGED`, which no reader opens.
 
     Args:
         path: the file.
-        move: rename it; otherwise it is copied and stays in its place too.
+        move: rename the file instead of copying it.
 
     Returns:
-        The new name.
+        Path of the backup.
 
     Raises:
         MissingFileError: the folder cannot be written to, or the disk is full.
@@ -142,19 +143,19 @@ def set_aside(path: Path, *, move: bool = False) -> Path:
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """A row as its line; the same row always gives the same bytes."""
+    """Encode a row as one line of JSON; equal rows give equal bytes."""
     text = json.dumps(row, ensure_ascii=False, separators=(", ", ": ")) + "\n"
     try:
         return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair is no character
+    except UnicodeEncodeError:  # a lone surrogate cannot be encoded
         return text.encode(errors="replace")
 
 
 def decode(data: bytes) -> Row:
-    """The JSON object of a line.
+    """Decode one line to a JSON object.
 
     Raises:
-        DamagedRowError: it is none, nested too deeply, or holds half of a surrogate pair.
+        DamagedRowError: the line is not a JSON object, is nested too deeply, or contains a lone surrogate.
     """
     try:
         text = data.decode()
@@ -166,19 +167,19 @@ def decode(data: bytes) -> Row:
         raise DamagedRowError(reason) from None
     if not isinstance(row, dict):
         raise DamagedRowError("not a JSON object")
-    # Only a line with so many brackets can be that deep, and only an escape can hide half of a pair.
+    # Cheap checks first: depth needs that many brackets, and a lone surrogate needs an escape.
     if data.count(b"[") + data.count(b"{") > DEPTH and _depth(row) > DEPTH:
         raise DamagedRowError("nested too deeply")
     if b"\\u" in data:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise DamagedRowError("text with half of a surrogate pair") from None
+            raise DamagedRowError("text with a lone surrogate") from None
     return row
 
 
 def _depth(value: object) -> int:
-    """Levels of nesting, counted up to `DEPTH` + 1."""
+    """Nesting depth, counted up to `DEPTH` + 1."""
     level, values = 0, [value]
     while values and level <= DEPTH:
         inner: list[object] = []
@@ -194,20 +195,20 @@ def _depth(value: object) -> int:
 def read_lines(
     path: Path, make: Callable[[Row], T] | None = None, damaged: list[str] | None = None
 ) -> Iterator[Line[T]]:
-    """The rows of a file of JSON lines that can be read; a missing file has none.
+    """Iterate over the readable rows of a JSONL file; a missing file has none.
 
-    A damaged line is named, with its file and number, and left out: one that is no JSON object, or no row of the
-    asked kind. A last line without its end that is damaged is what a killed process leaves behind: it is not named.
+    A damaged line (not a JSON object, or rejected by `make`) is reported with file and line number and skipped. An
+    incomplete last line, as a killed process leaves it, is skipped without a report.
 
     Args:
         path: the file.
-        make: turns an object into a row of the asked kind; it raises `DamagedRowError` where it is none, and
-            `InvalidValueError` where this version of the package cannot read it.
-        damaged: takes the sentences about damaged lines; None logs them as warnings.
+        make: converts the JSON object to a row; raises `DamagedRowError` for an invalid one, and `InvalidValueError`
+            for one that this version of the package cannot read.
+        damaged: list to append the reports to; None logs them as warnings.
 
     Raises:
-        MissingFileError: the file is there and cannot be read.
-        InvalidValueError: a row of a newer version of the package.
+        MissingFileError: the file exists but cannot be read.
+        InvalidValueError: a row was written by a newer version of the package.
     """
     offset = 0
     try:
@@ -233,7 +234,7 @@ def read_lines(
             except DamagedRowError as error:
                 if not line.endswith(b"\n"):
                     return
-                sentence = f"{path}, line {number} is damaged ({error}): it is left out"
+                sentence = f"{path}, line {number} is damaged ({error}): it is skipped"
                 if damaged is None:
                     log.warning(sentence)
                 else:

@@ -1,4 +1,4 @@
-"""Keep other libraries' advice off the screen; their errors still show."""
+"""Suppress informational output of other libraries; errors are still shown."""
 
 import logging
 import os
@@ -6,8 +6,8 @@ import warnings
 
 
 def quieten() -> None:
-    """Silence Lightning's tips and deprecation notes of what it calls; call it before torch is imported."""
-    # torch's DDP warns that an option which one stage needs is idle in another.
+    """Suppress Lightning's tips and deprecation warnings; call it before torch is imported."""
+    # torch's DDP warns about an option that only one of the stages needs.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""One registry for everything that is found by name: selectors, tasks and model families.
+"""The registry behind selectors, tasks and model families.
 
-A registry knows built-in names, names that a decorator added, and names of installed entry points. A built-in name is
-a placeholder ("module:attribute") that is imported when it is asked for, so that listing names costs nothing.
+A registry holds built-in names, names added by a decorator, and names of installed entry points. Built-in names are
+lazy: they refer to "module:attribute", which is imported on first use, so that listing names imports nothing.
 """
 
 import ast
@@ -22,11 +22,11 @@ class Registry(Generic[T]):
     """Objects of one kind by name.
 
     Args:
-        kind: what messages call such an object, for instance "selector".
-        group: entry-point group through which installed packages add theirs.
+        kind: name of the kind of object in messages, for example "selector".
+        group: entry-point group of installed packages.
         built_in: name -> "module:attribute".
         hint: end of the message for an unknown name: how to list the names.
-        fallback: "module:attribute" of the object that stands for every unknown name; None refuses those.
+        fallback: "module:attribute" of the object returned for unknown names; None refuses them.
 
     Attributes:
         built_in: as given.
@@ -40,26 +40,26 @@ class Registry(Generic[T]):
         self._added: dict[str, T] = {}
 
     def names(self) -> list[str]:
-        """All names: built in, then added, then installed."""
+        """All names: built-in, then added, then installed."""
         return list(dict.fromkeys([*self.built_in, *self._added, *self._installed]))
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._added or name in self._installed
 
     def check(self, name: str) -> None:
-        """Refuse an unknown name, unless there is a fallback; nothing is imported.
+        """Raise an error for an unknown name, unless there is a fallback; imports nothing.
 
         Raises:
-            UnknownNameError: no such name; the message has the nearest one.
+            UnknownNameError: no such name; the message suggests the nearest one.
         """
         if name not in self and self.fallback is None:
             raise UnknownNameError(self.kind, name, self.names(), self.hint)
 
     def load(self, name: str) -> T:
-        """The object of that name, imported if necessary.
+        """Return the object of that name; import it if necessary.
 
         Raises:
-            UnknownNameError: no such name; the message has the nearest one.
+            UnknownNameError: no such name; the message suggests the nearest one.
             InvalidValueError: an installed package's object cannot be imported.
         """
         self.check(name)
@@ -79,16 +79,16 @@ class Registry(Generic[T]):
         return found
 
     def add(self, name: str, item: T) -> None:
-        """Add an object under a name; what a `register` decorator calls.
+        """Add an object under a name; called by the `register` decorators.
 
-        The same class may be added again (a notebook cell that runs twice), and may also be an entry point.
+        The same class may be added again (for example, when a notebook cell is rerun), and may also be an entry point.
 
         Raises:
-            InvalidValueError: the name is empty, or belongs to something else.
+            InvalidValueError: the name is empty, or belongs to another object.
         """
         label, origin = getattr(item, "__name__", type(item).__name__), _origin(item)
         if not isinstance(name, str) or not name:
-            raise InvalidValueError(f"{label} has no name: give the class an attribute `name`")
+            raise InvalidValueError(f"{label} has no name: set the class attribute `name`")
         owners = {self.built_in.get(name), _value(self._installed.get(name))}
         if name in self._added:
             owners.add(_origin(self._added[name]))
@@ -115,14 +115,14 @@ class Registry(Generic[T]):
 
 
 def outline(target: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the source of a class says about it, read without importing the module.
+    """Read the summary and attributes of a class from its source, without importing the module.
 
     Args:
         target: "module:Class" of this package.
-        defaults: class attributes to read, each with the value that a class without it has.
+        defaults: class attributes to read -> value for a class that does not define them.
 
     Returns:
-        `summary` (first line of the docstring), and the value of every attribute that is a literal or a frozenset of
+        `summary` (first line of the docstring), and the value of each attribute that is a literal or a frozenset of
         literals.
     """
     module, _, name = target.partition(":")
@@ -145,14 +145,14 @@ def outline(target: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(item: object) -> str:
-    """Where an object, or the class of an instance, is defined: "module:qualified name"."""
+    """Module and qualified name of an object or of its class: "module:qualname"."""
     owner = item if isinstance(item, type) else type(item)
     module = owner.__module__
-    if module == "__main__":  # `python -m package.module` imports the module under its own name elsewhere
+    if module == "__main__":  # `python -m package.module` also imports the module under its real name
         module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", module)
     return f"{module}:{owner.__qualname__}"
 
 
 def _value(point: EntryPoint | None) -> str | None:
-    """The target of an entry point without the extras that may follow it."""
+    """The target of an entry point without its extras."""
     return None if point is None else f"{point.module}:{point.attr}"

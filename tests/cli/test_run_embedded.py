@@ -85,7 +85,7 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     shutil.copytree(finished, out)
     assert run(out, "budget=[16,8]") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "taken over from earlier runs: 260 records" in printed
+    assert "reused from earlier runs: 260 records" in printed
     (new,) = [f for f in folders(out) if not (finished / "ablation_fusion" / f.name).exists()]
     rows = [json.loads(line) for line in (new / "records.jsonl").read_text().splitlines()]
     (old,) = folders(finished)

@@ -138,7 +138,7 @@ def test_two_runs_of_one_experiment_have_sections_of_their_own(make_whole_run, t
 
 def test_the_command_exits_with_2_where_there_is_no_run(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no run with records" in capsys.readouterr().err
+    assert "contains no run with records" in capsys.readouterr().err
 
 
 def test_a_table_marks_best_and_published_cells_and_sorts_by_values():

@@ -37,7 +37,7 @@ def test_a_run_that_has_no_records_yet_does_not_count_as_the_newest(make_whole_r
     assert find_runs([tmp_path / "runs" / "one"]) == [done]
 
 
-@pytest.mark.parametrize(("name", "match"), [("nowhere", "no folder"), (".", "holds no run with records")])
+@pytest.mark.parametrize(("name", "match"), [("nowhere", "no folder"), (".", "contains no run with records")])
 def test_what_is_no_run_says_what_to_give(tmp_path, name, match):
     with pytest.raises(MissingFileError, match=match):
         find_runs([tmp_path / name])
@@ -46,7 +46,7 @@ def test_what_is_no_run_says_what_to_give(tmp_path, name, match):
 def test_no_records_and_no_manifest_are_named(make_whole_run):
     run = make_whole_run()
     (run / "records.jsonl").write_text("")
-    with pytest.raises(MissingFileError, match="holds no records yet"):
+    with pytest.raises(MissingFileError, match="contains no records yet"):
         load_run(run)
     (run / "records.jsonl").unlink()
     with pytest.raises(MissingFileError, match=r"cannot read .*: no records yet; rerun the same command"):
@@ -121,7 +121,7 @@ def test_half_a_run_says_what_is_missing(make_whole_run):
     short = [row for row in kept if not ('"blind"' in row and '"sample_id": "011-' in row)]
     (run / "records.jsonl").write_text("".join(short))
     notes = "\n".join(results_of(load_run(run), draws=50).notes)
-    assert "embedded_vqav2: no questions answered under every arm yet" in notes
+    assert "embedded_vqav2: excluded, because no question has responses under every arm yet" in notes
     assert "embedded_pope: no records yet for zoo none @16" in notes
     assert "embedded_gqa: unfinished, between 22 and 24 questions" in notes
 

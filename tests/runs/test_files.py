@@ -43,7 +43,7 @@ def test_files_have_the_permissions_of_ordinary_ones(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        MissingFileError, match=r"cannot write .*file/results\.csv: File exists.*give a folder"
+        MissingFileError, match=r"cannot write .*file/results\.csv: File exists.*choose a writable folder"
     ):
         write_text(tmp_path / "file" / "results.csv", "x")
 
@@ -54,7 +54,7 @@ def test_a_full_disk_names_the_file(tmp_path):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(
-        MissingFileError, match=r"cannot write .*results\.csv: No space left on device\. Make room"
+        MissingFileError, match=r"cannot write .*results\.csv: No space left on device\. Free some space"
     ):
         full()
     assert os.listdir(tmp_path) == []

@@ -47,8 +47,8 @@ def test_what_changes_no_record_may_change(begun, harmless):
         ("model.dtype=bfloat16", 'model.dtype: "float32" -> "bfloat16"'),
         ("budget=8", 'arms[1].budget: "16" -> "8"'),
         ("selector=[full,divprune]", 'arms[1].selector: "zoo" -> "divprune"'),
-        ("selector=[full,zoo,divprune]", "arms: divprune @16 is new"),
-        ("selector=full", "arms: zoo multiply @16 is gone"),
+        ("selector=[full,zoo,divprune]", "arms: divprune @16 was added"),
+        ("selector=full", "arms: zoo multiply @16 was removed"),
         ("data.root=elsewhere", 'data.root: null -> "elsewhere"'),
     ],
 )

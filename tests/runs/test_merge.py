@@ -204,8 +204,8 @@ def test_records_of_other_cells_and_arms_are_set_aside(tmp_path, caplog):
     assert merge.merge(tmp_path, members) == len(ALL)
     assert (tmp_path / "records.jsonl").read_bytes() == reference(ALL)
     told = sorted(entry.message.split("damaged ")[1] for entry in caplog.records)
-    assert told[0].startswith("(arm id of mine is not one of this run)")
-    assert told[1].startswith("(cell other is not one of this run)")
+    assert told[0].startswith("(arm id of mine does not belong to this run)")
+    assert told[1].startswith("(cell other does not belong to this run)")
     (kept,) = (tmp_path / "journals").glob("*.damaged")
     assert kept.read_bytes().count(b"\n") == len(ALL) + 2
 

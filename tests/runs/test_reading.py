@@ -175,7 +175,7 @@ def test_no_records(tmp_path):
     with pytest.raises(MissingFileError, match="cannot read"):
         read_records(tmp_path)
     write(tmp_path, end="")
-    with pytest.raises(MissingFileError, match="holds no records yet"):
+    with pytest.raises(MissingFileError, match="contains no records yet"):
         read_records(tmp_path)
 
 
@@ -229,4 +229,4 @@ def test_a_file_of_timings_or_masks_that_cannot_be_read_is_left_out(tmp_path, ca
     (tmp_path / f"{name}.jsonl").mkdir()
     assert read_timings(tmp_path).empty
     assert reading.masks(tmp_path) == []
-    assert f"cannot read {tmp_path / name}.jsonl: Is a directory: it is left out" in caplog.text
+    assert f"cannot read {tmp_path / name}.jsonl: Is a directory: it is skipped" in caplog.text

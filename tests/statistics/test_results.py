@@ -166,7 +166,7 @@ def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
     )
     assert results.tasks == [TASKS[0], TASKS[2]]
     assert results.notes == [
-        f"{TASKS[1]}: left out, its metric cannot be computed: an image has one question of its two"
+        f"{TASKS[1]}: excluded, because its metric cannot be computed: an image has one question of its two"
     ]
 
 
@@ -194,7 +194,7 @@ def test_half_a_run_is_compared_on_common_questions_and_says_so(make_run):
     assert line(results, "full", TASKS[0])["n"] == 60
     assert line(results, "full", TASKS[1])["n"] == 120
     gap, few = results.notes
-    assert "embedded_gqa: 60 of 120 questions are left out" in gap
+    assert "embedded_gqa: 60 of 120 questions are excluded" in gap
     assert few.startswith(
         "fewer than 100 units (questions, MME pairs, MMBench groups) in embedded_gqa (60): "
     )
@@ -267,7 +267,7 @@ class OtherMetric(GQA):
 
 
 def test_a_main_metric_that_the_task_does_not_give(make_run):
-    with pytest.raises(InvalidValueError, match="gives no metric 'bleu': it gives accuracy"):
+    with pytest.raises(InvalidValueError, match="has no metric 'bleu': its metrics are accuracy"):
         results_of(make_run(), tasks=[OtherMetric(TASKS[0], tasks.DataSource("", "test"))])
 
 

@@ -1,1 +1,1 @@
-"""The run folder: records, timings and masks, journals, merge, manifest, locks, resume."""
+"""The run folder: records, timings, masks, journals, merging, manifest, locks and resuming."""

@@ -1,7 +1,7 @@
-"""The state of a cell: how many responses are expected and recorded, and how its last attempt ended.
+"""State of a cell: expected and recorded responses, and how the last attempt ended.
 
-The records decide what is done; `cells/TASK.json`, replaced in one step, only says what they cannot: how many
-samples there are, and the error that ended an attempt.
+The records determine what is done. `cells/TASK.json`, written atomically, adds what they do not contain: the number of
+samples, and the error that ended an attempt.
 """
 
 import json
@@ -19,18 +19,18 @@ from zoo_exp.runs import folder, lock, reading
 
 STATES = DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 Answered = dict[str, dict[str, set[str]]]
-"""Cell id -> arm id -> ids of the samples that have a record."""
+"""Cell id -> arm id -> ids of the recorded samples."""
 
 
 @dataclass(frozen=True)
 class State:
-    """One cell.
+    """State of one cell.
 
     Attributes:
         cell: the cell.
         state: done, running, stopped (can be resumed), failed, or missing (never started).
-        answers: how many are recorded.
-        expected: how many there will be, or None before the first attempt has counted them.
+        answers: number of recorded responses.
+        expected: total number of responses, or None before the first attempt has counted them.
         note: the error that ended the last attempt, or the process that runs the cell.
     """
 
@@ -42,14 +42,14 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether every answer is recorded."""
+        """Whether every response is recorded."""
         return self.expected is not None and self.answers >= self.expected
 
 
 def answered(run: Path, cells: list[Cell] | None = None) -> Answered:
-    """What has a record; only what belongs to some cells and their arms, if they are given."""
+    """Recorded samples by cell and arm, restricted to `cells` and their arms if given."""
     found: Answered = defaultdict(lambda: defaultdict(set))
-    names: dict[str, str] = {}  # one string for a sample's id under all arms
+    names: dict[str, str] = {}  # share one string per sample id across arms
     wanted = None if cells is None else {cell.id: {arm.id for arm in cell.arms} for cell in cells}
     for row in reading.records(run, wanted):
         if wanted is None or row["arm_id"] in wanted.get(row["cell"], ()):
@@ -59,7 +59,7 @@ def answered(run: Path, cells: list[Cell] | None = None) -> Answered:
 
 
 def note(run: Path, cell: Cell, state: str, **facts: Any) -> None:
-    """Write the state of a cell; facts that are not given stay as they are."""
+    """Write the state of a cell; facts that are not given are kept."""
     old = noted(run, cell)
     content = {**old, "task": cell.task, "cell": cell.id, "state": state, "error": "", **facts}
     write_text(folder.cell(run, cell.task), json.dumps(content, indent=1) + "\n")
@@ -78,10 +78,10 @@ def states(run: Path, cells: list[Cell]) -> list[State]:
 
 
 def unfinished(run: Path, records: pd.DataFrame, cells: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """One note for each task that lacks responses of some arm, or of all arms alike, as after an interrupted run.
+    """One note for each task with missing responses, for example after an interrupted run.
 
     Args:
-        run: the run folder; `cells/TASK.json` says how many questions there are.
+        run: the run folder; `cells/TASK.json` has the number of questions.
         records: from `reading.read_records`.
         cells: task -> cell ids of its records.
     """
@@ -116,7 +116,7 @@ def _state(run: Path, cell: Cell, records: Mapping[str, set[str]]) -> State:
     state = content.get("state")
     if state not in STATES:
         return State(cell, MISSING, answers, expected, error)
-    if state == RUNNING:  # nobody holds the lock: the process was killed before it could write anything
+    if state == RUNNING:  # the lock is free: the process was killed before it could update the state
         return State(cell, FAILED, answers, expected, "ended without a message (killed, or out of memory)")
     if state == DONE:
         return State(cell, MISSING, answers, expected, "records were lost or arms were added")
@@ -124,7 +124,7 @@ def _state(run: Path, cell: Cell, records: Mapping[str, set[str]]) -> State:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a state file; empty where it is missing or damaged."""
+    """Content of a state file; empty if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

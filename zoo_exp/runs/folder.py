@@ -1,12 +1,12 @@
-"""The files of a run folder, `out/NAME/ID`: every name in it is written here and nowhere else.
+"""Paths inside a run folder, `out/NAME/ID`. This is the only module that defines file names of a run.
 
-* experiment.json, config.yaml: what was run, by which versions, on which data.
+* experiment.json, config.yaml: resolved configuration, versions and data revisions.
 * journals/KIND-CELL-rankR-NNN.jsonl: rows that are not merged yet, one file per cell, rank and attempt.
 * records.jsonl, records.csv, records.parquet, timings.jsonl, masks.jsonl: merged rows.
 * masks/HASH.png: images of the questions in masks.jsonl.
-* cells/TASK.json, locks/NAME.lock: the state of each cell, and who writes it.
-* results.csv, results.json, results.md, masks.png, masks_BUDGET.png, submissions/, report/: made from the rows.
-* tokens.jsonl, bench/, slurm/: what the commands of that name write.
+* cells/TASK.json, locks/NAME.lock: state of each cell, and lock files.
+* results.csv, results.json, results.md, masks.png, masks_BUDGET.png, submissions/, report/: created from the rows.
+* tokens.jsonl, bench/, slurm/: output of the commands of the same name.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ EXPERIMENT, CONFIG, TOKENS = "experiment.json", "config.yaml", "tokens.jsonl"
 
 
 def merged(run: Path, kind: str, suffix: str = ".jsonl") -> Path:
-    """The merged rows of a kind; records also with the suffixes `.csv` and `.parquet`."""
+    """Merged rows of a kind; records also exist with the suffixes `.csv` and `.parquet`."""
     return run / f"{kind}{suffix}"
 
 
 def journals(run: Path, kind: str, cells: Collection[str] | None = None) -> list[Path]:
-    """Files that are not merged yet, by name; those of some cells only if `cells` is given."""
+    """Journals that are not merged yet, sorted by name; only those of `cells` if given."""
     paths = sorted((run / JOURNALS).glob(f"{kind}-*.jsonl"))
     return paths if cells is None else [path for path in paths if path.name.split("-")[1] in cells]
 
 
 def journal(run: Path, kind: str, cell: str, rank: int, attempt: int) -> Path:
-    """The file that one process appends the rows of a cell to. Attempts are numbered: clocks may disagree."""
+    """Journal of one process for a cell. Attempts are numbered, because clocks of machines may differ."""
     return run / JOURNALS / f"{kind}-{cell}-rank{rank}-{attempt:03d}.jsonl"
 
 
 def attempts(run: Path, kind: str, cell: str, rank: int) -> int:
-    """The highest number among the journals of a cell and rank, damaged ones included; 0 without any."""
+    """Highest attempt number of a cell and rank, including damaged journals; 0 if there is none."""
     stem = f"{kind}-{cell}-rank{rank}-"
     numbers = (
         path.name.removeprefix(stem).split(".")[0] for path in (run / JOURNALS).glob(f"{stem}*.jsonl*")
@@ -46,72 +46,72 @@ def attempts(run: Path, kind: str, cell: str, rank: int) -> int:
 
 
 def recorded(run: Path) -> list[Path]:
-    """Files with records: the merged one, and the journals of a run that was interrupted."""
+    """Files with records: the merged file, and journals of an interrupted run."""
     path = merged(run, RECORDS)
     return [*([path] if path.is_file() else []), *journals(run, RECORDS)]
 
 
 def experiment(run: Path) -> Path:
-    """The manifest: the resolved configuration, versions, data revisions and device."""
+    """Manifest: resolved configuration, versions, data revisions and device."""
     return run / EXPERIMENT
 
 
 def config(run: Path) -> Path:
-    """The resolved configuration for people."""
+    """The resolved configuration as YAML."""
     return run / CONFIG
 
 
 def cell(run: Path, task: str) -> Path:
-    """How the cell of a task stands."""
+    """State of the cell of a task."""
     return run / CELLS / f"{task}.json"
 
 
 def lock(run: Path, name: str) -> Path:
-    """A lock: of a cell (its id), of the merge, or of the report."""
+    """Lock file of a cell (by id), of the merge, or of the report."""
     return run / LOCKS / f"{name}.lock"
 
 
 def mask_image(run: Path, task: str, sample_id: str) -> Path:
-    """The image of a question as the model saw it."""
+    """Image of a question as the model received it."""
     name = hashlib.sha256(f"{task}/{sample_id}".encode(errors="replace")).hexdigest()[:16]
     return run / IMAGES / f"{name}.png"
 
 
 def gallery(run: Path, budget: str | None = None) -> Path:
-    """The mask gallery of a budget; without one, the gallery that stands for the run."""
+    """Mask gallery of a budget; without a budget, the main gallery of the run."""
     return run / ("masks.png" if budget is None else f"masks_{file_name(budget)}.png")
 
 
 def results(run: Path, suffix: str) -> Path:
-    """The tables of the run: `.csv`, `.json` or `.md`."""
+    """Result tables of the run: `.csv`, `.json` or `.md`."""
     return run / f"results{suffix}"
 
 
 def submissions(run: Path) -> Path:
-    """Files for the servers that score a benchmark."""
+    """Submission files for evaluation servers."""
     return run / "submissions"
 
 
 def report(run: Path) -> Path:
-    """The report on this run alone."""
+    """Report on this run only."""
     return run / "report"
 
 
 def tokens(run: Path) -> Path:
-    """What `python -m zoo_exp tokens` writes."""
+    """Output of `python -m zoo_exp tokens`."""
     return run / TOKENS
 
 
 def bench(run: Path) -> Path:
-    """What `python -m zoo_exp bench` writes, one folder per call."""
+    """Output of `python -m zoo_exp bench`, one folder per call."""
     return run / "bench"
 
 
 def inside(run: Path, path: Path) -> bool:
-    """Whether a path that a file of the run names lies in the run folder."""
+    """Whether a path from a file of the run lies inside the run folder."""
     return path.resolve().is_relative_to(run.resolve())
 
 
 def file_name(text: str) -> str:
-    """A label as part of a file name."""
+    """Convert a label to a string that is valid in file names."""
     return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in text)

@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines, one per cell, rank and attempt: rows are on disk before the next batch begins."""
+"""Append-only JSONL files, one per cell, rank and attempt. Rows are on disk before the next batch starts."""
 
 import errno
 import os
@@ -13,13 +13,13 @@ from zoo_exp.runs import folder
 
 
 class Journal:
-    """Appends rows to a file of its own below `run/journals`; the file is made with the first row.
+    """Appends rows to a new file in `run/journals`, which is created with the first row.
 
     Args:
         run: the run folder.
-        kind: what the rows are, one of `folder.KINDS`.
-        cell: id of the cell that they belong to.
-        rank: number of the process.
+        kind: kind of the rows, one of `folder.KINDS`.
+        cell: id of their cell.
+        rank: rank of the process.
     """
 
     def __init__(self, run: Path, kind: str, cell: str, rank: int = 0) -> None:
@@ -27,10 +27,10 @@ class Journal:
         self._file: int | None = None
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows and return when the disk has them.
+        """Write rows and wait until they are on disk (fsync).
 
         Raises:
-            ZooExpError: the disk is full or fails; the file then ends with the last row that is whole.
+            ZooExpError: the disk is full or failed; the file then ends with the last complete row.
         """
         data = b"".join(map(encode, rows))
         if not data:
@@ -54,7 +54,7 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Close the file; a later row would start the next attempt's."""
+        """Close the file; a later row would open a new one."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -68,7 +68,7 @@ class Journal:
         self.close()
 
     def _open(self) -> int:
-        """A file that nobody else has ever written to."""
+        """Create a new file with the next free attempt number."""
         number = 1 + folder.attempts(self.run, self.kind, self.cell, self.rank)
         while True:
             path = folder.journal(self.run, self.kind, self.cell, self.rank, number)
@@ -82,7 +82,7 @@ class Journal:
 
 
 def _write(file: int, data: bytes) -> None:
-    """Write everything: `os.write` may stop early, for instance just before the disk is full."""
+    """Write all data: `os.write` may write only a part, for example when the disk is almost full."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]

@@ -1,4 +1,4 @@
-"""Run folders as readers see them: found by path, loaded, and checked against each other."""
+"""Find and load run folders, and check that several runs can be compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Run:
 
     Attributes:
         folder: its path.
-        experiment: the resolved configuration that its manifest holds.
+        experiment: the resolved configuration from its manifest.
         provenance: versions and machine.
-        data: task -> which data set and revision it read; empty where an older run does not say.
+        data: task -> data set and revision; empty for older runs that did not record it.
         records: from `reading.read_records`.
         cells: task -> cell ids of its records (hashes of model, weights, data source and seed).
-        notes: one sentence for each task that is not finished.
+        notes: one sentence for each unfinished task.
     """
 
     folder: Path
@@ -43,15 +43,15 @@ class Run:
 
     @property
     def model(self) -> dict[str, Any]:
-        """Its model's configuration; `name` is what the configuration file is called."""
+        """The model's configuration; `name` is the name of its configuration file."""
         return dict(self.experiment["model"])
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders behind some paths: run folders themselves, or folders above, which stand for the newest run there.
+    """Find run folders: each path is a run folder, or a folder above, which selects the newest run in it.
 
     Raises:
-        MissingFileError: a path that does not exist, or holds no run.
+        MissingFileError: a path does not exist, or contains no run.
     """
     found = []
     for path in map(Path, paths):
@@ -68,7 +68,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
                 by_experiment.setdefault(run.parent, []).append(run)
         if not by_experiment:
             raise MissingFileError(
-                f"{path} holds no run with records: python -m zoo_exp run makes one (runs/NAME/ID)"
+                f"{path} contains no run with records: create one with python -m zoo_exp run (runs/NAME/ID)"
             )
         for _, runs in sorted(by_experiment.items()):
             found.append(max(runs, key=_written))
@@ -76,11 +76,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def passed_over(found: Sequence[Path], paths: Sequence[Path]) -> list[str]:
-    """What a user who named a folder above runs should know: which of several it stands for.
+    """Notes on folders with several runs: which of them was selected.
 
     Args:
-        found: from `find_runs`.
-        paths: what it was given.
+        found: result of `find_runs`.
+        paths: its argument.
     """
     told = []
     for run in found:
@@ -91,16 +91,16 @@ def passed_over(found: Sequence[Path], paths: Sequence[Path]) -> list[str]:
         ]
         if len(siblings) > 1 and run not in map(Path, paths):
             told.append(
-                f"{run.parent}: the newest of {len(siblings)} runs is {run.name}; give another folder to see it"
+                f"{run.parent}: using {run.name}, the newest of {len(siblings)} runs; give its folder to use another"
             )
     return told
 
 
 def load_run(path: Path) -> Run:
-    """Read one run folder.
+    """Load a run folder.
 
     Raises:
-        MissingFileError: no manifest or no records, or a file that cannot be read.
+        MissingFileError: the manifest or the records are missing, or a file cannot be read.
         InvalidValueError: the folder was written by a newer version of the package.
     """
     path = Path(path)
@@ -112,7 +112,7 @@ def load_run(path: Path) -> Run:
     if _release(written) > _release(__version__):
         raise InvalidValueError(
             f"{path} was written by zoo_exp {written}, this is {__version__}: "
-            "a newer run may hold what this version does not understand; install the newer version"
+            "newer runs may contain data that this version cannot read; install the newer version"
         )
     records = read_records(path, {arm["arm_id"] for arm in experiment["arms"]})
     ids = _cells(records)
@@ -121,20 +121,21 @@ def load_run(path: Path) -> Run:
 
 
 def check_together(runs: Sequence[Run], mixed: bool = False) -> list[str]:
-    """Refuse runs whose numbers do not compare, or say so where they are reported together on request.
+    """Check that the numbers of several runs can be compared.
 
-    Attention backends must agree between all runs, as times do not compare otherwise; between runs of one model
-    also its other settings, and per task the data's revision and what the cell's hash covers (weights, seed).
+    All runs must use the same attention backend, otherwise their times are not comparable. Runs of the same model must
+    also agree in its other settings, and for each task in the data revision and the content of the cell's hash
+    (weights, seed).
 
     Args:
         runs: all runs of the report.
-        mixed: report them together, marked.
+        mixed: return the differences as warnings instead of raising an error.
 
     Returns:
-        Warnings for the reader (with `mixed`).
+        Warnings (with `mixed`).
 
     Raises:
-        InvalidValueError: runs do not compare.
+        InvalidValueError: the runs cannot be compared.
     """
     problems = []
     for run in runs:
@@ -149,8 +150,8 @@ def check_together(runs: Sequence[Run], mixed: bool = False) -> list[str]:
     problems = list(dict.fromkeys(problems))
     if problems and not mixed:
         raise InvalidValueError(
-            "these runs do not compare in one report: " + "; ".join(problems) + ". "
-            "Make one report each, or add --mixed to report them together, marked"
+            "these runs cannot be compared in one report: " + "; ".join(problems) + ". "
+            "Create one report for each, or add --mixed to include them all and mark the differences"
         )
     return problems
 
@@ -187,7 +188,7 @@ def _differences(first: Run, second: Run) -> list[str]:
 
 
 def _written(run: Path) -> int:
-    """When the newest of its records was written, in nanoseconds."""
+    """Modification time of its newest records, in nanoseconds."""
     return max(path.stat().st_mtime_ns for path in folder.recorded(run))
 
 
@@ -197,7 +198,7 @@ def _cells(records: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, up to the first part that is none.
+    """The leading numbers of a version.
 
     >>> _release("0.3.0.dev1") < _release("0.10.0")
     True

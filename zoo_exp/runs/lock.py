@@ -1,4 +1,4 @@
-"""One writer per cell: locks that name their holder and vanish with it."""
+"""File locks that allow one writer per cell; they record their holder and are released when it exits."""
 
 import fcntl
 import os
@@ -15,10 +15,10 @@ from zoo_exp.runs import folder
 
 @contextmanager
 def cells(run: Path, names: Collection[str]) -> Iterator[None]:
-    """Hold the locks of cells, so that no other process writes their records.
+    """Hold the locks of several cells, so that no other process writes their records.
 
     Raises:
-        ZooExpError: another process holds one of them.
+        ZooExpError: another process holds one of the locks.
     """
     with ExitStack() as stack:
         for name in names:
@@ -28,7 +28,7 @@ def cells(run: Path, names: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def waiting(run: Path, name: str) -> Iterator[None]:
-    """Hold a lock that is soon free again: wait for it."""
+    """Wait for a short-lived lock and hold it."""
     with _file(run, name) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _sign(file)
@@ -36,7 +36,7 @@ def waiting(run: Path, name: str) -> Iterator[None]:
 
 
 def holder(run: Path, name: str) -> str | None:
-    """Who writes the records of a cell at this moment, or None."""
+    """The process that is writing the records of a cell, or None."""
     path = folder.lock(run, name)
     try:
         file = path.open("r+")
@@ -44,7 +44,7 @@ def holder(run: Path, name: str) -> str | None:
         return None
     with file:
         try:
-            # Shared, so that two who look do not take each other for a writer.
+            # A shared lock, so that two processes that call this do not mistake each other for a writer.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return file.read().strip() or "an unknown process"
@@ -58,15 +58,15 @@ def _held(run: Path, name: str) -> Iterator[None]:
             file.seek(0)
             other = file.read().strip() or "an unknown process"
             raise ZooExpError(
-                f"{run} is being written by another run ({other}): wait for it, "
-                "or give another folder with out=DIR"
+                f"{run} is being written by another run ({other}): wait for it to finish, "
+                "or choose another folder with out=DIR"
             )
         _sign(file)
         yield
 
 
 def _taken(file: IO[str]) -> bool:
-    """Take a lock; try for a second, since `holder` takes it for a moment too."""
+    """Acquire a lock; retry for one second, because `holder` also acquires it briefly."""
     for _ in range(10):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,7 +86,7 @@ def _file(run: Path, name: str) -> Iterator[IO[str]]:
 
 
 def _sign(file: IO[str]) -> None:
-    """Write who holds it into the file; the lock itself is the kernel's and needs no text."""
+    """Write the holder into the file, for messages only: the lock itself is held by the kernel."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     index = os.environ.get("SLURM_ARRAY_TASK_ID")
     place = f", SLURM job {job}{f'_{index}' if index else ''}" if job else ""

@@ -1,4 +1,4 @@
-"""The manifest of a run folder, `experiment.json`: what it was made by, and the refusal to resume it with another."""
+"""The manifest of a run folder (`experiment.json`), and the check that a run is resumed with the same settings."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def write(run: Path, experiment: Experiment, provenance: Mapping[str, Any]) -> N
     """Write the resolved configuration, versions, data revisions and device.
 
     Raises:
-        InvalidValueError: the folder holds another configuration's records.
+        InvalidValueError: the folder contains records of another configuration.
     """
     check(run, experiment)
     write_text(folder.config(run), experiment.to_yaml())
@@ -36,17 +36,17 @@ def write(run: Path, experiment: Experiment, provenance: Mapping[str, Any]) -> N
 
 
 def read(run: Path) -> dict[str, Any]:
-    """The manifest of a run folder; the arms have the keys of `Arm.as_dict`, whatever version wrote them.
+    """Read the manifest of a run folder; arms have the keys of `Arm.as_dict` for every version of the file.
 
     Raises:
-        MissingFileError: there is none, or it is damaged.
+        MissingFileError: it is missing or damaged.
     """
     path = folder.experiment(run)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MissingFileError(
-            f"{run} is no run folder: cannot read {path.name} ({error.strerror}); give runs/NAME/ID"
+            f"{run} is not a run folder: cannot read {path.name} ({error.strerror}); give runs/NAME/ID"
         ) from error
     except (ValueError, RecursionError) as error:
         raise MissingFileError(_damaged(path, "not JSON")) from error
@@ -69,7 +69,7 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def arms(run: Path) -> list[dict[str, Any]]:
-    """The arms of a run as its manifest has them; none where it cannot be read."""
+    """The arms of a run from its manifest; empty if it cannot be read."""
     try:
         return list(read(run)["experiment"]["arms"])
     except MissingFileError:
@@ -81,10 +81,10 @@ def _damaged(path: Path, why: str) -> str:
 
 
 def check(run: Path, experiment: Experiment) -> None:
-    """Refuse to resume a folder whose records another configuration made.
+    """Check that a folder was started with the same configuration.
 
     Raises:
-        InvalidValueError: it is so; every difference is shown.
+        InvalidValueError: the configuration differs; the message lists the differences.
     """
     try:
         old = json.loads(folder.experiment(run).read_text(encoding="utf-8"))["experiment"]
@@ -95,10 +95,10 @@ def check(run: Path, experiment: Experiment) -> None:
 
 
 def refuse_changes(what: str, old: Mapping[str, Any], experiment: Experiment) -> None:
-    """Refuse an experiment that differs from what was written down.
+    """Refuse an experiment that differs from a recorded one.
 
     Raises:
-        InvalidValueError: it differs in something that changes records; every difference is named.
+        InvalidValueError: settings that affect records differ; the message lists the differences.
     """
     found = list(differences(old, experiment.as_dict()))
     if found:
@@ -111,7 +111,7 @@ def refuse_changes(what: str, old: Mapping[str, Any], experiment: Experiment) ->
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    """`key: old -> new` for every value that changes records."""
+    """`key: old -> new` for each changed value that affects records."""
     if key in FREE or key.endswith(("].arm", "].row")):  # labels
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -122,14 +122,14 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
             yield from differences(left, right, f"{key}[{number}]")
     elif _is_list(old) and _is_list(new):
         before, after = [_name(item) for item in old], [_name(item) for item in new]
-        yield from (f"{key}: {name} is gone" for name in before if name not in after)
-        yield from (f"{key}: {name} is new" for name in after if name not in before)
+        yield from (f"{key}: {name} was removed" for name in before if name not in after)
+        yield from (f"{key}: {name} was added" for name in after if name not in before)
     elif json.dumps(old, default=str) != json.dumps(new, default=str):
         yield f"{key}: {_short(old)} -> {_short(new)}"
 
 
 def device() -> str:
-    """The accelerator, or the processor's architecture."""
+    """Name of the GPU, or the architecture of the CPU."""
     import platform
 
     import torch

@@ -1,7 +1,7 @@
-"""From many journals to one sorted file of each kind; records also as parquet and csv.
+"""Merge journals into one sorted file per kind; records are also written as Parquet and CSV.
 
-The same rows give the same bytes, however many processes made them and however often they were killed. A merge
-replaces the merged file first and removes the journals then: rows that a kill leaves in both count once.
+The result is byte-identical for equal rows, regardless of the number of processes and interruptions. A merge first
+replaces the merged file and then removes the journals; rows that exist in both after an interruption count once.
 """
 
 import errno
@@ -21,17 +21,17 @@ from zoo_exp.runs.reading import join_masks, optional, without_collector
 from zoo_exp.runs.records import MaskRow, Record, Timing, record_row
 
 CHUNK = 20_000
-"""Rows that are in memory at a time."""
-_SHIFT = 44  # a place is file number * 2**44 + byte offset: 16 TB per file
+"""Maximum number of rows in memory."""
+_SHIFT = 44  # position = file number * 2**44 + byte offset: up to 16 TB per file
 
 
 @dataclass(frozen=True)
 class Members:
-    """The cells and arms of an experiment. Rows of others do not belong into its folder.
+    """Cells and arms of an experiment; rows of other cells or arms do not belong into its folder.
 
     Attributes:
-        cells: ids of its cells; empty takes the rows of all.
-        arms: arm id -> label and table row, in the order of the experiment; empty takes all as they are.
+        cells: ids of its cells; empty accepts all.
+        arms: arm id -> label and table row, in the order of the experiment; empty accepts all unchanged.
     """
 
     cells: frozenset[str] = frozenset()
@@ -39,23 +39,23 @@ class Members:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """Those of an experiment."""
+        """Cells and arms of an experiment."""
         return cls(
             frozenset(cell.id for cell in experiment.cells()),
             {arm.id: (arm.label, arm.row) for arm in experiment.arms},
         )
 
     def record(self, row: Mapping[str, Any]) -> tuple[Row, bool]:
-        """A record as it is merged, and whether it differs from the row that was read.
+        """Convert a row to the record that is merged; return it and whether it differs from the row.
 
         Raises:
-            DamagedRowError: it is no record, or one of another cell or arm.
+            DamagedRowError: the row is not a valid record, or belongs to another cell or arm.
         """
         made = record_row(row)
         if self.cells and made["cell"] not in self.cells:
-            raise DamagedRowError(f"cell {made['cell']} is not one of this run")
+            raise DamagedRowError(f"cell {made['cell']} does not belong to this run")
         if self.arms and made["arm_id"] not in self.arms:
-            raise DamagedRowError(f"arm {made['arm_id']} is not one of this run")
+            raise DamagedRowError(f"arm {made['arm_id']} does not belong to this run")
         label, line = self.arms.get(made["arm_id"], (made["arm"], made["row"]))
         same = "version" in row and (label, line) == (made["arm"], made["row"])
         if not same:
@@ -64,7 +64,7 @@ class Members:
 
 
 def merge_run(experiment: Experiment) -> None:
-    """Merge everything in the folder of an experiment."""
+    """Merge records, masks and timings in the folder of an experiment."""
     members = Members.of(experiment)
     merge(experiment.run_dir, members)
     merge_masks(experiment.run_dir, members)
@@ -72,15 +72,15 @@ def merge_run(experiment: Experiment) -> None:
 
 
 def merge(run: Path, members: Members | None = None) -> int:
-    """Put all records of a run folder into `records.jsonl`, `.parquet` and `.csv`, then drop the journals.
+    """Merge all records of a run folder into `records.jsonl`, `.parquet` and `.csv`, then remove the journals.
 
-    Rows are sorted and unique by (task, arm, sample id); of two rows with the same key the one that was merged
-    before stays. Rows of version 1 become rows of version 2. Every file is replaced in one step; a file with a
-    damaged line is kept, under another name.
+    Rows are sorted and unique by (task, arm, sample id); of two rows with the same key, the one merged earlier is
+    kept. Rows of version 1 are converted to version 2. Every file is replaced atomically; a file with damaged lines
+    is backed up first.
 
     Args:
-        run: the run folder; only one process merges at a time, the others wait.
-        members: what belongs into it; an arm takes the label that it has there, so that it may be renamed.
+        run: the run folder; only one process merges at a time, others wait.
+        members: cells and arms of the run; records get their labels, so that arms can be renamed.
 
     Returns:
         The number of records.
@@ -98,7 +98,7 @@ def merge(run: Path, members: Members | None = None) -> int:
 
 
 def merge_masks(run: Path, members: Members | None = None) -> None:
-    """One row per question, sorted, with the arms in the order of the experiment."""
+    """Merge masks: one row per question, sorted, with arms in the order of the experiment."""
     arms = (members or Members()).arms
     with lock.waiting(run, "merge"):
         rows, sources = _optional_rows(run, folder.MASKS, MaskRow.from_row)
@@ -106,7 +106,7 @@ def merge_masks(run: Path, members: Members | None = None) -> None:
         ids = {label: arm for arm, (label, _) in arms.items()}
         merged = []
         for row in join_masks(rows):
-            # Version 1 did not write the ids of arms.
+            # Version 1 did not record arm ids.
             known = [replace(arm, arm_id=arm.arm_id or ids.get(arm.arm, "")) for arm in row.arms]
             if arms:
                 known = [replace(arm, arm=arms[arm.arm_id][0]) for arm in known if arm.arm_id in arms]
@@ -118,20 +118,20 @@ def merge_masks(run: Path, members: Members | None = None) -> None:
 
 
 def merge_timings(run: Path, members: Members | None = None) -> None:
-    """All timings, those of earlier attempts first."""
+    """Merge timings, those of earlier attempts first."""
     arms = (members or Members()).arms
     with lock.waiting(run, "merge"):
         rows, sources = _optional_rows(run, folder.TIMINGS, Timing.from_row)
         lines: dict[Timing, None] | list[Timing]
         named = [replace(row, arm=arms[row.arm_id][0]) if row.arm_id in arms else row for row in rows]
-        # A merge that was killed leaves rows in both files; a batch of the same questions cannot take exactly as long.
+        # An interrupted merge leaves rows in both files; two batches never have exactly the same times.
         lines = list(dict.fromkeys(row for row in named if row.sample_ids))
         old = [row for row in named if not row.sample_ids]
         _replace_rows(folder.merged(run, folder.TIMINGS), [row.to_row() for row in old + lines], sources)
 
 
 def _optional_rows(run: Path, kind: str, make: Any) -> tuple[list[Any], list[Path]]:
-    """The rows of a kind that can be done without, and the journals that hold some of them."""
+    """Rows of an optional kind, and the journals that contain some of them."""
     rows = []
     merged, journals = folder.merged(run, kind), folder.journals(run, kind)
     for path in [merged, *journals]:
@@ -155,25 +155,25 @@ def _replace_rows(path: Path, rows: Iterable[Row], journals: Sequence[Path]) -> 
 
 @dataclass
 class _Index:
-    """Where each record lies: 120 bytes a row, so that millions fit in memory while the rows stay on disk."""
+    """Position of each record on disk: 120 bytes per row, so that the index of millions of rows fits in memory."""
 
     members: Members
     groups: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
-    """(task, arm) -> sample id -> place."""
+    """(task, arm) -> sample id -> position."""
     changed: set[int] = field(default_factory=set)
-    """Places of the rows that are merged in other words than they were read."""
+    """Positions of rows that are written differently from how they were read."""
     kinds: dict[tuple[tuple[str, ...], tuple[type, ...]], None] = field(default_factory=dict)
-    """The shapes that rows have: names and types of their values."""
+    """Distinct combinations of keys and value types of the rows."""
     names: dict[str, str] = field(default_factory=dict)
     rows: int = 0
 
     def add(self, number: int, path: Path) -> bool:
-        """Take up the rows of a file; true if lines of it are damaged."""
+        """Index the rows of a file; return whether it has damaged lines."""
         damaged: list[str] = []
         for line in read_lines(path, self.members.record, damaged):
             row, changed = line.row
             group = self.groups.setdefault((row["task"], row["arm"]), {})
-            # One string for the id of a sample under all arms.
+            # Share one string per sample id across arms.
             sample = self.names.setdefault(row["sample_id"], row["sample_id"])
             if sample in group:
                 continue
@@ -188,14 +188,14 @@ class _Index:
         return bool(damaged)
 
     def places(self) -> Iterator[int]:
-        """The place of every record, in order."""
+        """Positions of all records, in order."""
         for key in sorted(self.groups):
             group = self.groups[key]
             for sample in sorted(group):
                 yield group[sample]
 
     def columns(self) -> dict[str, str]:
-        """Name -> kind of each column: int, float, bool, str, or json for anything else."""
+        """Column name -> type: int, float, bool, str, or json for anything else."""
         found: dict[str, set[type]] = {}
         for names, types in sorted(self.kinds, key=lambda shape: shape[0]):
             for name, kind in zip(names, types, strict=True):
@@ -229,7 +229,7 @@ def _write(run: Path, sources: list[Path], index: _Index) -> None:
 
 
 class _Lines:
-    """Lines of a file by offset, in any order: not mapped, which takes memory, nor buffered, which reads too much."""
+    """Random access to lines by offset, with `pread`: a memory map takes memory, a buffer reads too much."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, -1
@@ -244,22 +244,22 @@ class _Lines:
             os.close(self._file)
 
     def at(self, offset: int) -> bytes:
-        """The line that starts there, with its end."""
+        """The line at an offset, including its line break."""
         size = 1024
         while True:
             data = os.pread(self._file, size, offset)
             end = data.find(b"\n") + 1
             if end:
                 return data[:end]
-            if data and len(data) < size:  # the last line, which an editor left without its end
+            if data and len(data) < size:  # the last line, saved by an editor without a line break
                 return data + b"\n"
             if len(data) < size:
-                raise OSError(errno.EIO, "a line has vanished", str(self._path))
+                raise OSError(errno.EIO, "a line has disappeared", str(self._path))
             size *= 4
 
 
 class _Table:
-    """The records as parquet and csv; options and score parts, which differ between arms and tasks, as JSON."""
+    """Writes records as Parquet and CSV; options and score parts, which differ by arm and task, as JSON."""
 
     def __init__(self, stack: ExitStack, run: Path, columns: Mapping[str, str]) -> None:
         import pyarrow as pa
@@ -295,14 +295,14 @@ class _Table:
         self.csv.write_batch(batch)
 
     def _values(self, rows: list[Row]) -> Iterable[Sequence[Any]]:
-        """The rows by column; None where a row lacks one."""
+        """Rows by column; None where a row lacks the column."""
         if len(self.columns) > 1:
-            with suppress(KeyError):  # mostly all rows have all columns, and this is four times as fast
+            with suppress(KeyError):  # usually all rows have all columns; four times faster
                 return list(zip(*map(itemgetter(*self.columns), rows), strict=True))
         return ([row.get(name) for row in rows] for name in self.columns)
 
     def _text(self, value: Any) -> str:
-        """A value as JSON; options and score parts are the same in many rows."""
+        """Encode a value as JSON, with a cache: options and score parts repeat in many rows."""
         key = repr(value)
         text = self._texts.get(key)
         if text is None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, machine."""
+"""Provenance of results: versions, commit, machine."""
 
 import os
 import platform
@@ -22,10 +22,10 @@ PACKAGES = (
 
 
 def versions(root: Path | None = None) -> dict[str, Any]:
-    """Versions, commit and machine, to write beside results; nothing here names a user, a host or a folder.
+    """Versions, commit and machine, to be stored with results; contains no user, host or folder names.
 
     Args:
-        root: folder whose git commit counts; the installed package's by default.
+        root: folder of the git repository; by default the installed package.
     """
     facts: dict[str, Any] = {
         "python": platform.python_version(),
@@ -34,7 +34,7 @@ def versions(root: Path | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
     }
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
-    # Only a process that computed with torch has a thread count; a report does not import torch for it.
+    # Only if torch is already imported: a report does not import it for this.
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         facts["torch_threads"] = torch.get_num_threads()
@@ -43,9 +43,9 @@ def versions(root: Path | None = None) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the work tree that tracks `folder`, with `+changes` where files differ from it, or None.
+    """Commit of the work tree that tracks `folder`, with `+changes` if files differ from it, or None.
 
-    A package installed into a folder inside somebody's own repository is not tracked there and has no commit.
+    A package installed into an untracked folder of another repository has no commit.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit or not _git(folder, "ls-files", "."):

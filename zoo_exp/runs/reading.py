@@ -1,8 +1,8 @@
-"""Read the rows of a run folder, merged or not: as typed rows, and as the data frames that statistics are made of.
+"""Read the rows of a run folder, merged or not, as typed rows and as data frames for statistics.
 
-Journals come before the merged file, so that a reader beside a merge misses nothing: what vanished from the journals
-is in the merged file by then. A damaged row is named and left out. Timings and masks can be done without: a file of
-theirs that cannot be read at all is named and left out too.
+Journals are read before the merged file, so that a reader that runs during a merge misses nothing: rows removed from
+the journals are in the merged file by then. Damaged rows are reported and skipped. Timings and masks are optional: a
+file of these that cannot be read at all is reported and skipped as well.
 """
 
 import gc
@@ -33,16 +33,16 @@ MILLISECONDS = ("select_ms", "prefill_decode_ms", "vision_ms")
 def records(
     run: Path, cells: Collection[str] | None = None, damaged: list[str] | None = None
 ) -> Iterator[Row]:
-    """Records as mappings with the keys of `Record`; a record may come twice.
+    """Iterate over records as mappings with the keys of `Record`; a record may occur twice.
 
     Args:
         run: the run folder.
-        cells: ids of the cells whose journals matter; the merged file is read whole.
-        damaged: takes the sentences about damaged rows; None logs them.
+        cells: ids of the cells whose journals to read; the merged file is read completely.
+        damaged: list to append reports of damaged rows to; None logs them.
 
     Raises:
-        MissingFileError: a file is there and cannot be read.
-        InvalidValueError: a row of a newer version of the package.
+        MissingFileError: a file exists but cannot be read.
+        InvalidValueError: a row was written by a newer version of the package.
     """
     for path in [*folder.journals(run, folder.RECORDS, cells), folder.merged(run, folder.RECORDS)]:
         for line in read_lines(path, record_row, damaged):
@@ -50,13 +50,13 @@ def records(
 
 
 def timings(run: Path, cells: Collection[str] | None = None) -> Iterator[Timing]:
-    """All timings that can be read, those not merged yet first."""
+    """Iterate over all readable timings, those not merged yet first."""
     for path in [*folder.journals(run, folder.TIMINGS, cells), folder.merged(run, folder.TIMINGS)]:
         yield from optional(path, Timing.from_row)
 
 
 def masks(run: Path, damaged: list[str] | None = None) -> list[MaskRow]:
-    """All masks that can be read, one row per question, merged ones first."""
+    """All readable masks, one row per question, merged ones first."""
     journals = [
         row
         for path in folder.journals(run, folder.MASKS)
@@ -66,12 +66,12 @@ def masks(run: Path, damaged: list[str] | None = None) -> list[MaskRow]:
 
 
 def join_masks(rows: Sequence[MaskRow]) -> list[MaskRow]:
-    """One row per question: arms of later rows join the first row of their question."""
+    """Join rows to one per question; arms of later rows are appended to the first row of their question."""
     joined: dict[tuple[str, str], MaskRow] = {}
     for row in rows:
         key = row.task, row.sample_id
         mine = joined.setdefault(key, replace(row, arms=()))
-        # Version 1 did not write the ids of arms: labels are unique in an experiment as well.
+        # Version 1 did not record arm ids; labels are unique in an experiment, too.
         known = {arm.arm for arm in mine.arms} | {arm.arm_id for arm in mine.arms if arm.arm_id}
         more = tuple(arm for arm in row.arms if arm.arm not in known and arm.arm_id not in known)
         if more and row.grid == mine.grid:
@@ -80,28 +80,28 @@ def join_masks(rows: Sequence[MaskRow]) -> list[MaskRow]:
 
 
 def optional(path: Path, make: Callable[[Mapping[str, Any]], T], damaged: list[str] | None = None) -> list[T]:
-    """The rows of a file that can be done without."""
+    """Rows of an optional file; empty if it cannot be read."""
     try:
         return [line.row for line in read_lines(path, make, damaged)]
     except MissingFileError as error:
         if damaged is None:
-            log.warning(f"{error}: it is left out")
+            log.warning(f"{error}: it is skipped")
         else:
-            damaged.append(f"{error}: it is left out")
+            damaged.append(f"{error}: it is skipped")
         return []
 
 
 def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> pd.DataFrame:
-    """All records of a run, one row each with `COLUMNS`, unique by (task, arm_id, sample_id).
+    """Read all records of a run, one row each with `COLUMNS`, unique by (task, arm_id, sample_id).
 
     Args:
         run: the run folder.
-        arms: ids of the experiment's arms; records of others are left out. Empty takes all.
-        cell: id of the only cell to read; None takes all.
+        arms: ids of the arms to read; empty reads all.
+        cell: id of the only cell to read; None reads all.
 
     Raises:
-        MissingFileError: no records, or a file that cannot be read.
-        InvalidValueError: a row of a newer version of the package.
+        MissingFileError: there are no records, or a file cannot be read.
+        InvalidValueError: a row was written by a newer version of the package.
     """
     path = folder.merged(run, folder.RECORDS)
     if not folder.recorded(run):
@@ -115,18 +115,18 @@ def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None)
             if (not arms or row["arm_id"] in arms) and (cell is None or row["cell"] == cell)
         ]
     if not rows:
-        raise MissingFileError(f"{path} holds no records yet: rerun the same command to resume the run")
+        raise MissingFileError(f"{path} contains no records yet: rerun the same command to resume the run")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame["score"] = frame["score"].astype(float)  # hidden answers have no score: nan
+    frame["score"] = frame["score"].astype(float)  # nan where reference answers are not public
     frame["layer_tokens"] = frame["layer_tokens"].astype(float)
-    # A resumed or distributed run may hold a sample twice; both rows are the same answer.
+    # A resumed or distributed run may contain a sample twice, with the same response.
     return frame.drop_duplicates(["task", "arm_id", "sample_id"], ignore_index=True)
 
 
 def read_timings(run: Path) -> pd.DataFrame:
-    """Per (task, arm): milliseconds per question, the median over batches (so that warm-up does not count).
+    """Milliseconds per question by (task, arm): the median over batches, so that warm-up has no influence.
 
-    Columns: task, arm, select_ms, prefill_decode_ms, vision_ms; empty where the run has no timings.
+    Columns: task, arm, select_ms, prefill_decode_ms, vision_ms; empty if the run has no timings.
     """
     rows = [
         {"task": timing.task, "arm": timing.arm}
@@ -140,7 +140,7 @@ def read_timings(run: Path) -> pd.DataFrame:
 def recorded_arms(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The arms that have records, in order of appearance, as mappings for `statistics.arm_rows.group`."""
     arms = frame.drop_duplicates("arm_id")[ARM_COLUMNS].to_dict("records")
-    # pandas turns the missing budget of an arm into nan, which is not equal to itself.
+    # pandas converts a missing budget to nan; nan != nan.
     return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]
 
 
@@ -150,7 +150,7 @@ def _per_question(milliseconds: float | None, batch_size: int) -> float:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Rows hold no cycles; to look for some among millions of them again and again takes a third of the time."""
+    """Disable the garbage collector: rows contain no cycles, and searching millions of them takes 1/3 of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

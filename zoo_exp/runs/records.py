@@ -1,6 +1,6 @@
-"""What a run folder holds, row by row: records, timings and masks, each a typed row with a schema version.
+"""Rows of a run folder: records, timings and masks, as typed dataclasses with a schema version.
 
-Version 2 is written. Rows of version 1 (without the key `version`) are read; rows of a newer version are refused.
+Version 2 is written. Version 1 (rows without the key `version`) can still be read; newer versions are refused.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from zoo_exp.files import DamagedRowError, Row
 
 VERSION = 2
 LARGEST_GRID = 4096
-"""Rows or columns of a token grid; more would be a file made to fill the memory of its reader."""
+"""Maximum rows or columns of a token grid; protects readers from files made to exhaust their memory."""
 LARGEST_COUNT = 2**53
 Types = Mapping[str, tuple[type, ...]]
 _OPTIONAL = ("prefill_tflop", "selector_tflop")
-"""Fields of a record that came after the first rows of version 2."""
+"""Fields of a record that were added after the first rows of version 2."""
 _MILLISECONDS = ("vision_ms", "select_ms", "prefill_decode_ms", "spent_ms")
 _NUMBER = (float, int)
 _JSON: dict[Any, tuple[type, ...]] = {
@@ -30,39 +30,39 @@ _JSON: dict[Any, tuple[type, ...]] = {
     Mapping[str, Any]: (dict,),
     Any: (),
 }
-"""Annotation of a field -> the Python types that its JSON value may have; tuples are lists."""
+"""Annotation of a field -> allowed Python types of its JSON value; tuples are stored as lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What one question gave under one arm.
+    """The result of one question under one arm.
 
     Attributes:
-        version: of this schema.
+        version: schema version.
         task: name of the task.
         cell: id of the cell (hash of model, weights, task, data and seed).
         arm: label of the arm, unique in its experiment.
         arm_id: hash of selector, all options, budget and seed.
-        row: the label without the seed: the row of a table that the arm belongs to.
+        row: label of the arm's table row: the label without the seed.
         selector: name of the selector.
-        options: what the configuration gave it.
-        budget: as a user types it; None for `full` and `blind`.
+        options: options of the selector from the configuration.
+        budget: the budget as the user wrote it; None for `full` and `blind`.
         seed: number of the repetition, from 0.
-        sample_id: the question's id.
-        image_id: the image's id: questions about one image are one cluster of the bootstrap.
-        question: as asked.
+        sample_id: id of the question.
+        image_id: id of the image; questions about one image form one cluster of the bootstrap.
+        question: text of the question.
         reference: the reference answer, or answers.
         response: the generated text.
-        score: 0 to 1; None where only the benchmark's server can score.
-        parts: what the task's metric is made of.
+        score: 0 to 1; None if only the benchmark's server can score.
+        parts: score parts from which the task computes its metrics.
         kept_tokens: visual tokens that entered the language model.
-        layer_tokens: visual tokens at the input of a decoder layer, mean over the layers; layer selectors only.
+        layer_tokens: mean over decoder layers of the visual tokens at their input; layer selectors only.
         n_visual: visual tokens before pruning.
-        prompt_tokens: length of the prompt that the language model read, visual tokens included.
-        new_tokens: generated tokens, the end mark included.
-        flops_tflop: TFLOP of the answer: vision encoder, selector, prefill and decoding.
-        prefill_tflop: of these the prefill's; None in records that did not write it.
-        selector_tflop: of these the selector's, with its scores; None in records that did not write it.
+        prompt_tokens: length of the language model's prompt, including visual tokens.
+        new_tokens: generated tokens, including the end-of-sequence token.
+        flops_tflop: TFLOP per response: vision encoder, selector, prefill and decoding.
+        prefill_tflop: the part of the prefill; None in older records.
+        selector_tflop: the part of the selector, including scoring; None in older records.
     """
 
     version: int = VERSION
@@ -92,16 +92,16 @@ class Record:
     selector_tflop: float | None = None
 
     def to_row(self) -> Row:
-        """The record as JSON values, in a fixed order of keys."""
+        """Convert to JSON values, in a fixed order of keys."""
         return {name: getattr(self, name) for name in _RECORD}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """A record of version 1 or 2.
+        """Create a record from a row of version 1 or 2.
 
         Raises:
-            DamagedRowError: it is no record; the text says why.
-            InvalidValueError: it is of a newer version.
+            DamagedRowError: the row is not a valid record; the message gives the reason.
+            InvalidValueError: the row has a newer version.
         """
         checked = record_row(row)
         return cls(**{name: checked[name] for name in _RECORD})
@@ -109,14 +109,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What one arm took on one batch, in milliseconds for the whole batch.
+    """Times of one arm on one batch, in milliseconds for the whole batch.
 
     Attributes:
-        sample_ids: the questions of the batch; empty in rows of version 1.
-        vision_ms: the vision pass, which all arms share.
-        select_ms: the selector, with the whole of its rating.
+        sample_ids: questions of the batch; empty in rows of version 1.
+        vision_ms: the vision pass, shared by all arms.
+        select_ms: the selector, including scoring in full.
         prefill_decode_ms: the language model.
-        spent_ms: wall time of the arm; a rating that an earlier arm made is not in it.
+        spent_ms: wall time of the arm, without scores that an earlier arm has computed.
     """
 
     version: int = VERSION
@@ -132,12 +132,12 @@ class Timing:
     spent_ms: float | None
 
     def to_row(self) -> Row:
-        """The timing as JSON values, in a fixed order of keys."""
+        """Convert to JSON values, in a fixed order of keys."""
         return {name: getattr(self, name) for name in _TIMING} | {"sample_ids": list(self.sample_ids)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """A timing of version 1 or 2; raises as `Record.from_row`."""
+        """Create a timing from a row of version 1 or 2; raises the errors of `Record.from_row`."""
         new: Mapping[str, Any] = row
         if _version(row) == 1:
             optional = dict.fromkeys(_MILLISECONDS) | {"cell": "", "arm_id": "", "sample_ids": []}
@@ -147,17 +147,17 @@ class Timing:
             raise DamagedRowError(f"batch_size is {_short(new['batch_size'])}")
         _check_amounts(new, _MILLISECONDS)
         if not all(type(name) is str for name in new["sample_ids"]):
-            raise DamagedRowError("sample_ids holds something else than text")
+            raise DamagedRowError("sample_ids contains values that are not strings")
         values = {name: new[name] for name in _TIMING}
         return cls(**values | {"sample_ids": tuple(new["sample_ids"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskArm:
-    """What one arm kept of an image and answered.
+    """Kept tokens and response of one arm.
 
     Attributes:
-        indices: cells of the grid that show a kept token, row by row from 0, ascending.
+        indices: grid cells of kept tokens, ascending, counted row by row from 0.
     """
 
     arm: str
@@ -169,12 +169,12 @@ class MaskArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskRow:
-    """What every arm kept of the image of one question.
+    """Kept tokens of every arm for the image of one question.
 
     Attributes:
         grid: rows and columns of the token grid.
-        image: path of the image as the model saw it, inside the run folder.
-        arms: in the order of the experiment.
+        image: path, inside the run folder, of the image as the model received it.
+        arms: arms in the order of the experiment.
     """
 
     version: int = VERSION
@@ -188,7 +188,7 @@ class MaskRow:
     arms: tuple[MaskArm, ...]
 
     def to_row(self) -> Row:
-        """The masks as JSON values, in a fixed order of keys."""
+        """Convert to JSON values, in a fixed order of keys."""
         row = {name: getattr(self, name) for name in _MASK}
         arms = [{name: getattr(arm, name) for name in _MASK_ARM} for arm in self.arms]
         return row | {
@@ -198,7 +198,7 @@ class MaskRow:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Masks of version 1 or 2; raises as `Record.from_row`."""
+        """Create masks from a row of version 1 or 2; raises the errors of `Record.from_row`."""
         new: Row = dict(row)
         old = _version(row) == 1
         if old:
@@ -226,11 +226,11 @@ def _mask_arm(arm: Any, cells: int, old: bool) -> MaskArm:
 
 
 def record_row(row: Mapping[str, Any]) -> Row:
-    """The values of a record in the words of version 2, checked.
+    """Check a record and convert it to version 2.
 
     Raises:
-        DamagedRowError: the row is no record; the text says why.
-        InvalidValueError: it is of a newer version.
+        DamagedRowError: the row is not a valid record; the message gives the reason.
+        InvalidValueError: the row has a newer version.
     """
     new = dict.fromkeys(_OPTIONAL) | (dict(row) if _version(row) == VERSION else _record_of_version_1(row))
     _check(new, _RECORD)
@@ -246,10 +246,10 @@ def record_row(row: Mapping[str, Any]) -> Row:
 
 
 def arm_row(arm: Mapping[str, Any]) -> Row:
-    """An arm as `Arm.as_dict` writes it, from a file of version 1 or 2.
+    """Convert an arm from a file of version 1 or 2 to the format of `Arm.as_dict`.
 
-    Version 1 did not write the table row. It labelled an arm `ROW seed N` where the arm has repetitions and `ROW`
-    otherwise, and did write N: taking off exactly that suffix gives the row back.
+    Version 1 did not record the table row. It labelled an arm with repetitions `ROW seed N`, otherwise `ROW`, and
+    recorded N, so that removing exactly this suffix restores the row.
     """
     if "row" in arm:
         return dict(arm)
@@ -266,7 +266,7 @@ def arm_row(arm: Mapping[str, Any]) -> Row:
 
 
 def _record_of_version_1(row: Mapping[str, Any]) -> Row:
-    """Version 1 had neither `row` nor `seed`, and much in it was optional."""
+    """Convert a record of version 1, which had no `row` and no `seed`, and many optional fields."""
     required = ("task", "arm", "sample_id", "response", "score", "kept_tokens")
     missing = [name for name in required if name not in row]
     if missing:
@@ -282,7 +282,7 @@ def _record_of_version_1(row: Mapping[str, Any]) -> Row:
         "sample_id": sample,
         "image_id": f"sample {sample}" if image in (None, "") else str(image),
         "parts": row.get("parts") or {},
-        # Without a count, any kept token shows that there was an image.
+        # Without a count, a kept token proves that there was an image.
         "n_visual": row["kept_tokens"] if n_visual is None else n_visual,
     }
 
@@ -300,11 +300,11 @@ def _version(row: Mapping[str, Any]) -> int:
 
 
 _checked: set[tuple[Any, ...]] = set()
-"""Names and types of rows that have been checked: most rows of a file are of one shape."""
+"""Keys and value types of rows that passed the check: most rows of a file have the same."""
 
 
 def _check(row: Mapping[str, Any], types: Types) -> None:
-    """Refuse a row that lacks a key or has a value of another type."""
+    """Check that a row has all keys, with values of the allowed types."""
     shape = (id(types), *row, *map(type, row.values()))
     if shape in _checked:
         return

@@ -1,7 +1,7 @@
-"""Records that sibling folders have already: other runs of the same experiment.
+"""Reuse records from sibling folders, that is, from other runs of the same experiment.
 
-A record belongs to its cell and its arm, so a run with one more arm or another limit takes over what its
-siblings have, and computes the rest.
+Records are identified by cell and arm. A run with an additional arm or another limit copies the records that its
+siblings have already, and computes the rest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,18 +20,18 @@ from zoo_exp.runs.records import MaskRow, Record
 def adopt(
     run: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
 ) -> dict[str, int]:
-    """Copy records that sibling folders have and this one lacks, with their masks.
+    """Copy missing records from sibling folders, with their masks.
 
-    A sibling that cannot be read, or was written by a newer version, is named and left out.
+    A sibling that cannot be read, or was written by a newer version, is reported and skipped.
 
     Args:
         run: the run folder; its siblings are other runs of the same experiment.
         cells: the run's cells.
-        wanted: cell id -> ids of the samples that the run asks.
-        have: what is recorded here; takes up what is copied.
+        wanted: cell id -> ids of the samples of the run.
+        have: recorded samples of this run; updated with the copied ones.
 
     Returns:
-        Name of the sibling folder -> number of records taken from it.
+        Name of the sibling folder -> number of copied records.
     """
     taken: dict[str, int] = {}
     for sibling in sorted(path for path in run.parent.iterdir() if path != run and path.is_dir()):
@@ -39,9 +39,9 @@ def adopt(
             records = _lacking(sibling, cells, wanted, have)
             masks = _masks_of(sibling, records)
         except (MissingFileError, InvalidValueError, OSError) as error:
-            log.warning(f"no records are taken from {sibling}: {error}")
+            log.warning(f"no records are reused from {sibling}: {error}")
             continue
-        # Records say what is done: they are written last.
+        # Records mark what is done, so they are written last.
         for cell, rows in masks.items():
             copied = [row.to_row() for row in rows if _copy_image(sibling / row.image, run / row.image)]
             with Journal(run, folder.MASKS, cell) as journal:
@@ -60,10 +60,10 @@ def adopt(
 def _lacking(
     sibling: Path, cells: Sequence[Cell], wanted: Mapping[str, Collection[str]], have: Answered
 ) -> dict[str, list[Row]]:
-    """Cell id -> records of a sibling that are wanted and not here, with the labels that arms have here."""
+    """Cell id -> wanted records of a sibling that this run lacks, with this run's arm labels."""
     arms = {(cell.id, arm.id): arm for cell in cells for arm in cell.arms}
     found: dict[tuple[str, str, str], Row] = {}
-    # What is damaged in another run is its own affair.
+    # Damaged rows of another run are not reported here.
     for row in reading.records(sibling, [cell.id for cell in cells], damaged=[]):
         key = row["cell"], row["arm_id"], row["sample_id"]
         arm = arms.get(key[:2])
@@ -73,8 +73,8 @@ def _lacking(
 
 
 def _masks_of(sibling: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, list[MaskRow]]:
-    """Cell id -> the masks of some records of a sibling whose image can be read."""
-    known = manifest.arms(sibling)  # version 1 wrote labels only, which may differ from ours
+    """Cell id -> masks of the given records of a sibling, where the image file exists."""
+    known = manifest.arms(sibling)  # version 1 recorded labels only, which may differ from those of this run
     places = {(r["task"], r["sample_id"], r["arm_id"]): cell for cell, rows in records.items() for r in rows}
     labels = {row["arm_id"]: row["arm"] for rows in records.values() for row in rows}
     ids = {str(arm["arm"]): str(arm["arm_id"]) for arm in known}
@@ -91,7 +91,7 @@ def _masks_of(sibling: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, 
 
 
 def _copy_image(source: Path, target: Path) -> bool:
-    """Whether the image is here now."""
+    """Copy an image if it is missing; return whether it exists now."""
     if not target.exists():
         try:
             content = source.read_bytes()
@@ -102,5 +102,5 @@ def _copy_image(source: Path, target: Path) -> bool:
 
 
 def describe(taken: dict[str, int]) -> str:
-    """One line about adopted records."""
-    return "taken over from earlier runs: " + ", ".join(f"{n} records of {name}" for name, n in taken.items())
+    """One line about reused records."""
+    return "reused from earlier runs: " + ", ".join(f"{n} records of {name}" for name, n in taken.items())

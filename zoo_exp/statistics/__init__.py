@@ -1,1 +1,1 @@
-"""Numbers with intervals, from records."""
+"""Metrics with confidence intervals, computed from records."""

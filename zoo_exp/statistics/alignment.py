@@ -1,4 +1,4 @@
-"""Align the records of one task: the same questions under every arm, so that arms are compared in pairs."""
+"""Align the records of one task: the same questions under every arm, for paired comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ COSTS = ("flops_tflop", "prefill_tflop", "selector_tflop")
 
 @dataclass(frozen=True)
 class TaskSamples:
-    """One task's questions, each answered under all A arms of `arm_ids`.
+    """Questions of one task with responses under all A arms of `arm_ids`.
 
     Attributes:
         task: the task.
-        arm_ids: the arms, one per seed of a stochastic selector [A].
-        sample_ids: questions that every arm answered, sorted [n].
-        image_ids: its images, sorted [G].
-        clusters: number of the image of each question, 0 to G - 1 [n].
+        arm_ids: arms, one per seed of a stochastic selector [A].
+        sample_ids: questions with a response under every arm, sorted [n].
+        image_ids: their images, sorted [G].
+        clusters: image number of each question, 0 to G - 1 [n].
         scores: per-question scores in [0, 1] [n, A].
-        kept: visual tokens that entered the language model; nan where the question has no image [n, A].
-        layers: of layer selectors, visual tokens at the input of a decoder layer, mean over the layers; nan for
-            input selectors and where the question has no image [n, A].
-        costs: name of a column of FLOPs -> TFLOP per question, nan where not recorded [n, A].
-        n_visual: visual tokens before pruning; nan where the question has no image [n].
-        rows: sample id and score parts, per arm and question.
-        dropped: questions left out because some arm has not answered them yet.
+        kept: visual tokens that entered the language model; nan for questions without an image [n, A].
+        layers: for layer selectors, mean over decoder layers of the visual tokens at their input; nan for input
+            selectors and for questions without an image [n, A].
+        costs: name of a FLOPs column -> TFLOP per question, nan if not recorded [n, A].
+        n_visual: visual tokens before pruning; nan for questions without an image [n].
+        rows: sample id and score parts, by arm and question.
+        dropped: number of questions excluded because an arm has no response yet.
     """
 
     task: Task
@@ -54,32 +54,32 @@ class TaskSamples:
 
     @property
     def measured(self) -> Floats:
-        """What a budget limits: the mean over layers of layer selectors, else the tokens that entered [n, A]."""
+        """Tokens that a budget limits: mean over layers for layer selectors, else tokens that entered [n, A]."""
         return np.where(np.isnan(self.layers), self.kept, self.layers)
 
     @property
     def keys(self) -> list[str]:
-        """Names of the images for resampling, the same in every task that shows them [G]."""
+        """Image keys for resampling, the same in all tasks that share an image [G]."""
         return [self.task.image_key(image) for image in self.image_ids]
 
     def columns(self, members: Sequence[str]) -> list[int]:
-        """Numbers of the arms of one row of the table that have records here."""
+        """Column numbers of the members of a table row that have records."""
         return [self.arm_ids.index(member) for member in members if member in self.arm_ids]
 
 
 def align(records: pd.DataFrame, task: Task, arm_ids: Sequence[str]) -> TaskSamples | None:
-    """The questions of `task` that every one of `arm_ids` that has begun has answered; None without any."""
+    """Align the questions of `task` with responses under all `arm_ids` that have records; None if there are none."""
     mine = records[records["task"] == task.name]
     begun = set(mine["arm_id"])
     present = [arm for arm in arm_ids if arm in begun]
     mine = mine[mine["arm_id"].isin(present)]
     counts = mine["sample_id"].value_counts()
-    # Some metrics need all questions of an image (MME's pairs): an image with a gap is left out as a whole.
+    # Some metrics need all questions of an image (MME pairs): images with a missing response are excluded.
     gaps = set(mine.loc[mine["sample_id"].isin(counts.index[counts < len(present)]), "image_id"])
     common = sorted(mine.loc[~mine["image_id"].isin(gaps), "sample_id"].unique())
     if not present or not common:
         return None
-    # One sort puts every arm's answers in the same order: reshaped, they are a table of arms and questions.
+    # After one sort, all arms have the same order of questions, so that columns can be reshaped to [A, n].
     place = {arm: number for number, arm in enumerate(present)}
     mine = mine[mine["sample_id"].isin(set(common))]
     mine = mine.iloc[np.lexsort((mine["sample_id"].to_numpy(str), mine["arm_id"].map(place).to_numpy()))]

@@ -1,4 +1,4 @@
-"""Which arms share a row of the table: the seeds of a random selector do."""
+"""Group arms into table rows: the seeds of a stochastic selector share one row."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,13 @@ class ArmRow:
     """One row of a table.
 
     Attributes:
-        label: what the table shows: `row`, with the number of seeds where there are several.
-        row: the label that the arms share; unique in a table.
+        label: displayed label: `row`, with the number of seeds if there are several.
+        row: common label of the arms; unique in a table.
         selector: name of the selector.
         options: its options as sorted JSON.
-        budget: the budget as a user types it, or None (`full`, `blind`).
+        budget: the budget as the user wrote it, or None (`full`, `blind`).
         members: arm ids, one per seed.
-        names: labels under which the members were recorded.
+        names: labels of the members in the records.
     """
 
     label: str
@@ -32,13 +32,13 @@ class ArmRow:
 
 
 def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
-    """Put arms that differ in their seed only into one row.
+    """Group arms that differ only in their seed into one row.
 
-    The order is the paper's: arms without a budget, then budget by budget, `blind` (no image at all) last;
-    within that, order of first appearance.
+    Rows are ordered as in the paper: arms without a budget, then budget by budget, and `blind` (no image) last; within
+    these, by first appearance.
 
     Args:
-        arms: mappings as `Arm.as_dict` gives them, or as version 1 wrote them.
+        arms: mappings in the format of `Arm.as_dict`, or of version 1.
     """
     arms = [arm_row(arm) for arm in arms]
     groups: dict[tuple[str, str, str, str | None], dict[str, str]] = {}
@@ -65,7 +65,7 @@ def group(arms: Iterable[Mapping[str, Any]]) -> list[ArmRow]:
 
 
 def _counting(arm: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Options that count the repetitions of an arm, such as the seed of a method's random weights."""
+    """Options that number the repetitions of an arm, such as the seed of a method's random weights."""
     same = [other for other in arms if all(other[key] == arm[key] for key in ("row", "selector", "budget"))]
     if len({one["seed"] for one in same}) == 1:
         return set()

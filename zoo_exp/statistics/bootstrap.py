@@ -1,14 +1,14 @@
-"""Paired cluster bootstrap: one draw of images gives every arm its resampled metric.
+"""Paired cluster bootstrap over images.
 
-Questions about one image are not independent, so images are drawn, not questions. All arms of all tasks get the same
-draws of an image, so that differences between arms are sharp, and averages over tasks that ask about the same images
-do not take what these have in common for independent evidence.
+Questions about one image are not independent, so images are resampled, not questions. All arms of all tasks use the
+same weights of an image. Differences between arms are therefore paired, and an average over tasks that share images
+does not treat shared images as independent evidence.
 
-Method: the Poisson bootstrap. In every draw each image has a weight of its own, Poisson distributed with mean 1,
-instead of the counts of a multinomial sample. The weight depends on (seed, draw, name of the image) only: not on the
-other images of the task, their order, or other tasks. Metrics are ratios of sums, for which both kinds of weights
-agree to first order; the Poisson weights are wider by a factor of about 1 + 1/G. Weights come from a counter-based
-generator keyed by the seed and a hash of the name, by inversion.
+Method: Poisson bootstrap. In every draw, each image has a Poisson weight with mean 1 instead of a multinomial count.
+The weight depends only on (seed, draw, image key), not on the other images of the task, their order, or other tasks.
+Metrics are ratios of sums, for which both kinds of weights agree to first order; Poisson weights give intervals that
+are wider by a factor of about 1 + 1/G. Weights are computed by inversion from a counter-based generator keyed by the
+seed and a hash of the image key.
 
 Sources: Hanley and MacGibbon, "Creating non-parametric bootstrap samples using Poisson frequencies", 2006; Chamandy,
 Muralidharan, Najmi and Naidu, "Estimating uncertainty for massive data streams", Google, 2012 (keyed weights);
@@ -30,21 +30,21 @@ from zoo_exp.statistics.intervals import CONFIDENCE, UNKNOWN, Floats, Interval
 
 DRAWS = 2000
 MOST_UNDEFINED = 0.01
-"""Share of draws that may have no value."""
+"""Maximum share of draws without a value."""
 WEIGHTS_PER_CHUNK = 4_000_000  # 32 MB of float64
 _POISSON = np.cumsum([math.exp(-1.0) / math.factorial(k) for k in range(16)])
-"""Cumulative probabilities of the weights 0 to 15; beyond them there is less than 1e-14."""
+"""Cumulative probabilities of the weights 0 to 15; larger weights have a probability below 1e-14."""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Metrics of A arms as functions of K sums over G images: exact under every draw.
+    """Metrics of A arms as functions of K sums over G images; exact under every draw.
 
     Attributes:
         names: names of the sums [K].
-        sums: what each image adds to each sum under each arm [G, K, A].
-        images: names of the images [G]; with the seed they decide the draws.
-        metrics: mapping from names to sums (arrays of one shape) -> metrics of that shape.
+        sums: contribution of each image to each sum under each arm [G, K, A].
+        images: image keys [G]; together with the seed they determine the draws.
+        metrics: function from sums by name (arrays of equal shape) to metrics by name of the same shape.
     """
 
     names: tuple[str, ...]
@@ -53,12 +53,12 @@ class Statistic:
     metrics: Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
 
     def value(self, metric: str) -> Floats:
-        """The metric of the images as they are [A]."""
+        """The metric without resampling [A]."""
         values: Floats = self.of(self.sums.sum(0)[None], metric)[0]
         return values
 
     def draw(self, draws: int = DRAWS, seed: int = 0) -> Floats:
-        """The sums under resampled images, in bounded memory [draws, K, A]."""
+        """Sums of resampled images, computed in bounded memory [draws, K, A]."""
         groups, *shape = self.sums.shape
         flat, total = self.sums.reshape(groups, -1), np.zeros((draws, math.prod(shape)))
         chunk = max(1, WEIGHTS_PER_CHUNK // max(1, draws))
@@ -68,30 +68,30 @@ class Statistic:
         return total.reshape(draws, *shape)
 
     def of(self, sums: Floats, metric: str) -> Floats:
-        """A metric of sums [B, K, A] -> [B, A]."""
+        """Compute a metric from sums [B, K, A] -> [B, A]."""
         return np.asarray(
             self.metrics({name: sums[:, k] for k, name in enumerate(self.names)})[metric], np.float64
         )
 
 
 def weights(images: Sequence[str], draws: int, seed: int) -> Floats:
-    """How often each draw holds each image [draws, G]."""
+    """Weight of each image in each draw [draws, G]."""
     return np.stack([_weights(image, draws, seed) for image in images], axis=1).astype(np.float64)
 
 
-@lru_cache(maxsize=8192)  # 16 MB with 2000 draws: tasks share images, and every table draws them anew
+@lru_cache(maxsize=8192)  # 16 MB with 2000 draws; tasks share images, and every table uses the same draws
 def _weights(image: str, draws: int, seed: int) -> NDArray[np.uint8]:
-    """How often each draw holds one image [draws]; the first draws do not depend on their number."""
+    """Weight of one image in each draw [draws]; independent of the number of draws."""
     digest = hashlib.blake2b(f"{seed}\0{image}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     return np.searchsorted(_POISSON, generator.random(draws), side="right").astype(np.uint8)
 
 
 def retained(values: Floats, reference: int) -> Floats:
-    """What each arm retains of `reference`, in percent [..., A]; nan where the reference gets nothing.
+    """Metric of each arm in percent of the reference arm's [..., A]; nan if the reference's metric is 0.
 
     Args:
-        values: a task's metric [..., A].
+        values: metric of a task [..., A].
         reference: number of the arm that keeps every token.
     """
     full = values[..., [reference]]
@@ -102,30 +102,30 @@ def retained(values: Floats, reference: int) -> Floats:
 def percentile_interval(values: Floats, images: int, confidence: float = CONFIDENCE) -> Interval:
     """Expanded percentile interval of bootstrap values [B].
 
-    Percentiles alone are too narrow for few images, like a normal interval with the variance divided by G and without
-    Student's quantiles. So the tails are those of z = t * sqrt(G / (G - 1)), with t the quantile of Student's
-    distribution with G - 1 degrees of freedom.
+    For few images, plain percentile intervals are too narrow, like a normal interval with the variance divided by G
+    and without Student's quantiles. The tails used here are those of z = t * sqrt(G / (G - 1)), where t is the
+    quantile of Student's distribution with G - 1 degrees of freedom.
 
-    A draw in which the reference gets nothing has no value; up to 1 % of such draws are left out (a task with few
-    images has one now and then), with more of them the interval is nan.
+    Draws in which the reference arm's metric is 0 have no value. Up to 1 % of such draws are ignored (they occur in
+    tasks with few images); with more, the interval is nan.
 
     Args:
-        values: bootstrap values, nan where a draw has none.
-        images: G, the number of images that were resampled (of an average over tasks: the fewest of a task).
-        confidence: how often the interval is to hold the true value.
+        values: bootstrap values, nan for draws without a value.
+        images: G, the number of resampled images (for an average over tasks: the minimum over the tasks).
+        confidence: coverage probability of the interval.
     """
     known = values[~np.isnan(values)]
     if known.size < (1 - MOST_UNDEFINED) * values.size:
         return UNKNOWN
     tail = expanded_tail(images, confidence)
-    # An infinite draw (nothing right without the image) allows no interpolation.
+    # Infinite values (blind arm scores 0) cannot be interpolated.
     low, high = np.quantile(known, [tail, 1 - tail], method="nearest" if np.isinf(known).any() else "linear")
     return Interval(float(low), float(high))
 
 
 @lru_cache(maxsize=1024)
 def expanded_tail(images: int, confidence: float = CONFIDENCE) -> float:
-    """Share of draws beyond each end of the expanded percentile interval.
+    """Tail probability on each side of the expanded percentile interval.
 
     >>> round(expanded_tail(20), 4), round(expanded_tail(10**6), 4)
     (0.0159, 0.025)

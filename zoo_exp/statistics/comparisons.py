@@ -1,4 +1,4 @@
-"""Paired comparisons between the rows of a table, and which of them are printed bold."""
+"""Paired comparisons between table rows, and the selection of rows to print in bold."""
 
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
@@ -30,14 +30,14 @@ COLUMNS = (
     *("only_arm_right", "only_against_right", "p_value", "p_holm"),
 )
 SLACK = 1.05
-"""How far the measured tokens may stand above the budget before a row no longer competes in it."""
+"""Maximum ratio of measured tokens to the budget for rows that take part in comparisons."""
 
 
 def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[int]:
-    """Rows that kept more visual tokens than their budget names, so that comparing them within it would flatter them.
+    """Rows that kept more visual tokens than their budget allows, which would make a comparison unfair.
 
-    Layer selectors are the usual case: the first layers see every token. A budget per tile has no number for
-    an image, and what is no budget at all has none either: such rows are never left out.
+    This mostly concerns layer selectors, whose first layers see every token. Rows with a budget per tile (no fixed
+    number per image) or without a budget are never excluded.
     """
     found = set()
     for index, row in enumerate(rows):
@@ -57,13 +57,13 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
 
 @dataclass(frozen=True)
 class Contest:
-    """One number per row, resampled in pairs, and the scores behind it: what makes a row the best of its budget.
+    """The quantity by which rows are compared, with its bootstrap draws and the unit scores behind it.
 
     Attributes:
-        value: what is compared [R].
-        resampled: the same under each bootstrap draw [B, R].
-        images: number of images that were resampled.
-        scores: per task arm id -> score of each unit under that arm [U], for the exact test.
+        value: value of each row [R].
+        resampled: value under each bootstrap draw [B, R].
+        images: number of resampled images.
+        scores: for each task, arm id -> score of each unit under that arm [U], for the exact test.
     """
 
     value: Floats
@@ -76,10 +76,10 @@ class Contest:
         return percentile_interval(self.resampled[:, first] - self.resampled[:, second], self.images)
 
     def test(self, first: ArmRow, second: ArmRow) -> SignTest | None:
-        """Exact sign test of two rows over the units of all tasks that have both; None without a unit.
+        """Exact sign test of two rows over the units of all tasks that have both; None if there are none.
 
-        A row of several seeds is tested once for each seed; the p value is then twice the median of theirs, and
-        the counts are means over the seeds, rounded.
+        Rows with several seeds are tested once per seed; the p value is twice the median of the p values, and the
+        counts are rounded means over the seeds.
         """
         both = [own for own in self.scores if {*first.members, *second.members} <= set(own)]
         if not both:
@@ -97,14 +97,14 @@ class Contest:
 
 @dataclass(frozen=True)
 class Rival:
-    """The best row of a budget against another one.
+    """Comparison of the best row of a budget with another row.
 
     Attributes:
         best: number of the best row.
         other: number of the other row.
         interval: paired 95 % interval of best minus other.
-        test: exact sign test; None where no task has units of both.
-        p_holm: its p value after Holm's correction for all rivals of the budget.
+        test: exact sign test; None if no task has units of both rows.
+        p_holm: p value after Holm's correction over all comparisons at this budget.
     """
 
     best: int
@@ -115,17 +115,19 @@ class Rival:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes 0 and the exact test agrees after correction."""
+        """Whether the interval excludes 0 and the corrected exact test is significant, too."""
         return self.interval.excludes(0.0) and self.p_holm < 1 - CONFIDENCE
 
 
 def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list[list[Rival]]:
-    """Per budget the best row against each other row of it; budgets with fewer than two competing rows are left out.
+    """Compare the best row of each budget with every other row at this budget.
+
+    Budgets with fewer than two rows to compare are skipped.
 
     Args:
         rows: the R rows of the table.
-        contest: what is compared.
-        left_out: rows that do not compete, see `above_budget`.
+        contest: the quantity that is compared.
+        left_out: rows that are excluded, see `above_budget`.
     """
     found = []
     for budget in dict.fromkeys(row.budget for row in rows if row.budget is not None):
@@ -150,7 +152,7 @@ def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list
 
 
 def best_rows(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> set[int]:
-    """Rows to print bold: significantly better than every other row of the same budget (see `Rival.significant`)."""
+    """Rows to print in bold: significantly better than every other row at the same budget (`Rival.significant`)."""
     return {
         group[0].best
         for group in rivals(rows, contest, left_out)
@@ -159,20 +161,20 @@ def best_rows(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> s
 
 
 def compare(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> pd.DataFrame:
-    """Each row against the best one of its budget: difference of the retained averages, in percentage points.
+    """Compare each row with the best row of its budget: difference of retained averages, in percentage points.
 
     Args:
         rows: the R rows of the table.
         contest: the retained averages.
-        left_out: rows that do not compete, see `above_budget`.
+        left_out: rows that are excluded, see `above_budget`.
 
     Returns:
-        Rows with `COLUMNS`. `only_arm_right` counts the units that the best arm scored higher on.
+        Rows with `COLUMNS`. `only_arm_right` counts the units on which the best arm scored higher.
     """
     lines = []
     for rival in (rival for group in rivals(rows, contest, left_out) for rival in group):
         best, other, test = rival.best, rival.other, rival.test
-        # Draws without a value are few, else the interval is nan already.
+        # At most 1 % of the draws have no value, otherwise the interval is nan.
         error = float(np.nanstd(contest.resampled[:, best] - contest.resampled[:, other], ddof=1))
         lines.append(
             (

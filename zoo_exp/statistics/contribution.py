@@ -1,4 +1,4 @@
-"""How much of each task needs the image at all: the full model against the blind one, with paired intervals."""
+"""Image contribution of each task: the full model compared with the blind one, with paired intervals."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.intervals import Floats
 
 HIGH = 0.5
-"""Tasks at or above it need the image (MMTok's Table 4 draws its line between TextVQA .40 and GQA .64)."""
+"""Minimum relative contribution of tasks that need the image (MMTok, Table 4: between TextVQA .40 and GQA .64)."""
 COLUMNS = (
     *("task", "full", "blind", "difference", "low", "high", "significant"),
     *("relative", "relative_low", "relative_high"),
@@ -26,10 +26,10 @@ class Contribution:
     """Image contribution.
 
     Attributes:
-        table: per task the metric of full and blind, their difference (points of the metric) and the relative
-            contribution (full - blind) / blind, each with its 95 % interval; inf where blind is 0.
-        needing: tasks whose relative contribution is at or above `HIGH`.
-        retained: arm -> mean retained percentage over `needing`; nan where a value is missing.
+        table: for each task, the metric of full and blind, their difference (in the metric's unit) and the relative
+            contribution (full - blind) / blind, each with its 95 % interval; inf if blind is 0.
+        needing: tasks with a relative contribution of at least `HIGH`.
+        retained: arm -> mean retained percentage over `needing`; nan if a value is missing.
     """
 
     table: pd.DataFrame
@@ -38,7 +38,7 @@ class Contribution:
 
 
 def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.DataFrame:
-    """Both arms get the same draws of images, so what is easy for both does not widen the intervals.
+    """Compute the image contribution of each task, with paired bootstrap intervals.
 
     Args:
         rows: the R rows of the table.
@@ -70,7 +70,7 @@ def contributions(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.D
 
 
 def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | None:
-    """Which tasks need the image, and what every arm retains of these; None without a contribution.
+    """Tasks that need the image, and the retained average of every arm over these; None if `table` is empty.
 
     Args:
         frame: `Results.frame`.
@@ -87,6 +87,6 @@ def contribution(frame: pd.DataFrame, table: pd.DataFrame) -> Contribution | Non
 
 
 def _relative(full: Floats, blind: Floats) -> Floats:
-    """(full - blind) / blind; inf where blind gets nothing and full something, nan where neither does."""
+    """(full - blind) / blind; inf if only blind is 0, nan if both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((full - blind) / blind)

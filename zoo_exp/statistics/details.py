@@ -1,4 +1,4 @@
-"""Metrics beside the main one, and metrics of groups of questions, for every arm."""
+"""Secondary metrics, and metrics of groups of questions, for every arm."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ COLUMNS = ("task", "group", "metric", "arm", "value", "unit")
 
 
 def details(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.DataFrame:
-    """What the tasks know beside their main metric: POPE's precision, recall and yes-rate, VQAv2's counting questions.
+    """Secondary metrics of the tasks, such as POPE's precision, recall and yes-rate, or VQAv2's answer types.
 
     Args:
         rows: the R rows of the table.
         tasks: the estimates of each task.
 
     Returns:
-        Rows with `COLUMNS`, one per number: `group` is empty for numbers over all questions of the task, else the
-        name of the group (a category, an answer type); `value` is averaged over the seeds of an arm, and stands in
-        `unit`: fraction (0 to 1), percent, points, or answers (a count). Rows that lack a seed are left out.
+        Rows with `COLUMNS`, one per number. `group` is the name of a group of questions (a category, an answer type),
+        or empty for all questions of the task; `value` is averaged over the seeds of an arm; `unit` is fraction (0 to
+        1), percent, points, or answers (a count). Rows with missing seeds are excluded.
     """
     lines = []
     for task in tasks:

@@ -1,7 +1,7 @@
-"""Easy and difficult questions, told apart by the image that is simply made smaller.
+"""Split questions into easy and difficult ones with the downsampling baseline `resize`.
 
-A question that a downsized image with as many tokens answers right needs no selection of tokens: it is easy at this
-budget. What a selector is for shows on the others. Idea: VTC-Bench (arXiv 2510.07143).
+A question that is answered correctly with a downsampled image of the same token count does not need token selection:
+it is easy at this budget. The benefit of a selector shows on the difficult ones (VTC-Bench, arXiv 2510.07143).
 """
 
 from collections.abc import Sequence, Set
@@ -20,7 +20,7 @@ from zoo_exp.statistics.intervals import Floats
 JUDGE = "resize"
 PARTS = ("easy", "difficult")
 RIGHT = 0.5
-"""A score from here counts as right."""
+"""Minimum score of a correct answer."""
 COLUMNS = ("budget", "part", "arm", "n", "share", "full", "score", "retained", "low", "high", "best")
 
 
@@ -32,17 +32,17 @@ def split(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """What each arm retains of the full model's score on the easy and on the difficult questions of its budget.
+    """Retained score of each arm on the easy and on the difficult questions of its budget.
 
-    Scores are summed over the questions of all tasks, so that a task with two difficult questions weighs as two;
-    intervals are paired (all arms under the same draws of images). `resize` itself has no row: it is right on what is
-    easy and wrong on what is difficult by definition. `best` marks what is significantly better than every other arm.
+    Scores are summed over the questions of all tasks, so that every question has the same weight. Intervals are paired
+    (all arms use the same draws of images). `resize` itself has no row, because it is correct on easy questions and
+    wrong on difficult ones by definition. `best` marks rows that are significantly better than every other arm.
 
     Args:
         rows: the R rows of the table.
         tasks: aligned questions of each task.
         reference: number of the row that keeps every token, or None.
-        above: rows that kept more than their budget names.
+        above: rows that kept more tokens than their budget allows.
         draws: bootstrap draws.
         seed: seed of the draws.
 
@@ -95,12 +95,12 @@ def split(
 
 
 def _right(task: TaskSamples, judge: ArmRow) -> NDArray[np.bool_]:
-    """Whether the judge is right, per question [n]; with several seeds: in the mean."""
+    """Whether the judge is correct on each question [n]; on average if it has several seeds."""
     return np.asarray(task.scores[:, task.columns(judge.members)].mean(1) >= RIGHT)
 
 
 def _keys(task: TaskSamples, mask: NDArray[np.bool_]) -> list[str]:
-    """The images of some questions."""
+    """Image keys of the selected questions."""
     keys = task.keys
     return [keys[image] for image in np.unique(task.clusters[mask])]
 
@@ -112,7 +112,7 @@ def _sums(
     draws: int,
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Summed scores of some questions: as they are [R] and under each draw [B, R]; nan where seeds are missing."""
+    """Summed scores of the selected questions [R], and under each draw [B, R]; nan if seeds are missing."""
     value, resampled = np.zeros(len(rows)), np.zeros((draws, len(rows)))
     for task, mask in zip(tasks, masks, strict=True):
         totals = np.zeros((task.images, 1, len(rows)))

@@ -1,4 +1,4 @@
-"""One task of a table: its metric per row, resampled, with intervals."""
+"""Estimates of one task: the metric of each table row, with bootstrap draws and intervals."""
 
 import math
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from zoo_exp.tasks.base import Task
 
 @dataclass(frozen=True)
 class TaskEstimate:
-    """One task over the R rows of a table; nan where a row has no records.
+    """Estimates of one task for the R rows of a table; nan if a row has no records.
 
     Attributes:
         samples: its aligned questions.
-        tallied: its sums, metrics and units, per arm.
-        value: the main metric, averaged over the seeds of a row [R].
-        resampled: the same under each bootstrap draw [B, R].
+        tallied: its sums, metrics and units, by arm.
+        value: main metric, averaged over the seeds of a row [R].
+        resampled: main metric under each bootstrap draw [B, R].
         score: mean score of the questions, 0 to 1 [R].
-        score_resampled: the same under each draw [B, R].
-        retained: main metric in percent of the reference row's; nan without one [R].
-        retained_resampled: the same under each draw [B, R].
+        score_resampled: mean score under each draw [B, R].
+        retained: main metric in percent of the reference row's; nan without a reference [R].
+        retained_resampled: retained percentage under each draw [B, R].
         intervals: 95 % interval of `value`, one per row.
-        methods: how each interval was computed.
-        seed_values: the metric of every seed, one array per row.
+        methods: method of each interval.
+        seed_values: main metric of every seed, one array per row.
     """
 
     samples: TaskSamples
@@ -53,10 +53,10 @@ class TaskEstimate:
 def estimate(
     samples: TaskSamples, rows: Sequence[ArmRow], reference: int | None, draws: int, seed: int
 ) -> TaskEstimate:
-    """Compute one task.
+    """Compute the estimates of one task.
 
-    The seeds of a row are averaged inside every draw. Such a selector draws anew for each image, so
-    resampling images also covers its own randomness; the spread between seeds is reported apart.
+    The seeds of a row are averaged within every draw. A stochastic selector draws independently for each image, so
+    resampling images also covers its randomness; the spread between seeds is reported separately.
 
     Args:
         samples: aligned questions.
@@ -99,20 +99,20 @@ def estimate(
 
 
 def seed_mixing(samples: TaskSamples, rows: Sequence[ArmRow]) -> Floats:
-    """Weights that average the seeds of each row [A, R]; the column of a row that lacks seeds is nan."""
+    """Weights that average the seeds of each row [A, R]; columns of rows with missing seeds are nan."""
     mixing = np.zeros((len(samples.arm_ids), len(rows)))
     for column, row in enumerate(rows):
         present = samples.columns(row.members)
-        # nan in one place makes the whole product nan: half of the seeds is no value yet.
+        # One nan makes the whole product nan: rows with missing seeds have no value yet.
         mixing[present or [0], column] = 1 / len(present) if len(present) == len(row.members) else math.nan
     return mixing
 
 
 def mean_over_tasks(values: Sequence[Floats]) -> Floats:
-    """Mean over tasks, nan where one of them is."""
+    """Mean over tasks; nan if any of them is nan."""
     return np.asarray(np.mean(np.asarray(values), axis=0))
 
 
 def fewest_images(tasks: Sequence[TaskEstimate]) -> int:
-    """The number of images that an average over the tasks rests on: tasks may share theirs."""
+    """Minimum number of images over the tasks: a lower bound for an average, because tasks may share images."""
     return min(task.samples.images for task in tasks)

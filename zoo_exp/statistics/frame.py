@@ -1,4 +1,4 @@
-"""The frame behind every table: one row per arm and task, and per arm one average row."""
+"""The data frame behind all tables: one row per arm and task, and one average row per arm."""
 
 import math
 from collections.abc import Sequence, Set
@@ -23,13 +23,13 @@ MEASURED = ("kept_tokens", "layer_tokens", "n_visual", *COSTS, *MILLISECONDS)
 
 @dataclass(frozen=True)
 class Table:
-    """The R rows of a table with the estimates of every task; computed once, read by frame and comparisons.
+    """The R rows of a table with the estimates of every task; shared by the frame and the comparisons.
 
     Attributes:
         rows: the rows.
         tasks: estimates of each task.
         reference: number of the row that keeps every token, or None.
-        above: rows that kept more than their budget names (see `comparisons.above_budget`).
+        above: rows that kept more tokens than their budget allows (see `comparisons.above_budget`).
     """
 
     rows: Sequence[ArmRow]
@@ -39,7 +39,7 @@ class Table:
 
     @property
     def contest(self) -> Contest:
-        """The retained average, as recorded and under each draw."""
+        """The retained average and its bootstrap draws."""
         return average_contest(
             self.tasks,
             mean_over_tasks([task.retained for task in self.tasks]),
@@ -49,7 +49,7 @@ class Table:
 
 
 def build_frame(table: Table, timings: pd.DataFrame) -> pd.DataFrame:
-    """Rows arm by arm, tasks in order, the average last; columns as `Results.frame` describes them.
+    """Build the frame: arm by arm, tasks in order, the average last; for columns see `Results.frame`.
 
     Args:
         table: rows and estimates.
@@ -151,11 +151,11 @@ def _milliseconds(timed: pd.DataFrame, row: ArmRow) -> dict[str, float]:
 
 
 def measured_tokens(rows: pd.DataFrame) -> pd.Series:
-    """What a budget limits, by row: of layer selectors the mean over layers, else the tokens that entered."""
+    """Tokens that a budget limits, by row: mean over layers for layer selectors, else tokens that entered."""
     return rows["layer_tokens"].fillna(rows["kept_tokens"])
 
 
 def _mean(values: Floats) -> float:
-    """The mean of what is known, nan if nothing is."""
+    """Mean of the values that are not nan; nan if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan

@@ -1,4 +1,4 @@
-"""Intervals and exact tests for proportions and paired responses."""
+"""Confidence intervals for proportions, and exact tests for paired responses."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Interval:
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside; nan bounds exclude nothing."""
+        """Whether `value` lies outside the interval; False for nan bounds."""
         return value < self.low or value > self.high
 
     def scaled(self, factor: float) -> "Interval":
@@ -34,13 +34,13 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 
 def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a proportion; it stays inside [0, 1] and is not empty at 0 or 1.
+    """Wilson score interval of a proportion; it lies within [0, 1] and has a positive width also at 0 and 1.
 
-    With several questions per image, `design_effect` (variance with clusters over variance without) divides
-    n, the usual correction for cluster samples (Kish, Survey Sampling, 1965, section 8.2).
+    With several questions per image, n is divided by `design_effect` (ratio of the variances with and without
+    clustering), the standard correction for cluster samples (Kish, Survey Sampling, 1965, section 8.2).
 
     Raises:
-        InvalidValueError: a proportion outside [0, 1], or no samples.
+        InvalidValueError: the proportion is outside [0, 1], or there are no samples.
 
     >>> interval = wilson(0.5, 100)
     >>> round(interval.low, 3), round(interval.high, 3)
@@ -60,11 +60,11 @@ def wilson(proportion: float, n: int, design_effect: float = 1.0, confidence: fl
 
 
 def design_effect(scores: ArrayLike, clusters: ArrayLike) -> float:
-    """How much clustering widens the variance of a mean; at least 1, so that no interval gets too narrow.
+    """Factor by which clustering increases the variance of a mean; at least 1, so that intervals are never too narrow.
 
     Args:
-        scores: one number per unit [U].
-        clusters: number of the image of each unit, 0 to G - 1 [U].
+        scores: score of each unit [U].
+        clusters: image number of each unit, 0 to G - 1 [U].
     """
     values, groups = np.asarray(scores, float), np.asarray(clusters, np.int64)
     residuals = values - values.mean()
@@ -75,9 +75,9 @@ def design_effect(scores: ArrayLike, clusters: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class SignTest:
-    """Exact sign test: the units in which one of two arms scored higher than the other, and the p value.
+    """Exact sign test: number of units on which the first and the second arm scored higher, and the p value.
 
-    Over right and wrong answers this is the exact McNemar test.
+    For scores of 0 and 1 this is the exact McNemar test.
     """
 
     first: int
@@ -86,7 +86,7 @@ class SignTest:
 
 
 def sign_test(first: ArrayLike, second: ArrayLike) -> SignTest:
-    """Exact (binomial) two-sided sign test of two arms on the same units, which it takes as independent.
+    """Exact (binomial) two-sided sign test of two arms on the same units, which are assumed to be independent.
 
     Args:
         first: score of the first arm per unit [U].
@@ -105,9 +105,9 @@ def sign_test(first: ArrayLike, second: ArrayLike) -> SignTest:
 
 
 def twice_median(p_values: Sequence[float]) -> float:
-    """One p value from several dependent ones: twice their median, or the value itself if it is the only one.
+    """Combine dependent p values: twice their median; a single value is returned unchanged.
 
-    Valid whatever the dependence (Rueger 1978; DiCiccio, DiCiccio and Romano 2020).
+    Valid under any dependence (Rueger 1978; DiCiccio, DiCiccio and Romano 2020).
 
     >>> twice_median([0.03]), twice_median([0.01, 0.02, 0.9])
     (0.03, 0.04)
@@ -116,7 +116,7 @@ def twice_median(p_values: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number by Holm's step-down procedure (Holm 1979).
+    """P values adjusted for multiple testing by Holm's step-down procedure (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -131,7 +131,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def minimum_detectable_difference(
     standard_error: float, power: float = 0.8, confidence: float = CONFIDENCE
 ) -> float:
-    """The smallest true difference found with probability `power`, in the unit of the standard error."""
+    """Smallest true difference that is detected with probability `power`, in the unit of the standard error."""
     return float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)) * standard_error
 
 

@@ -29,45 +29,45 @@ from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import FRACTION, Scale, Task
 
 REFERENCE = "full"
-SUBMISSION = "submission"  # main metric of tasks whose right answers are not public
+SUBMISSION = "submission"  # main metric of tasks whose reference answers are not public
 FEW_UNITS = 100
-"""Below so many units the intervals of a task hold the true value less often than they say (benchmarks/coverage.py)."""
+"""With fewer units, 95 % intervals cover the true value in less than 95 % of cases (benchmarks/coverage.py)."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What tables, figures and W&B show.
+    """Everything that tables, figures and W&B show.
 
     Attributes:
         experiment: its name.
         tasks: names of the tasks that have records, in the experiment's order.
-        frame: one row per (arm, task), and per arm one with task `average`. Columns:
+        frame: one row per (arm, task), and one row per arm with task `average`. Columns:
             arm, row, selector, options, budget, seeds: the row of the table (`arm` is `row` with the number of
                 seeds); `options` is JSON, `seeds` their number.
-            task, metric, value: the main metric in its own unit (see `units`); in the average row the mean over tasks
+            task, metric, value: the main metric in its unit (see `units`); in the average row, the mean over tasks
                 of the mean score, 0 to 1.
             low, high, interval: 95 % interval of `value`, and its method.
             n, images, units: questions, different images, and units of the metric (MME pairs, MMBench groups).
-            retained, retained_low, retained_high: metric in percent of the full-token arm's; in the average row the
+            retained, retained_low, retained_high: metric in percent of the full-token arm's; in the average row, the
                 mean over tasks.
             best: significantly better than every other row of its budget (see `comparisons.Rival.significant`).
-            above_budget: keeps more visual tokens than the budget names, so that it does not compete.
+            above_budget: keeps more visual tokens than the budget allows, and is excluded from comparisons.
             seed_sd: standard deviation between seeds, of `value`; in the average row of `retained`.
-            kept_tokens, layer_tokens, n_visual: mean visual tokens that entered the language model, of layer selectors
-                their mean over decoder layers, and before pruning.
+            kept_tokens, layer_tokens, n_visual: mean number of visual tokens that entered the language model, at the
+                input of a decoder layer (layer selectors), and before pruning.
             flops_tflop, prefill_tflop, selector_tflop: TFLOP per response, and its prefill and selector parts.
             select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
-        comparisons: the best row of each budget against each other one: difference of the retained averages in
+        comparisons: the best row of each budget compared with each other row: difference of the retained averages in
             percentage points, its paired interval, exact test, and the p value after Holm's correction.
-        notes: what a reader must know: missing arms, questions left out, few units, intervals that do not exist.
+        notes: notes for readers: missing arms, excluded questions, few units, missing intervals.
         draws: bootstrap draws.
         seed: seed of the draws.
         provenance: versions and machine.
-        contribution: full against blind by task (see `contribution.contributions`).
+        contribution: image contribution by task (see `contribution.contributions`).
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
-        details: metrics beside the main one, and metrics of groups of questions (see `details.details`).
-        published: rows with a published counterpart, which stand in tables of their own (see `published.join`).
-        units: task -> unit and range of its metric; tasks that are not in it are looked up in the registry.
+        details: secondary metrics, and metrics of groups of questions (see `details.details`).
+        published: rows with a published counterpart, shown in separate tables (see `published.join`).
+        units: task -> unit and range of its metric; other tasks are looked up in the registry.
     """
 
     experiment: str
@@ -86,7 +86,7 @@ class Results:
 
     @cached_property
     def lines(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """The frame as plain rows: arm -> task -> row, in the order of the table."""
+        """The frame as dictionaries: arm -> task -> row, in the order of the table."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for line in self.frame.to_dict("records"):
             found.setdefault(str(line["arm"]), {})[str(line["task"])] = {str(k): v for k, v in line.items()}
@@ -94,7 +94,7 @@ class Results:
 
     @cached_property
     def scales(self) -> dict[str, float]:
-        """Task -> what its metric is multiplied by for display: 100 for fractions, 1 for percents and points."""
+        """Task -> display factor of its metric: 100 for fractions, 1 for percent and points."""
         declared = {task: self.units.get(task) or get_task(task).scale for task in self.tasks}
         return {task: scale.factor for task, scale in declared.items()} | {AVERAGE: FRACTION.factor}
 
@@ -115,14 +115,14 @@ def compute(
         records: from `reading.read_records`.
         timings: from `reading.read_timings`.
         tasks: in the order of the table's columns.
-        arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows;
-            without any, the arms of the records are taken in order of appearance.
+        arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows; if empty, the
+            arms of the records in order of appearance.
         draws: bootstrap draws.
         seed: seed of the draws.
 
     Raises:
         MissingFileError: none of the tasks has records.
-        ZooExpError: no task's metric can be computed.
+        ZooExpError: no metric can be computed.
     """
     known = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
     rows = group(list(arms) or recorded_arms(records))
@@ -133,28 +133,30 @@ def compute(
     problems: list[ZooExpError] = []
     for task in known:
         if task.main_metric == SUBMISSION:
-            notes.append(f"{task.name}: left out, its answers are scored by the benchmark's server")
+            notes.append(
+                f"{task.name}: excluded, because only the benchmark's server can score its responses"
+            )
             continue
         samples = align(records, task, ids)
         if samples is None:
-            notes.append(f"{task.name}: no questions answered under every arm yet; left out")
+            notes.append(f"{task.name}: excluded, because no question has responses under every arm yet")
             continue
         notes += _gaps(samples, rows)
         try:
             computed.append(estimate(samples, rows, reference, draws, seed))
         except ZooExpError as error:
-            # Half a run can lack what a metric needs (one question of a pair); others still have a table.
+            # An unfinished run can lack rows that a metric needs (half of a pair); other tasks are still shown.
             problems.append(error)
-            notes.append(f"{task.name}: left out, its metric cannot be computed: {error}")
+            notes.append(f"{task.name}: excluded, because its metric cannot be computed: {error}")
     if not computed and problems:
         raise problems[0]
     if not computed:
         raise MissingFileError(
             f"experiment {experiment} has no records of its tasks ({', '.join(task.name for task in known)}): "
-            "start the run again"
+            "rerun the experiment"
         )
     if reference is None:
-        notes.append("no arm 'full': the retained average is not defined")
+        notes.append("no arm 'full': the retained average is undefined")
     samples_of = [task.samples for task in computed]
     above = above_budget(rows, samples_of)
     table = Table(rows, computed, reference, above)
@@ -179,13 +181,13 @@ def compute(
 
 
 def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
-    """Times belong to the process that measured them: a run that takes over an arm's answers has none for it."""
+    """Note on arms without times: times are not reused from other runs."""
     timed = set(timings["arm"])
     missing = [row.label for row in rows if not timed & set(row.names)]
     if not missing:
         return []
     who = ", ".join(missing) if timed else "any arm"
-    return [f"no times for {who}: the answers were taken over from earlier runs, none was given in this one"]
+    return [f"no times for {who}: the responses were reused from earlier runs"]
 
 
 def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:
@@ -197,8 +199,8 @@ def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:
     if samples.dropped:
         total = samples.dropped + len(samples.sample_ids)
         notes.append(
-            f"{name}: {samples.dropped} of {total} questions are left out, "
-            "as not every arm has answered them yet"
+            f"{name}: {samples.dropped} of {total} questions are excluded, "
+            "because some arm has no response to them yet"
         )
     return notes
 
@@ -209,12 +211,12 @@ def _few_units(tasks: Sequence[TaskEstimate]) -> list[str]:
         return []
     return [
         f"fewer than {FEW_UNITS} units (questions, MME pairs, MMBench groups) in {', '.join(few)}: "
-        "95 % intervals from so few hold the true value less often than they say; raise the limit"
+        "95 % intervals from so few cover the true value in less than 95 % of cases; increase the limit"
     ]
 
 
 def _without_interval(table: Table) -> list[str]:
-    """Why a retained average has no interval."""
+    """Note on the reason why retained averages have no interval."""
     value, resampled = table.contest.value, table.contest.resampled
     if table.reference is None or not np.isfinite(value).any():
         return []
@@ -224,10 +226,10 @@ def _without_interval(table: Table) -> list[str]:
         task.task.name: float(np.isnan(task.retained_resampled[:, table.reference]).mean())
         for task in table.tasks
     }
-    # Together the tasks can pass the limit that none of them passes alone.
+    # The average can exceed the limit even if no single task does.
     limit = MOST_UNDEFINED if max(share.values()) > MOST_UNDEFINED else 0.0
     lacking = [name for name, undefined in share.items() if undefined > limit]
     return [
         f"no interval for retained averages: in more than {100 * MOST_UNDEFINED:g} % of the draws the full-token arm "
-        f"gets nothing in {', '.join(lacking)}, so that nothing can be retained of it; more units help"
+        f"scores 0 in {', '.join(lacking)}, so that the retained share is undefined; use more units"
     ]

@@ -1,7 +1,7 @@
-"""One task's metrics as sums over units, and their intervals: the one statistic behind `run`, `report` and `score`.
+"""Metrics of a task as functions of sums over units, and their intervals; used by `run`, `report` and `score`.
 
-A task turns each unit (a question, an MME pair, an MMBench rotation group) into amounts that it adds to named sums, and
-sums into metrics. So a metric under any resampling is exact: resample the sums, then compute it.
+A task converts each unit (a question, an MME pair, an MMBench rotation group) to contributions to named sums, and the
+sums to metrics. Resampled metrics are therefore exact: the sums are resampled, and the metrics computed from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from zoo_exp.tasks.base import Task, exact_sums
 
 Rows = Sequence[Mapping[str, Any]]
 SCORE, QUESTIONS = "sum of question scores", "number of questions"
-"""Sums that every task has beside its own, for the mean score."""
+"""Additional sums of every task, for the mean score."""
 MEAN_SCORE = "mean score"
 BOOTSTRAP, WILSON = "bootstrap by image", "Wilson by image"
 
 
 @dataclass(frozen=True)
 class Tallied:
-    """What a task's metrics are made of, for A arms.
+    """Metrics of a task for A arms, with the sums and unit scores from which they are computed.
 
     Attributes:
         metrics: every metric of every arm, equal to `task.aggregate` of its rows [A].
-        statistic: the same as sums per image, to be resampled.
-        unit_scores: how good the responses to each unit are, 0 to 1 [U, A].
-        unit_images: number of the image of each unit, 0 to G - 1 [U].
-        proportion: whether `main_metric` is a share of units that are right.
+        statistic: the metrics as functions of sums per image, for resampling.
+        unit_scores: score of each unit, 0 to 1 [U, A].
+        unit_images: image number of each unit, 0 to G - 1 [U].
+        proportion: whether `main_metric` is the share of correct units.
     """
 
     metrics: dict[str, Floats]
@@ -43,34 +43,34 @@ class Tallied:
 
     @property
     def units(self) -> int:
-        """U: questions, MME pairs, or MMBench rotation groups."""
+        """U, the number of questions, MME pairs, or MMBench rotation groups."""
         return len(self.unit_images)
 
 
 def tally(task: Task, rows: Sequence[Rows], clusters: NDArray[np.int64], images: Sequence[str]) -> Tallied:
-    """Sums and metrics of one task.
+    """Compute the sums and metrics of one task.
 
     Args:
-        task: the benchmark.
-        rows: sample id and score parts of the same n questions, per arm [A][n].
-        clusters: number of the image of each question [n].
-        images: names of the images for resampling [G].
+        task: the task.
+        rows: sample id and score parts of the same n questions, by arm [A][n].
+        clusters: image number of each question [n].
+        images: image keys for resampling [G].
 
     Raises:
-        InvalidValueError: rows that have no metric (half an MME pair), or no main metric.
+        InvalidValueError: the metric is undefined for these rows (half an MME pair), or the task lacks its main metric.
     """
     image_of = {task.unit_name(row): int(clusters[place]) for place, row in enumerate(rows[0])}
     tallies = [task.tallies(own) for own in rows]
     values = [task.metrics(exact_sums(own)) for own in tallies]
     if any(task.main_metric not in value for value in values):
         raise InvalidValueError(
-            f"task {task.name} gives no metric '{task.main_metric}': it gives {', '.join(sorted(values[0]))}"
+            f"task {task.name} has no metric '{task.main_metric}': its metrics are {', '.join(sorted(values[0]))}"
         )
     unknown = {one.unit for own in tallies for one in own} - set(image_of)
     if unknown:
         raise InvalidValueError(
-            f"task {task.name}: tallies names the unit '{min(unknown)}', which unit_name gives to no row; "
-            f"it gives {', '.join(sorted(image_of)[:3])} ..."
+            f"task {task.name}: tallies returns the unit '{min(unknown)}', but unit_name returns it for no row; "
+            f"units of rows are {', '.join(sorted(image_of)[:3])} ..."
         )
     names = sorted({name for own in tallies for one in own for name in one.counts})
     place = {name: number for number, name in enumerate([*names, SCORE, QUESTIONS])}
@@ -99,13 +99,13 @@ def tally(task: Task, rows: Sequence[Rows], clusters: NDArray[np.int64], images:
 
 @dataclass(frozen=True)
 class _Metrics:
-    """The task's metrics and the mean score of its questions, from sums by name."""
+    """Computes the task's metrics and the mean score of its questions from sums by name."""
 
     task: Task
     names: tuple[str, ...]
 
     def __call__(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Metrics of arrays of sums."""
+        """Compute metrics from arrays of sums."""
         own = self.task.metrics({name: sums[name] for name in self.names})
         with np.errstate(divide="ignore", invalid="ignore"):
             return {**own, MEAN_SCORE: sums[SCORE] / sums[QUESTIONS]}
@@ -114,11 +114,11 @@ class _Metrics:
 def metric_intervals(
     task: Task, rows: Sequence[Mapping[str, Any]], draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % interval of every metric of one set of answers; for the main metric the one that a run's table shows.
+    """95 % interval of every metric of one set of responses; for the main metric, the same as in a run's table.
 
     Args:
-        task: the benchmark.
-        rows: `sample_id`, `image_id` and score parts of each answer.
+        task: the task.
+        rows: `sample_id`, `image_id` and score parts of each response.
         draws: bootstrap draws.
         seed: seed of the draws.
 
@@ -141,10 +141,10 @@ def metric_intervals(
 
 
 def interval_of(tallied: Tallied, task: Task, resampled: Floats, arm: int | None) -> tuple[Interval, str]:
-    """Wilson's interval for the main metric of a single arm that is a proportion, else the bootstrap's.
+    """Wilson interval if the main metric of a single arm is a proportion, otherwise the bootstrap interval.
 
-    Where all units score the same, every draw is the same and the bootstrap knows no spread. Then the main metric of an
-    arm gets the relative width of Wilson's interval of the mean unit score, as if it were proportional to it.
+    If all units have the same score, all draws are equal and the bootstrap interval has no width. The main metric of an
+    arm then gets the relative width of the Wilson interval of the mean unit score.
     """
     if arm is not None:
         right = tallied.unit_scores[:, arm]
