@@ -307,3 +307,16 @@ def test_another_name_for_the_same_arms_is_left_out():
 def test_a_layer_selector_knows_no_tiles():
     with pytest.raises(InvalidValueError, match=r"budget 128/tile of selector fastv: .* see no tiles"):
         compose(["selector=fastv", "model=llava_next_7b"])
+
+
+def test_the_family_of_any_checkpoint_is_read_from_its_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    found = compose(["model=hub", f"model.path={tmp_path}", "task=gqa", "selector=full"]).model
+    assert found.family == "qwen3_vl"
+    (tmp_path / "config.json").write_text('{"model_type": "instructblip"}')
+    with pytest.raises(InvalidValueError, match=r"'instructblip' cannot be pruned: it is a Q-Former model"):
+        compose(["model=hub", f"model.path={tmp_path}", "task=gqa", "selector=full"])
+    with pytest.raises(InvalidValueError, match=r"model\.path"):
+        compose(["model=hub", "task=gqa", "selector=full"])
+    with pytest.raises(MissingFileError, match=r"no config\.json"):
+        compose(["model=hub", f"model.path={tmp_path.parent}", "task=gqa", "selector=full"])

@@ -180,7 +180,8 @@ def test_tables_run_on_the_embedded_model(name):
 )
 def test_every_model_says_its_budgets_per_image(model):
     """For layer selectors, which know no tiles; five tiles make the total."""
-    config = compose(["selector=full", f"model={model}"]).model
+    path = ["model.path=somewhere", "model.family=llava"] if model == "hub" else []
+    config = compose(["selector=full", f"model={model}", *path]).model
     own, shared = ([Budget.parse(b) for b in budgets] for budgets in (config.budgets, config.image_budgets))
     tiled = [b for b in own if b.per == "tile"]
     assert [b.count for b in shared] == ([5 * b.count for b in tiled] if tiled else [b.count for b in own])

@@ -52,7 +52,7 @@ def check_type(model_type: str) -> None:
 
     Raises:
         InvalidValueError: a type of `transformers` that cannot be pruned; it says what the type is.
-        UnknownNameError: no type of the installed `transformers`.
+        UnknownNameError: no type, but nearly one.
     """
     if model_type in REFUSED:
         raise InvalidValueError(
@@ -71,9 +71,11 @@ def check_type(model_type: str) -> None:
     close = [
         n for n in get_close_matches(model_type, known, n=1, cutoff=0.9) if _digits(n) == _digits(model_type)
     ]
-    guess = f"Did you mean '{close[0]}'? " if close else ""
-    raise UnknownNameError(
-        "model type", model_type, (), f"{guess}The installed transformers has no such model. {READ_ON}"
+    if close:
+        raise UnknownNameError("model type", model_type, (), f"Did you mean '{close[0]}'? {READ_ON}")
+    raise InvalidValueError(
+        f"model type '{model_type}' is no vision-language model that the installed transformers knows: give one whose "
+        f"config.json has a model_type such as llava, qwen3_vl or internvl. {READ_ON}"
     )
 
 
