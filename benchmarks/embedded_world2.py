@@ -120,7 +120,7 @@ def paired(one: Scores, other: Scores) -> tuple[float, float, float]:
     draws = np.array([sums[generator.integers(0, len(scenes), len(scenes))].sum(0) for _ in range(DRAWS)])
 
     def difference(total: np.ndarray) -> np.ndarray:
-        return 100 * ((total[..., 0] - total[..., 1]) / total[..., 2]).mean(-1)
+        return 100 * ((total[..., 0] - total[..., 1]) / total[..., 2].clip(min=1)).mean(-1)
 
     low, high = np.percentile(difference(draws), [2.5, 97.5])
     return float(difference(sums.sum(0))), float(low), float(high)

@@ -234,4 +234,8 @@ def test_the_command_trains_saves_reports_and_resumes(tmp_path, capsys):
     assert report["full"]["gqa"]["n"] == 2
     assert (tmp_path / "weights" / "processor_config.json").is_file()
     assert commands.train(overrides, None) == 0
-    assert "resumed at step 2 of 2" in capsys.readouterr().out
+    assert "resumed at step 2 of 2" in " ".join(capsys.readouterr().out.split())
+    assert commands.train([*overrides, f"export={tmp_path / 'packed'}"], None) == 0
+    assert "weights of step 2 of 2" in " ".join(capsys.readouterr().out.split())
+    first, second = (tmp_path / name / "model.safetensors" for name in ("weights", "packed"))
+    assert first.read_bytes() == second.read_bytes()

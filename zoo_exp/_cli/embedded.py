@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="key=value",
         help="model=embedded|embedded_next|embedded_qwen trains on world 2; out=, start=, device=, threads=, rows=, "
-        "seed= and every number of the training plan. Without any, world 1's model by the options below",
+        "export=FOLDER (save the last checkpoint's weights and stop), seed= and every number of the training plan. "
+        "Without any, world 1's model by the options below",
     )
     cli.add_train_arguments(train)
     train.set_defaults(handler=_train)

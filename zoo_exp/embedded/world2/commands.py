@@ -9,7 +9,7 @@ from zoo_exp.embedded.shipped import FOLDERS
 from zoo_exp.embedded.world2.plan import PLANS, Plan, plan_for
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 
-_OWN_KEYS = ("model", "out", "start", "device", "threads", "rows")
+_OWN_KEYS = ("model", "out", "start", "device", "threads", "rows", "export")
 
 
 def parse_overrides(overrides: list[str]) -> tuple[Plan, dict[str, str]]:
@@ -51,7 +51,7 @@ def train(overrides: list[str], qwen_class: Any) -> int:
     """Train to the end of the plan, save the weights, and report accuracy per family with 95 % intervals.
 
     Args:
-        overrides: `key=value` arguments.
+        overrides: `key=value` arguments; `export=FOLDER` saves the weights of the last checkpoint and stops.
         qwen_class: Qwen's processor class.
     """
     plan, settings = parse_overrides(overrides)
@@ -74,6 +74,11 @@ def train(overrides: list[str], qwen_class: Any) -> int:
         save_model(shallow, out / "shallow", processor, torch.float32)
 
     training = Training(learner, out, keep_shallow)
+    if "export" in settings:
+        folder = Path(settings["export"])
+        save_model(training.averaged(), folder, processor)
+        console.print(f"{out}: averaged weights of step {training.step} of {plan.steps} in {folder}")
+        return 0
     if training.step:
         console.print(f"{out}: resumed at step {training.step} of {plan.steps}")
     columns = (
