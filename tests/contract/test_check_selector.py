@@ -176,4 +176,4 @@ def test_a_rule_that_refuses_nothing_is_caught():
 def test_sample_images_fill_every_field():
     tokens = sample_tokens()
     empty = [f.name for f in dataclasses.fields(tokens) if getattr(tokens, f.name) is None]
-    assert empty == ["tile", "tiles", "deepstack"]  # what only tiled images have
+    assert empty == ["tile", "tiles"]  # what only tiled images have
