@@ -39,7 +39,7 @@ The columns:
   (`contiguous` positions), or in which the others keep their positions (`original`), as a share of the largest logit.
 * **batch**: the same between a left-padded batch of two and its prompts one by one.
 * **zoo**: how the sensitivity of the projector is known. *closed form*: it is a linear layer, an activation and a
-  linear layer, with or without a norm in front. *constant*: it is one linear layer, so that every token is equally sensitive,
+  linear layer, with or without a norm in front. *constant*: it is one linear layer: every token is equally sensitive,
   and zoo keeps what divprune keeps. *automatic*: finite differences as everywhere; `estimator=closed_form` costs one
   backward pass per output dimension. *no*: refused, as no module maps rows to the rows that the language model reads.
 * **layers**: whether fastv, dart and sparsevlm run between the decoder layers. What they read is first compared with

@@ -67,13 +67,10 @@ def error(given, expected):
     return float((given - expected).abs().max() / expected.abs().max())
 
 
-def rounding(model, given):
-    """How far the unpruned model's own answers with and without a cache are apart: recurrent layers round more."""
-    every = torch.arange(int((given["input_ids"] == IMAGE).sum()))
-    positions = original_positions(model, given) if adapter_for(model).positions == "original" else None
-    off = error(answer(model, given)[1][0], reference(model, given, every, positions, STEPS))
-    assert off < 5e-5
-    return off
+def limit(model):
+    """Largest error: recurrent layers (linear attention) take other steps with a cache, and round more then."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
+    return 5e-5 if "linear_attention" in kinds else 1e-5
 
 
 def original_positions(model, given):
@@ -124,8 +121,8 @@ def test_pruned_logits_are_those_of_a_prompt_that_never_held_the_others(model, r
         stays[visual[keep]] = True
         positions = original_positions(model, given)[..., stays]
     expected = reference(model, given, keep, positions, STEPS)
-    off = error(logits[0], expected)
-    assert off < 1e-5 or off < 3 * rounding(model, given)
+    assert error(logits[0, 0], expected[0]) < 1e-5
+    assert error(logits[0], expected) < limit(model)
     assert torch.equal(ids[0, -STEPS:], expected.argmax(dim=-1))
 
 
@@ -137,8 +134,8 @@ def test_a_padded_batch_equals_its_prompts_one_by_one(model):
         alone = [answer(model, one, 4) for one in split_rows(model, given)]
     checked = 1 if model.config.model_type in BATCH_DEPENDS else len(alone)
     for b in range(checked):
-        off = error(logits[b], alone[b][1][0])
-        assert off < 1e-5 or off < 3 * rounding(model, split_rows(model, given)[b])
+        assert error(logits[b, 0], alone[b][1][0, 0]) < 1e-5
+        assert error(logits[b], alone[b][1][0]) < limit(model)
         assert torch.equal(ids[b, -4:], alone[b][0][0, -4:])
 
 
@@ -164,7 +161,7 @@ def test_prompts_that_are_pruned_before_generation_give_the_same(model, rows):
         model, prompt, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     assert prompt.kept_tokens == pruning.kept_tokens
-    assert error(torch.stack(out.logits, dim=1), logits) < 1e-5
+    assert error(torch.stack(out.logits, dim=1), logits) < limit(model)
     assert torch.equal(out.sequences[:, -4:], ids[:, -4:])
 
 

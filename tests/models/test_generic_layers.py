@@ -9,6 +9,7 @@ from tiny_families import split_rows, tiny_family, tiny_prompt, with_types
 import zoo_exp
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.generic_support import find_parts
+from zoo_exp.models.segments import visual_left
 from zoo_exp.selectors.layer.fastv import FastV
 
 STEPS = 4
@@ -45,6 +46,12 @@ def model(request):
         return tiny_family(request.param, attention="eager")
     except ValueError:
         return tiny_family(request.param)
+
+
+def kept_by(pruning):
+    """Numbers of the visual tokens of the first prompt that the last layer saw."""
+    segments = pruning._engine.layers.segments
+    return torch.tensor(visual_left(segments[0], segments[-1])[0])
 
 
 def masked(llm, keep, visual):
@@ -113,7 +120,7 @@ def check(model, given, count):
     options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     with zoo_exp.pruned(model, FastV(k=DEPTH), count // 2) as pruning, torch.no_grad():
         out = model.generate(**given, max_new_tokens=STEPS, **options)
-    keep = pruning.layer_answers[DEPTH - 1][0].indices
+    keep = kept_by(pruning)
     assert len(keep) == count // 2
     ids, logits = reference(model, given, keep)
     assert error(torch.stack(out.logits)[:, 0], logits) < 1e-5
@@ -147,7 +154,7 @@ def test_decoders_of_every_make_under_a_family_with_an_adapter_of_its_own(decode
     expected = attention_of(model, given)
     with zoo_exp.pruned(model, FastV(k=DEPTH), 6) as pruning, torch.no_grad():
         model.generate(**given, max_new_tokens=2, do_sample=False)
-    keep = pruning.layer_answers[DEPTH - 1][0].indices
+    keep = kept_by(pruning)
     assert keep.tolist() == sorted(expected.sort(descending=True, stable=True).indices[:6].tolist())
     if "sliding_window" not in decoder:  # a window counts what is left, so that masking is another thing
         check(model, given, count)
