@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -167,15 +168,55 @@ def decode(data: bytes) -> Row:
         raise DamagedRowError(reason) from None
     if not isinstance(row, dict):
         raise DamagedRowError("not a JSON object")
+    check_writable(row, text)
+    return row
+
+
+def check_writable(row: Mapping[str, Any], text: str) -> None:
+    """Refuse an object that cannot be written again.
+
+    Args:
+        row: the object.
+        text: the JSON that it was read from.
+
+    Raises:
+        DamagedRowError: it is nested too deeply, or holds a lone surrogate.
+    """
     # Cheap checks first: depth needs that many brackets, and a lone surrogate needs an escape.
-    if data.count(b"[") + data.count(b"{") > DEPTH and _depth(row) > DEPTH:
+    if text.count("[") + text.count("{") > DEPTH and _depth(row) > DEPTH:
         raise DamagedRowError("nested too deeply")
-    if b"\\u" in data:
+    if "\\u" in text:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise DamagedRowError("text with a lone surrogate") from None
-    return row
+
+
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]", re.ASCII)
+"""Start of a cell that a spreadsheet may run as a formula; also with the full-width forms of the signs."""
+_DIGITS = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = re.compile(rf"{_DIGITS}(?: ?%)?(?: \[{_DIGITS}, {_DIGITS}\])?|-", re.ASCII)
+"""What begins like a formula and is none: a number, one with its interval, the dash of an empty cell."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters except tab and line feed; ESC moves the cursor of a terminal."""
+SUSPECT = r"^\s*[=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]|^[\t\r\n]|[\x00-\x08\x0b-\x1f\x{7f}-\x{9f}]"
+"""Finds what `csv_cell` changes and a little more, for the RE2 expressions of pyarrow."""
+
+
+def csv_cell(value: T) -> T:
+    r"""A value for a CSV file; a text that a spreadsheet would run as a formula becomes a text that it shows.
+
+    Questions, responses and names come from data sets and models. Such a text gets an apostrophe in front, which
+    spreadsheets take as the mark of a text; control characters are written as `\x1b`. Values that are no text, and
+    numbers as text, are left as they are.
+
+    >>> csv_cell("=1+1"), csv_cell("-5"), csv_cell("a = b"), csv_cell(-5)
+    ("'=1+1", '-5', 'a = b', -5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)  # type: ignore[return-value]
 
 
 def _depth(value: object) -> int:

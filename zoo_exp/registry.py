@@ -114,6 +114,11 @@ class Registry(Generic[T]):
         return points
 
 
+def is_ours(kind: type) -> bool:
+    """Whether a class belongs to this package; the others are a user's own, and may change from run to run."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def outline(target: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Read the summary and attributes of a class from its source, without importing the module.
 

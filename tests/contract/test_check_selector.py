@@ -153,7 +153,7 @@ def test_a_broken_rule_is_caught(rule):
 
 def test_scores_of_a_wrong_length_are_refused():
     with pytest.raises(
-        InvalidValueError, match=r"selector good must score .* expected shape \(48,\), got \(49,\)"
+        InvalidValueError, match=r"selector good \(Longer\) must score .* expected shape \(48,\), got \(49,\)"
     ):
         Longer().select(sample_tokens(), 5, torch.Generator())
     with pytest.raises(ContractError, match="49 scores for 48 visual tokens must be refused"):

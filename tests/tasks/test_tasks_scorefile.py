@@ -74,7 +74,10 @@ def test_rows_without_ids_are_known_by_their_line(file):
             r"line 2: not UTF-8 \(invalid start byte at byte 20\)",
         ),
         (b'{"doc": {"id": "2"}, "response": "a"}\n', "line 2: gqa: the row lacks answer; it has id"),
-        (b'{"doc": {"id": "2", "answer": 5}, "response": "a"}\n', "line 2: gqa: cannot score a row with"),
+        (
+            b'{"doc": {"id": "2", "answer": 5}, "response": "a"}\n',
+            r"line 2: gqa: answer must be a text, got int \(5\)",
+        ),
         (b'{"doc": {"id": "1", "answer": "a"}, "response": "a"}\n', "line 2: .* '1' is also that of line 1"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from zoo_exp import tasks
-from zoo_exp.errors import MissingFileError, ZooExpError
+from zoo_exp.cli import main
+from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.tasks.check import check
 from zoo_exp.tasks.data import load
 
@@ -75,3 +76,41 @@ def test_damaged_parquet_files_are_one_line(tmp_path):
     pq.write_table(pa.table({"image": pa.array([b"\xff\xfe"]).cast(pa.string(), safe=False)}), file)
     with pytest.raises(ZooExpError):
         load(task, tmp_path)
+
+
+def change_rows(root, change):
+    file = root / "pope" / "test-00000-of-00001.parquet"
+    rows = pq.read_table(file).to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def test_two_rows_with_one_id_are_an_error_of_data_check_and_run(tmp_path, capsys):
+    task = pope_folder(tmp_path, rows=3)
+    assert check(task, tmp_path).rows == 3
+    change_rows(tmp_path, lambda rows: rows[2].update(question_id="0"))
+    with pytest.raises(InvalidValueError, match=r"the first is row 2 with the id 'random/0' of row 0"):
+        check(task, tmp_path)
+    for command in (
+        ["data", "check", "pope", "--root", str(tmp_path)],
+        [
+            "run",
+            "selector=full",
+            "task=pope",
+            "data=folder",
+            f"data.root={tmp_path}",
+            "limit=3",
+            f"out={tmp_path / 'out'}",
+        ],
+    ):
+        assert main(command) == 2
+        assert "pope: 1 rows have the sample id of another row" in capsys.readouterr().err
+
+
+def test_a_value_of_a_wrong_type_is_named_before_the_run(tmp_path):
+    task = pope_folder(tmp_path, rows=3)
+    change_rows(tmp_path, lambda rows: [row.update(question=None) for row in rows[1:2]])
+    with pytest.raises(
+        InvalidValueError, match=r"pope, sample random/1: question must be a text, got NoneType"
+    ):
+        check(task, tmp_path)

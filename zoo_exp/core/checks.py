@@ -36,6 +36,38 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
         _demand(finite, x, name)
 
 
+def check_picks(who: str, indices: object, size: int, count: int, *, exact: bool, look: bool = True) -> None:
+    """Refuse a selector's answer that is not `count` different indices into `size` tokens.
+
+    Args:
+        who: the selector, for the message.
+        indices: its answer, [K] (int64).
+        size: tokens that it chose from.
+        count: tokens that were asked for.
+        exact: whether fewer are wrong.
+        look: look at the values too; on a GPU that waits for it.
+
+    Raises:
+        InvalidValueError: another type or shape, another number, an index twice or out of range.
+    """
+    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
+        got = (
+            f"{indices.dtype} {tuple(indices.shape)}"
+            if isinstance(indices, Tensor)
+            else type(indices).__name__
+        )
+        raise InvalidValueError(f"{who} must answer with indices, an int64 tensor [K], got {got}")
+    if len(indices) > count or (exact and len(indices) != count):
+        raise InvalidValueError(f"{who} must keep {count} of {size} tokens, got {len(indices)}")
+    if not look or not len(indices):
+        return
+    low, high = (int(value) for value in torch.aminmax(indices))
+    if low < 0 or high >= size:
+        raise InvalidValueError(f"{who} chose token {low if low < 0 else high}: there are 0 to {size - 1}")
+    if len(indices.unique()) < len(indices):
+        raise InvalidValueError(f"{who} chose a token twice")
+
+
 @contextmanager
 def deferred_checks() -> Iterator[None]:
     """Inside, features on a GPU are checked without waiting for it; what was not finite is raised at the end.

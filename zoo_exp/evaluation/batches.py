@@ -12,6 +12,7 @@ from zoo_exp.errors import OURS, UnexpectedError, as_ours, named
 from zoo_exp.evaluation import stop
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.check import check_row
 from zoo_exp.tasks.parquet import ParquetRows
 
 
@@ -95,6 +96,7 @@ class Pending(Dataset["Sample | Failure"]):
         number = self.numbers[place]
         try:
             doc = self.rows[number]
+            check_row(self.task, doc)
             return Sample(number, self.task.sample_id(doc), doc, source_of(self.rows, number))
         except Exception as error:
             return Failure.of(error, f"{self.task.name}, row {number}", source_of(self.rows, number))

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from zoo_exp.config.experiment import Cell
-from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks import data
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import Task
@@ -66,7 +65,4 @@ def load_work(cell: Cell, root: str | None, limit: int | None) -> Work:
     task = get_task(cell.task)
     rows = data.load(task, root, limit)
     ids = rows.sample_ids(task)
-    twice = len(ids) - len(set(ids))
-    if twice:
-        raise InvalidValueError(f"{task.name}: {twice} rows have the sample id of another row")
     return Work(cell, task, rows, ids, {}, list(range(len(ids))))

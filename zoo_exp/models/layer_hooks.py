@@ -286,4 +286,7 @@ class LayerHooks:
             gravity=lambda rows: attention.gravity(b, real[rows])[:, real],
             norm=self._norm,
         )
-        return self.selector.pick(view, min(count, n_visual), current.states[b])
+        count = min(count, n_visual)
+        answer = self.selector.pick(view, count, current.states[b])
+        self.selector.check_answer(answer, n_visual, count)
+        return answer

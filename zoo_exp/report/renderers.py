@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from zoo_exp.files import csv_cell
 from zoo_exp.report.tabular import ALWAYS, USUALLY, WIDE, Cell, Table
 
 LATEX_SPECIAL = {
@@ -169,10 +170,11 @@ def csv_text(table: Table) -> str:
     stream = io.StringIO()
     told = (table.caption, *table.notes)
     for line in filter(None, (table.title, *told) if any(told) else ()):
-        stream.write(f"# {_one_line(line)}\n")
+        stream.write(f"# {csv_cell(_one_line(line))}\n")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(table.headers)
-    writer.writerows([cell.text for cell in row] for row in table.rows)
+    writer.writerow(map(csv_cell, table.headers))
+    # A text with a number behind it begins with the number's sign.
+    writer.writerows([csv_cell(c.text) if c.value is None else c.text for c in row] for row in table.rows)
     return stream.getvalue()
 
 

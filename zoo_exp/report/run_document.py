@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from zoo_exp.files import write_text
+from zoo_exp.files import csv_cell, write_text
 from zoo_exp.report.headline import headline
 from zoo_exp.report.renderers import escape_latex, escape_markdown, latex, markdown, print_table
 from zoo_exp.report.tables import main_table, run_tables
@@ -79,7 +79,7 @@ def write_csv(results: Results, path: Path) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return str(frame.map(csv_cell).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def write_json(results: Results, path: Path) -> None:

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from zoo_exp.config.experiment import Experiment
-from zoo_exp.files import DamagedRowError, Row, decode, encode, log, read_lines, replaced, set_aside
+from zoo_exp.files import (
+    SUSPECT,
+    DamagedRowError,
+    Row,
+    csv_cell,
+    decode,
+    encode,
+    log,
+    read_lines,
+    replaced,
+    set_aside,
+)
 from zoo_exp.runs import folder, lock
 from zoo_exp.runs.reading import join_masks, optional, without_collector
 from zoo_exp.runs.records import MaskRow, Record, Timing, record_row
@@ -292,7 +303,8 @@ class _Table:
             arrays.append(pa.array(values, self.schema.field(place).type))
         batch = pa.record_batch(arrays, schema=self.schema)
         self.parquet.write_batch(batch)
-        self.csv.write_batch(batch)
+        plain = [_plain(array) for array in arrays]
+        self.csv.write_batch(pa.record_batch(plain, schema=self.schema))
 
     def _values(self, rows: list[Row]) -> Iterable[Sequence[Any]]:
         """Rows by column; None where a row lacks the column."""
@@ -310,3 +322,17 @@ class _Table:
                 self._texts.clear()
             text = self._texts[key] = json.dumps(value, ensure_ascii=False)
         return text
+
+
+def _plain(array: Any) -> Any:
+    """A column for the CSV file: without formulas; see `files.csv_cell`."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if not pa.types.is_string(array.type):
+        return array
+    if not compute.any(
+        compute.match_substring_regex(array, SUSPECT)
+    ).as_py():  # mostly there is nothing to change
+        return array
+    return pa.array([csv_cell(text) for text in array.to_pylist()], array.type)

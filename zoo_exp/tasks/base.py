@@ -5,9 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from zoo_exp.errors import InvalidValueError, ZooExpError
+from zoo_exp.tasks.columns import Columns, check_columns
 from zoo_exp.tasks.images import decode_image
 
 if TYPE_CHECKING:
@@ -118,6 +120,8 @@ class Task(ABC):
     """Columns that the data must have."""
     scored_columns: ClassVar[tuple[str, ...]]
     """Those of them that `score` reads."""
+    kinds: ClassVar[Columns] = MappingProxyType({})
+    """Column -> what it must hold, for the columns that are read; some of them may be missing."""
     generation: ClassVar[GenerationSettings]
     main_metric: ClassVar[str] = "exact_match"
     scale: ClassVar[Scale] = FRACTION
@@ -224,6 +228,7 @@ class Task(ABC):
         self.require(doc, self.scored_columns)
         if "answer" in self.scored_columns and doc["answer"] is None:
             raise InvalidValueError(f"{self.name}: the row has no answer to compare with")
+        check_columns(self.kinds, doc, self.name)
         try:
             return self._score(doc, response.strip())
         except ZooExpError:

@@ -1,11 +1,13 @@
-"""Is a folder of data what a task needs? Rows, columns, a checksum, and one image that opens."""
+"""Is a folder of data what a task needs? Rows with ids of their own, columns, a checksum, one image that opens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from zoo_exp.tasks.base import Task
+from zoo_exp.errors import InvalidValueError, ZooExpError
+from zoo_exp.tasks.base import Doc, Task
+from zoo_exp.tasks.columns import check_columns
 from zoo_exp.tasks.data import Rows, load
 from zoo_exp.tasks.parquet import ParquetRows
 
@@ -39,13 +41,16 @@ class DataReport:
 
 
 def check(task: Task, root: Path | str | None = None) -> DataReport:
-    """Load a task's data and decode one image.
+    """Load a task's data, look at every row without its images, and decode one image.
 
     Raises:
         MissingFileError: files are missing or damaged, an image does not open.
-        InvalidValueError: a wrong split, missing columns, no rows.
+        InvalidValueError: a wrong split, missing columns, no rows, values of a wrong type, two rows with one id.
     """
     rows = load(task, root)
+    for row in rows.texts():
+        check_row(task, row)
+    rows.sample_ids(task)
     image = task.images(rows[0])[0]
     paths = _paths(rows)
     return DataReport(
@@ -57,6 +62,31 @@ def check(task: Task, root: Path | str | None = None) -> DataReport:
         len(paths),
         (image.width, image.height),
     )
+
+
+def check_row(task: Task, doc: Doc) -> None:
+    """Refuse a row that could not be asked, or whose response could not be recorded.
+
+    Args:
+        task: the benchmark.
+        doc: the row; images are not looked at.
+
+    Raises:
+        InvalidValueError: a value of a wrong type, or values that do not go together; names sample and column.
+    """
+    faults = (TypeError, ValueError, AttributeError, LookupError)
+    try:
+        where = f"{task.name}, sample {task.sample_id(doc)}"
+    except faults:
+        where = f"{task.name}, row {doc.get('row', '?')}"
+    check_columns(task.kinds, doc, where)
+    try:
+        task.prompt(doc, "")
+        task.reference(doc)
+        task.image_name(doc)
+    except faults as error:
+        told = error if isinstance(error, ZooExpError) else f"{type(error).__name__}: {error}"
+        raise InvalidValueError(f"{where}: the row cannot be asked ({told})") from error
 
 
 def _paths(rows: Rows) -> list[Path]:

@@ -63,10 +63,28 @@ class Rows(Sequence[dict[str, Any]]):
             row["image"] = table[places[row["imageId"]]]["image"]
         return row
 
-    def sample_ids(self, task: Task) -> list[str]:
-        """The sample ids of all rows in order, without reading an image."""
+    def texts(self) -> list[dict[str, Any]]:
+        """All rows in order without their images."""
         texts = self.table.texts()
-        return [task.sample_id({**texts[number], "row": number}) for number in self.kept]
+        return [{**texts[number], "row": number} for number in self.kept]
+
+    def sample_ids(self, task: Task) -> list[str]:
+        """The sample ids of all rows in order, without reading an image.
+
+        Raises:
+            InvalidValueError: two rows have the same id.
+        """
+        ids = [task.sample_id(row) for row in self.texts()]
+        first: dict[str, int] = {}
+        for place, name in enumerate(ids):
+            if first.setdefault(name, place) != place:
+                twice = len(ids) - len(set(ids))
+                raise InvalidValueError(
+                    f"{task.name}: {twice} rows have the sample id of another row; the first is row "
+                    f"{self.kept[place]} with the id '{name[:100]}' of row {self.kept[first[name]]}. Each row needs "
+                    "its own: download the data again, or remove one of the two"
+                )
+        return ids
 
 
 def load(task: Task, root: Path | str | None = None, limit: int | None = None) -> Rows:

@@ -1,8 +1,10 @@
 """GQA: a word or phrase about a scene."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
+from zoo_exp.tasks.columns import ID, ID_OR_NOTHING, TEXT, Columns
 from zoo_exp.tasks.scoring.text import exact_match
 
 
@@ -14,6 +16,7 @@ class GQA(Task):
     summary = "compositional questions about scenes, balanced test-dev"
     columns = ("id", "imageId", "question", "answer", "image")
     scored_columns = ("answer",)
+    kinds: ClassVar[Columns] = {"id": ID, "imageId": ID_OR_NOTHING, "question": TEXT, "answer": TEXT}
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:

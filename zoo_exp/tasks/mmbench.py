@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -21,6 +21,7 @@ from zoo_exp.tasks.base import (
     mean,
     ratio,
 )
+from zoo_exp.tasks.columns import NUMBER, SCALAR_OR_NOTHING, TEXT, TEXT_OR_NOTHING, Columns
 
 CYCLE = 1_000_000
 _LETTERS = "ABCDE"
@@ -46,6 +47,11 @@ class MMBench(Task):
     summary = "multiple choice, right only if right under every rotation of the options"
     columns = ("index", "question", "hint", "answer", *"ABCD", "category", "image")
     scored_columns = ("index", "answer", "A", "B")
+    kinds: ClassVar[Columns] = {
+        **{"index": NUMBER, "question": TEXT, "hint": TEXT_OR_NOTHING, "answer": TEXT},
+        **dict.fromkeys(("category", "L2-category"), TEXT_OR_NOTHING),
+        **dict.fromkeys("ABCDE", SCALAR_OR_NOTHING),
+    }
     generation = GenerationSettings(1024, ("ASSISTANT:",))
     main_metric = "gpt_eval_score"
     scale = PERCENT
@@ -140,6 +146,7 @@ class MMBenchTest(Submission, MMBench):
 
     summary = "test questions, writes the table that the MMBench server scores"
     columns = ("index", "question", "hint", *"ABCD", "category", "image")
+    kinds: ClassVar[Columns] = {**MMBench.kinds, "answer": TEXT_OR_NOTHING}
     scored_columns = ("index", "question", "A", "B")
 
     def _score(self, doc: Doc, response: str) -> Parts:

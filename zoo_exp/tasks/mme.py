@@ -20,6 +20,7 @@ from zoo_exp.tasks.base import (
     mean,
     ratio,
 )
+from zoo_exp.tasks.columns import ID, TEXT, Columns
 from zoo_exp.tasks.scoring.text import yes_no_prefix
 from zoo_exp.tasks.scoring.yes_no import PERCEPTION, MMEImage, gold_yes_no, mme_images
 
@@ -41,6 +42,7 @@ class MME(Task):
     summary = "paired yes/no questions; perception (2000) plus cognition (800) points"
     columns = ("question_id", "question", "answer", "category", "image")
     scored_columns = ("question_id", "answer", "category")
+    kinds: ClassVar[Columns] = {"question_id": ID, "question": TEXT, "answer": TEXT, "category": TEXT}
     generation = GenerationSettings(16)
     main_metric = "mme_total_score"
     scale = Scale("points", 2800.0)

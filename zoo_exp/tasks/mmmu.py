@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -27,6 +27,7 @@ from zoo_exp.tasks.base import (
     option_lines,
     ratio,
 )
+from zoo_exp.tasks.columns import MOST_OPTIONS, OPTIONS, TEXT, TEXT_OR_TEXTS, Columns, OneOf
 from zoo_exp.tasks.images import decode_image
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class MMMU(Task):
     summary = "college exam questions; an unreadable choice is drawn by a seed per sample"
     columns = ("id", "question", "options", "answer", "question_type", "image_1")
     scored_columns = ("id", "options", "answer", "question_type")
+    kinds: ClassVar[Columns] = {
+        **{"id": TEXT, "question": TEXT, "options": OPTIONS, "answer": TEXT_OR_TEXTS},
+        "question_type": OneOf(("multiple-choice", "open")),
+    }
     generation = GenerationSettings(128)
     main_metric = "mmmu_acc"
 
@@ -112,8 +117,10 @@ class MMMU(Task):
         options = doc["options"]
         try:
             value = ast.literal_eval(options) if isinstance(options, str) else options
-            return [str(option) for option in value]
-        except (ValueError, SyntaxError, TypeError):
+            if not isinstance(value, (list, tuple)) or len(value) > MOST_OPTIONS:
+                raise TypeError
+            return [option if isinstance(option, str) else _number(option) for option in value]
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise InvalidValueError(
                 f"{self.name}, sample {doc.get('id')}: options {options!r:.60} is no Python list of texts"
             ) from None
@@ -169,6 +176,13 @@ class MMMUSerial(MMMU):
             letter = stream.choice(LETTERS[: row["drawn_from"]]) if row["drawn_from"] else None
             drawn.append({**row, "score": float(letter == row["gold"])} if letter else row)
         return super().tallies(drawn)
+
+
+def _number(option: object) -> str:
+    """An option that is written without quotes."""
+    if not isinstance(option, (int, float)):
+        raise TypeError
+    return str(option)
 
 
 def _subject(sample_id: str) -> str:

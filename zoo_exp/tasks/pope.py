@@ -17,6 +17,7 @@ from zoo_exp.tasks.base import (
     exact_sums,
     ratio,
 )
+from zoo_exp.tasks.columns import ID, ID_OR_NOTHING, TEXT, Columns
 from zoo_exp.tasks.scoring.text import yes_no_word
 from zoo_exp.tasks.scoring.yes_no import gold_yes_no, pope_counts
 
@@ -31,6 +32,10 @@ class POPE(Task):
     summary = "object existence, yes or no; accuracy, precision, recall, F1"
     columns = ("question_id", "question", "answer", "category", "image")
     scored_columns = ("answer",)
+    kinds: ClassVar[Columns] = {
+        **{"question_id": ID, "question": TEXT, "answer": TEXT, "category": TEXT},
+        "image_source": ID_OR_NOTHING,
+    }
     generation = GenerationSettings(128)
     main_metric = "pope_f1_score"
     mean_of_units: ClassVar[bool] = False

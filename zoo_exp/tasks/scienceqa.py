@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -18,6 +18,7 @@ from zoo_exp.tasks.base import (
     embedded,
     option_lines,
 )
+from zoo_exp.tasks.columns import CHOICES, NUMBER, TEXT, TEXT_OR_NOTHING, Columns
 from zoo_exp.tasks.scoring.text import option_letter
 
 
@@ -29,6 +30,12 @@ class ScienceQA(Task):
     summary = "multiple-choice science questions that have an image, test split"
     columns = ("question", "choices", "answer", "hint", "image")
     scored_columns = ("choices", "answer")
+    kinds: ClassVar[Columns] = {
+        "question": TEXT,
+        "choices": CHOICES,
+        "answer": NUMBER,
+        "hint": TEXT_OR_NOTHING,
+    }
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:

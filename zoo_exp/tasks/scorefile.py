@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
-from zoo_exp.files import write_text
+from zoo_exp.files import DamagedRowError, check_writable, write_text
 from zoo_exp.tasks.base import Task
 from zoo_exp.tasks.scoring.yes_no import UnpairedError
 
@@ -78,11 +78,17 @@ def _prediction(number: int, text: str, where: str, last: bool) -> Prediction:
     except ValueError as error:
         half = " The last line ends without a line break: it is half written." if last else ""
         raise InvalidValueError(f"{where}: not JSON ({error}).{half}") from None
+    except RecursionError:
+        raise InvalidValueError(f"{where}: nested too deeply") from None
     if not isinstance(row, dict) or not isinstance(row.get("doc"), dict):
         raise InvalidValueError(f'{where}: expected {{"doc": {{...}}, "response": "..."}}, got {text[:80]}')
     if not isinstance(row.get("response"), str):
         got = type(row["response"]).__name__ if "response" in row else "nothing"
         raise InvalidValueError(f"{where}: the response must be a string, got {got}")
+    try:
+        check_writable(row, text)
+    except DamagedRowError as error:
+        raise InvalidValueError(f"{where}: {error}") from None
     return Prediction(number, row["doc"], row["response"])
 
 

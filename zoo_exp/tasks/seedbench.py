@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
@@ -17,6 +17,7 @@ from zoo_exp.tasks.base import (
     option_lines,
     ratio,
 )
+from zoo_exp.tasks.columns import ID, ID_OR_NOTHING, SCALAR_OR_NOTHING, TEXT, Columns
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.scoring.text import first_letter
 
@@ -36,6 +37,10 @@ class SeedBench(Task):
         "question_id", "question", *_CHOICES, "answer", "data_type", "image",
     )  # fmt: skip
     scored_columns = ("answer", "data_type")
+    kinds: ClassVar[Columns] = {
+        **{"question_id": ID, "question": TEXT, "answer": TEXT, "data_type": TEXT, "data_id": ID_OR_NOTHING},
+        **dict.fromkeys(_CHOICES, SCALAR_OR_NOTHING),
+    }
     generation = GenerationSettings(None, ("ASSISTANT:",))
     main_metric = "seed_all"
 

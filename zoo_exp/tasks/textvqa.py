@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import ClassVar
 
 from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded
+from zoo_exp.tasks.columns import ANSWERS, ID, TEXT, TEXTS, Columns
 from zoo_exp.tasks.scoring.evalai import normalize_textvqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
@@ -18,6 +20,13 @@ class TextVQA(Task):
     summary = "questions about text in the image, no OCR tokens in the prompt"
     columns = ("question_id", "image_id", "question", "answers", "image")
     scored_columns = ("answers",)
+    kinds: ClassVar[Columns] = {
+        "question_id": ID,
+        "image_id": ID,
+        "question": TEXT,
+        "answers": ANSWERS,
+        "ocr_tokens": TEXTS,
+    }
     generation = GenerationSettings(None, ("ASSISTANT:",))
 
     def prompt(self, doc: Doc, model_family: str) -> str:

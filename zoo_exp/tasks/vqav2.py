@@ -3,8 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from zoo_exp.tasks import columns as kind
 from zoo_exp.tasks.base import (
     ANSWERS,
     FRACTION,
@@ -32,6 +33,10 @@ class VQAv2(Task):
     summary = "open questions, soft accuracy over ten annotators, validation split"
     columns = ("question_id", "image_id", "question", "answers", "image")
     scored_columns = ("answers",)
+    kinds: ClassVar[kind.Columns] = {
+        **{"question_id": kind.ID, "image_id": kind.ID, "question": kind.TEXT, "answers": kind.ANSWERS},
+        "answer_type": kind.TEXT_OR_NOTHING,
+    }
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
@@ -80,6 +85,7 @@ class VQAv2TestDev(Submission, VQAv2):
     summary = "test-dev questions, writes the file that EvalAI scores"
     columns = ("question_id", "image_id", "question", "image")
     scored_columns = ("question_id",)
+    kinds: ClassVar[kind.Columns] = {**VQAv2.kinds, "question_id": kind.NUMBER}
 
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": None, "question_id": int(doc["question_id"]), "answer": response}

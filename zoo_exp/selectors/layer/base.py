@@ -7,7 +7,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from zoo_exp.core.budget import Budget, BudgetLike
+from zoo_exp.core.checks import check_features, check_picks
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.registry import is_ours
 from zoo_exp.selectors.options import one_of
 
 Schedule = dict[int, int]
@@ -133,6 +135,21 @@ class LayerSelector:
         """
         raise NotImplementedError
 
+    def check_answer(self, answer: LayerAnswer, n_visual: int, count: int) -> None:
+        """Refuse an answer of `pick` that is not at most `count` different indices into the visual tokens.
+
+        Raises:
+            InvalidValueError: names the selector and its class.
+        """
+        who = f"selector {self.name} ({type(self).__name__})"
+        if not isinstance(answer, LayerAnswer):
+            raise InvalidValueError(f"{who} must answer with a LayerAnswer, got {type(answer).__name__}")
+        if answer.merged is not None and len(answer.merged):
+            check_features(answer.merged, name=f"merged tokens of {who}")
+        on_cpu = isinstance(answer.indices, Tensor) and answer.indices.device.type == "cpu"
+        look = on_cpu or not is_ours(type(self))
+        check_picks(who, answer.indices, n_visual, count, exact=False, look=look)
+
     def start_flops(self, prompt: Prompt) -> int | None:
         """FLOPs of `start` by formula, or None: then they are counted while it runs."""
         return None
@@ -174,6 +191,10 @@ class WrappedLayerSelector(LayerSelector):
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """What the inner selector picks."""
         return self.inner.pick(view, count, state)
+
+    def check_answer(self, answer: LayerAnswer, n_visual: int, count: int) -> None:
+        """As the inner selector."""
+        self.inner.check_answer(answer, n_visual, count)
 
 
 def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:
