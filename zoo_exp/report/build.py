@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from zoo_exp import sharing
 from zoo_exp.files import write_text
 from zoo_exp.report.drawing import drawers
 from zoo_exp.report.html_page import render_page
@@ -52,7 +52,7 @@ def build(
     folders = find_runs(paths)
     with drawers(processes) as executor, _progress(console, len(folders)) as step:
         runs = [step(folder.parent.name, load_run(folder)) for folder in folders]
-        warnings = check_together(runs, mixed)
+        warnings = [sharing.text(warning) for warning in check_together(runs, mixed)]
         folder = (
             Path(out)
             if out is not None
@@ -84,7 +84,7 @@ def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T],
     bar = Progress(
         TextColumn("report"),
         BarColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -94,7 +94,7 @@ def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T],
         task = bar.add_task("", total=3 * runs)
 
         def step(name: str, result: T) -> T:
-            bar.update(task, advance=1, description=escape_markup(name))
+            bar.update(task, advance=1, description=name)
             return result
 
         yield step

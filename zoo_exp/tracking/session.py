@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.files import write_text
-from zoo_exp.tracking.content import shareable
+from zoo_exp.sharing import shareable
 from zoo_exp.tracking.mode import Mode, environment
 
 FOLDER = "wandb"
