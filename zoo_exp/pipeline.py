@@ -12,7 +12,7 @@ from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.attempt import Attempt
-from zoo_exp.files import remove_leftovers
+from zoo_exp.files import naming, remove_leftovers
 from zoo_exp.quiet import quieten
 from zoo_exp.report import summary
 from zoo_exp.runs import cells, folder, lock, manifest, merge, provenance, reading
@@ -35,7 +35,7 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
         ZooExpError: any error the user can correct.
     """
     quieten()
-    with stop.listening():
+    with stop.listening(), naming(experiment.run_dir):
         callbacks = _callbacks(experiment, console, tasks)
         trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, callbacks)
         console = console or plain_console(quiet=not trainer.is_global_zero)
@@ -84,7 +84,7 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
         answers: number of new answers; 0 if a finished run is shown again.
         seconds: time that they took.
     """
-    with lock.waiting(experiment.run_dir, "finish"):
+    with naming(experiment.run_dir), lock.waiting(experiment.run_dir, "finish"):
         merge.merge_run(experiment)
         _report(experiment, console, answers, seconds)
 

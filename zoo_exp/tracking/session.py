@@ -30,6 +30,8 @@ PRIVATE: dict[str, Any] = {
     "silent": True,
     "x_disable_stats": True,
     "x_disable_meta": True,
+    "host": "",
+    "username": "",
 } | {
     "disable_git": True,
     "save_code": False,
