@@ -1,5 +1,6 @@
 """Atomic file writes, and a JSONL reader that skips damaged lines."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -22,6 +23,7 @@ TEMPORARY = ".*.tmp"
 """Pattern of the temporary files of `replaced`."""
 DEPTH = 64
 """Maximum nesting depth of a row; deeper rows could exhaust the stack when they are written again."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 log = logging.getLogger("zoo_exp")
 _parse = json.JSONDecoder().raw_decode
 
@@ -79,6 +81,25 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Add the folder to errors of the disk that name no file, such as those of a write into an open one.
+
+    Raises:
+        MissingFileError: the disk is full, or cannot be written to.
+    """
+    try:
+        yield
+    except ZooExpError:
+        raise
+    except OSError as error:
+        if error.filename is not None or error.errno not in _DISK:
+            raise
+        raise MissingFileError(
+            f"cannot write {folder}: {os.strerror(error.errno)}. Make room, or give a folder that can be written to"
+        ) from error
 
 
 def _locked(path: Path) -> tuple[Path, IO[bytes]]:

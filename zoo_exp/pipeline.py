@@ -12,7 +12,7 @@ from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.attempt import Attempt
-from zoo_exp.files import remove_leftovers
+from zoo_exp.files import naming, remove_leftovers
 from zoo_exp.quiet import quieten
 from zoo_exp.report import summary
 from zoo_exp.runs import cells, folder, lock, manifest, merge, provenance, reading
@@ -35,7 +35,7 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
         ZooExpError: any error the user can correct.
     """
     quieten()
-    with stop.listening():
+    with stop.listening(), naming(experiment.run_dir):
         callbacks = _callbacks(experiment, console, tasks)
         trainer = launch.make_trainer(experiment.trainer, experiment.run_dir, callbacks)
         console = console or plain_console(quiet=not trainer.is_global_zero)
@@ -84,7 +84,7 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
         answers: number of new answers; 0 if a finished run is shown again.
         seconds: time that they took.
     """
-    with lock.waiting(experiment.run_dir, "finish"):
+    with naming(experiment.run_dir), lock.waiting(experiment.run_dir, "finish"):
         merge.merge_run(experiment)
         _report(experiment, console, answers, seconds)
 
@@ -94,7 +94,9 @@ def _is_last(experiment: Experiment, console: Console) -> bool:
     states = cells.states(experiment.run_dir, experiment.cells())
     left = [state.cell.task for state in states if not state.complete]
     if left:
-        console.print(f"{len(left)} of {len(states)} cells are not complete yet: {', '.join(left)}")
+        console.print(
+            f"{len(left)} of {len(states)} cells are not complete yet: {', '.join(left)}", markup=False
+        )
     return not left and bool(folder.journals(experiment.run_dir, folder.RECORDS))
 
 
@@ -103,7 +105,7 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
     tasks = {name: get_task(name) for name in experiment.tasks}
     records = reading.records(experiment.run_dir, damaged=[])
     for path in write_submissions(tasks.values(), records, folder.submissions(experiment.run_dir)):
-        console.print(f"submission file: {path}", soft_wrap=True, highlight=False)
+        console.print(f"submission file: {path}", soft_wrap=True, highlight=False, markup=False)
     if all(task.submission_only for task in tasks.values()):
         return  # only the server of the benchmark can score these
     summary.write(
@@ -115,7 +117,7 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
         config=experiment.as_dict(),
     )
     if answers:
-        console.print(f"{answers} answers in {seconds:.0f} s{_pace(experiment)}")
+        console.print(f"{answers} answers in {seconds:.0f} s{_pace(experiment)}", markup=False)
     if experiment.logger.name == "wandb":
         from zoo_exp.tracking.final_run import log_run
 
@@ -128,7 +130,9 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
             entity=experiment.logger.entity,
             tags=experiment.logger.tags,
         )
-    console.print(f"tables, records and figures: {experiment.run_dir}", soft_wrap=True, highlight=False)
+    console.print(
+        f"tables, records and figures: {experiment.run_dir}", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def _callbacks(experiment: Experiment, console: Console | None, tasks: Collection[str] | None) -> list[Any]:

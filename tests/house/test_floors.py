@@ -38,6 +38,7 @@ FLOORS = {
     "zoo_exp.presets": 0,
     "zoo_exp.registry": 0,
     "zoo_exp.quiet": 0,
+    "zoo_exp.sharing": 0,
 }
 ENGINE = ("zoo_exp.core", "zoo_exp.selectors", "zoo_exp.models", "zoo_exp.tasks", "zoo_exp.testing")
 FORBIDDEN = {

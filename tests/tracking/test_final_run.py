@@ -10,7 +10,8 @@ from wandb_file import read_back
 
 from zoo_exp.errors import MissingFileError, UnknownNameError
 from zoo_exp.report import summary
-from zoo_exp.tracking.content import plain_key, shareable
+from zoo_exp.sharing import shareable
+from zoo_exp.tracking.content import plain_key
 from zoo_exp.tracking.final_run import log_run
 from zoo_exp.tracking.mode import resolve_mode
 
@@ -132,8 +133,11 @@ def test_local_paths_are_not_uploaded(path):
     shown = shareable(config)
     assert "disk" not in json.dumps(shown)
     assert path not in json.dumps(shown)
-    assert shown["overrides"] == ["seed=1"]
-    assert shown["data"] == {"workers": 2}
+    assert shown["overrides"] == [
+        "+model.path=<model.path>", "cache.features=<cache.features>", "data.root=<data.root>", "seed=1",
+    ]  # fmt: skip
+    assert shown["data"] == {"root": "<data.root>", "workers": 2}
+    assert shown["model"] == {"name": "llava15_7b", "path": "<model.path>"}
 
 
 def test_a_hub_id_is_uploaded():

@@ -83,11 +83,11 @@ def train(args: argparse.Namespace) -> int:
 
 def _report(model: Any, path: Path) -> None:
     """Print and save accuracy per family, with 95 % Wilson intervals."""
-    from rich.console import Console
     from rich.progress import track
     from rich.table import Table
     from scipy.stats import binomtest
 
+    from zoo_exp.console import plain_console
     from zoo_exp.embedded.accuracy import family_accuracy
     from zoo_exp.embedded.questions import FAMILIES
 
@@ -106,7 +106,7 @@ def _report(model: Any, path: Path) -> None:
     table.add_row(
         "average", str(sum(r[2] for r in result.values())), f"{full:.1f}", f"{blind:.1f}", style="bold"
     )
-    Console().print(table)
+    plain_console().print(table)
     path.write_text(
         json.dumps({k: {"full": f, "blind": b, "n": n} for k, (f, b, n) in result.items()}, indent=1) + "\n"
     )

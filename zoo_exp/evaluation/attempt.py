@@ -107,7 +107,7 @@ class Attempt:
             wanted = {item.cell.id: frozenset(item.ids) for item in self.work}
             taken = resume.adopt(self.folder, [item.cell for item in self.work], wanted, have)
             if taken:
-                self.console.print(resume.describe(taken), style="dim")
+                self.console.print(resume.describe(taken), style="dim", markup=False)
                 self._look_up(have)
         missing, total = sum(item.answers for item in self.work), sum(item.total for item in self.work)
         if missing < total:
@@ -134,7 +134,9 @@ class Attempt:
         if self.trainer.is_global_zero:
             self.console.print(
                 f"{experiment.name}: {self.missing} answers ({len(self.work)} tasks, {len(experiment.arms)} "
-                f"arms) on {loaded.name}; records in {self.folder}"
+                f"arms) on {loaded.name}; records in {self.folder}",
+                soft_wrap=True,
+                markup=False,
             )
             progress.expect(self.missing)
 
@@ -199,7 +201,9 @@ class Attempt:
             cells.note(self.folder, item.cell, cells.STOPPED, error=f"stopped by {name}", rank=0)
         recorded = self.module.recorded if self.module else 0
         then = stop.requeue(recorded)
-        self.console.print(f"stopped by {name} with {recorded} new answers on disk; {then}")
+        self.console.print(
+            f"stopped by {name} with {recorded} new answers on disk; {then}", soft_wrap=True, markup=False
+        )
         return stop.EXIT_CODE
 
     def _failed(self, error: BaseException) -> None:

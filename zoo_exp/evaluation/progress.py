@@ -31,7 +31,7 @@ class RunProgress:
 
     def __init__(self, console: Console, module: PrunedVLM, ranks: int = 1) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # labels are data
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("answers"),

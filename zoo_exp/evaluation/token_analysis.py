@@ -73,7 +73,7 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
     loaded = _load(experiment)
     with replaced(path) as file, torch.inference_mode():
         for task in experiment.tasks:
-            console.print(f"{experiment.name}: tokens of {task}", style="dim")
+            console.print(f"{experiment.name}: tokens of {task}", style="dim", markup=False)
             for sample, images in _images(experiment, loaded, task, arms, samples):
                 rated = _rate_all(experiment.seed, f"{task}/{sample}", images, arms)
                 for number, (image, arms_of_image) in enumerate(zip(images, rated, strict=True)):
@@ -81,7 +81,9 @@ def inspect(experiment: Experiment, console: Console, samples: int = SAMPLES) ->
                         line = {"task": task, "sample_id": sample, "image": number, **row}
                         file.write(encode(line))
                         written += 1
-    console.print(f"{written} rows in {time.perf_counter() - started:.0f} s: {path}", soft_wrap=True)
+    console.print(
+        f"{written} rows in {time.perf_counter() - started:.0f} s: {path}", soft_wrap=True, markup=False
+    )
     return path
 
 

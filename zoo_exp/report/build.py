@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from zoo_exp.files import write_text
+from zoo_exp import sharing
+from zoo_exp.files import naming, write_text
 from zoo_exp.report.drawing import drawers
 from zoo_exp.report.html_page import render_page
 from zoo_exp.report.renderers import csv_text, escape_markdown, markdown
@@ -52,7 +52,7 @@ def build(
     folders = find_runs(paths)
     with drawers(processes) as executor, _progress(console, len(folders)) as step:
         runs = [step(folder.parent.name, load_run(folder)) for folder in folders]
-        warnings = check_together(runs, mixed)
+        warnings = [sharing.text(warning) for warning in check_together(runs, mixed)]
         folder = (
             Path(out)
             if out is not None
@@ -67,14 +67,15 @@ def build(
         for section in sections:
             step(f"{section.run.name}: figures", section.figures)
     title = f"zoo_exp: {runs[0].name}" if len(runs) == 1 else f"zoo_exp: {len(runs)} experiments"
-    for section in sections:
-        write_csv(section.results, folder / f"{section.slug}.csv")
-        tex = latex_document(section.results, str(section.run.model.get("name")))
-        write_text(folder / f"{section.slug}.tex", tex)
-        for table in section.tables:
-            write_text(folder / TABLES / f"{section.slug}_{table.name}.csv", csv_text(table))
-    write_text(folder / "report.md", _markdown(title, sections, warnings))
-    write_text(folder / PAGE, render_page(title, sections, warnings))
+    with naming(folder):
+        for section in sections:
+            write_csv(section.results, folder / f"{section.slug}.csv")
+            tex = latex_document(section.results, str(section.run.model.get("name")))
+            write_text(folder / f"{section.slug}.tex", tex)
+            for table in section.tables:
+                write_text(folder / TABLES / f"{section.slug}_{table.name}.csv", csv_text(table))
+        write_text(folder / "report.md", _markdown(title, sections, warnings))
+        write_text(folder / PAGE, render_page(title, sections, warnings))
     return folder / PAGE
 
 
@@ -84,7 +85,7 @@ def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T],
     bar = Progress(
         TextColumn("report"),
         BarColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -94,7 +95,7 @@ def _progress(console: Console | None, runs: int) -> Iterator[Callable[[str, T],
         task = bar.add_task("", total=3 * runs)
 
         def step(name: str, result: T) -> T:
-            bar.update(task, advance=1, description=escape_markup(name))
+            bar.update(task, advance=1, description=name)
             return result
 
         yield step

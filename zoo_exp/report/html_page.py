@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from markupsafe import Markup
 
+from zoo_exp import sharing
 from zoo_exp.report.headline import change, headline
 from zoo_exp.report.page_galleries import PageImages, gallery_data, script_json
 from zoo_exp.report.renderers import environment
@@ -23,8 +24,6 @@ from zoo_exp.report.tabular import Cell, Column, Line, Table, build, count, know
 
 LIMIT = 10_000_000
 """Bytes of a page: what mail and chat programs accept."""
-PRIVATE = ("out=", "logger=")
-"""Overrides that the page does not show: where the run folder lies does not concern its readers."""
 OVERVIEW = (
     "Bold: significantly better than every other arm at the same budget (all paired 95 % CIs exclude 0 "
     "and the exact tests agree, Holm's correction)."
@@ -106,16 +105,16 @@ def page_file(name: str) -> str:
 def _section(section: Section, images: PageImages, level: Level) -> dict[str, Any]:
     """What the template shows of a run."""
     run, results, model = section.run, section.results, section.run.model
-    overrides = [str(one) for one in run.experiment.get("overrides") or []]
-    configuration = {key: value for key, value in run.experiment.items() if key not in ("out", "overrides")}
+    experiment = sharing.shareable(run.experiment)
+    configuration = {key: value for key, value in experiment.items() if key != "overrides"}
     found = headline(results)
     return {
         "slug": section.slug,
         "title": section.title,
-        "question": run.experiment.get("question") or "",
+        "question": experiment.get("question") or "",
         "model": model.get("name"),
         "facts": ", ".join(f"{key} {model.get(key)}" for key in ("dtype", "attention") if model.get(key)),
-        "overrides": " ".join(one for one in overrides if not one.startswith(PRIVATE)),
+        "overrides": " ".join(sharing.overrides(run.experiment)),
         "notes": results.notes,
         "headline": found.sentences() if found else [],
         "tables": section.tables,

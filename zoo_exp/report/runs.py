@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from zoo_exp import sharing
 from zoo_exp.report.published import beside
 from zoo_exp.runs.load import Run
 from zoo_exp.runs.reading import read_timings
@@ -17,5 +18,5 @@ def results_of(run: Run, draws: int = DRAWS) -> Results:
     timings = read_timings(run.folder)
     results = compute(run.name, run.records, timings, known, run.experiment["arms"], draws)
     joined, left_out = beside(results.frame, run.experiment)
-    notes = [*results.notes, *run.notes, *left_out]
+    notes = [sharing.text(note, run.experiment) for note in (*results.notes, *run.notes, *left_out)]
     return replace(results, provenance=run.provenance, notes=notes, published=joined)

@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoo_exp import sharing
 from zoo_exp.report import published
 from zoo_exp.report.drawing import DrawnFigure, Here, draw_all
 from zoo_exp.report.figures_tokens import shares
@@ -29,7 +30,7 @@ from zoo_exp.runs.load import Run
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.results import Results
 
-UNINFORMATIVE = ("out=", "logger=", "+exp=", "exp=")
+UNINFORMATIVE = ("+exp=", "exp=")
 """Overrides that do not distinguish the points of an experiment."""
 
 
@@ -157,8 +158,7 @@ def titles(runs: Sequence[Run]) -> list[str]:
 
 
 def _overrides(run: Run) -> list[str]:
-    overrides = [str(text) for text in run.experiment.get("overrides") or []]
-    return [text for text in overrides if not text.startswith(UNINFORMATIVE)]
+    return [text for text in sharing.overrides(run.experiment) if not text.startswith(UNINFORMATIVE)]
 
 
 def _safe(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from zoo_exp import sharing
 from zoo_exp.files import write_text
 from zoo_exp.report.gallery import draw_gallery
 from zoo_exp.report.masks import RULE, choose, read_masks
@@ -52,7 +53,7 @@ def write(
     timings = read_timings(run_dir)
     results = compute(experiment_name, records, timings, tasks, arms, draws, seed)
     joined, left_out = beside(results.frame, config or {})
-    notes = [*results.notes, *left_out]
+    notes = [sharing.text(note, config) for note in (*results.notes, *left_out)]
     results = replace(results, provenance=versions(), published=joined, notes=notes)
     write_csv(results, folder.results(run_dir, ".csv"))
     write_json(results, folder.results(run_dir, ".json"))

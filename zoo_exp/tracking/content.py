@@ -93,29 +93,3 @@ def studied(selectors: Sequence[str]) -> str:
     """
     names = dict.fromkeys(name for name in selectors if name not in SANITY)
     return next(iter(names)) if len(names) == 1 else "comparison" if names else "sanity"
-
-
-def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without local paths.
-
-    >>> shareable({"out": "/disk/me", "data": {"root": "/disk/me"}, "overrides": ["seed=1", "out=/disk/me"]})
-    {'data': {}, 'overrides': ['seed=1']}
-    """
-    plain = {name: value for name, value in config.items() if name != "out"}
-    for node, private in (("data", ("root",)), ("cache", ("features",))):
-        if isinstance(plain.get(node), Mapping):
-            plain[node] = {name: value for name, value in plain[node].items() if name not in private}
-    model = plain.get("model")
-    if isinstance(model, Mapping) and _is_local(model.get("path")):
-        plain["model"] = {**model, "path": "<local>"}
-    if "overrides" in plain:
-        local = ("out=", "data.root=", "model.path=", "cache.features=")
-        plain["overrides"] = [
-            text for text in plain["overrides"] if not str(text).lstrip("+").startswith(local)
-        ]
-    return plain
-
-
-def _is_local(path: Any) -> bool:
-    """Whether a checkpoint is a folder, as opposed to a hub id (`org/name`) or `embedded`."""
-    return isinstance(path, str) and (path.startswith((".", "~", "/")) or path.count("/") > 1)

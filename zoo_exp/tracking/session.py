@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.files import write_text
-from zoo_exp.tracking.content import shareable
+from zoo_exp.sharing import shareable
 from zoo_exp.tracking.mode import Mode, environment
 
 FOLDER = "wandb"
@@ -30,6 +30,8 @@ PRIVATE: dict[str, Any] = {
     "silent": True,
     "x_disable_stats": True,
     "x_disable_meta": True,
+    "host": "",
+    "username": "",
 } | {
     "disable_git": True,
     "save_code": False,

@@ -57,16 +57,16 @@ def train(overrides: list[str], qwen_class: Any) -> int:
     plan, settings = parse_overrides(overrides)
 
     import torch
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from zoo_exp.console import plain_console
     from zoo_exp.embedded.world2.train import make_learner, processor_for, report, save_model
     from zoo_exp.embedded.world2.trainer import Training
 
     torch.set_num_threads(int(settings.get("threads", "1")))
     out = Path(settings.get("out", f"runs/{plan.model}"))
     device = _device(settings.get("device", "cpu"))
-    console = Console()
+    console = plain_console()
     processor = processor_for(plan.model, qwen_class)
     learner = make_learner(plan, settings.get("start")).to(device)
 
@@ -82,11 +82,11 @@ def train(overrides: list[str], qwen_class: Any) -> int:
     if training.step:
         console.print(f"{out}: resumed at step {training.step} of {plan.steps}")
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
     )
     started = time.time()
     with Progress(*columns, console=console) as progress:
