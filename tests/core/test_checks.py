@@ -27,7 +27,7 @@ def test_what_is_not_finite_is_named(dtype, value):
     x = torch.zeros(5, 4, dtype=dtype)
     check_features(x)
     x[3, 1] = value
-    with pytest.raises(InvalidValueError, match="keys hold NaN or infinity in 1 of 5 rows, first row 3"):
+    with pytest.raises(InvalidValueError, match="keys contain NaN or infinity in 1 of 5 rows, first row 3"):
         check_features(x, name="keys")
 
 
@@ -56,7 +56,7 @@ def test_a_block_names_the_first_at_its_end(queued):
             check_features(torch.full((2, 2), torch.nan))
             reached.append("outer")
 
-    with pytest.raises(InvalidValueError, match="weights hold NaN or infinity in 2 of 2 rows"):
+    with pytest.raises(InvalidValueError, match="weights contain NaN or infinity in 2 of 2 rows"):
         block()
     assert reached == ["inner", "outer"]
     with deferred_checks():  # nothing is left over
@@ -76,7 +76,7 @@ def test_bad_features_are_the_error_where_they_made_the_block_fail(queued):
             check_features(torch.full((2, 2), value))
             raise IndexError("out of range")
 
-    with pytest.raises(InvalidValueError, match="features hold NaN") as caught:
+    with pytest.raises(InvalidValueError, match="features contain NaN") as caught:
         block(torch.nan)
     assert isinstance(caught.value.__cause__, IndexError)
     with pytest.raises(IndexError):

@@ -218,9 +218,9 @@ def test_a_gpu_picks_the_same_tokens_also_in_ties():
         (torch.zeros(4), 1, None, r"embeddings must be \[N, width\], got shape \(4,\)"),
         (torch.zeros(4, 2), 5, None, "k 5: allowed are 0 to 4"),
         (torch.zeros(4, 2), -1, None, "k -1: allowed are 0 to 4"),
-        (torch.full((4, 2), torch.nan), 1, None, "embeddings hold NaN or infinity in 4 of 4 rows"),
+        (torch.full((4, 2), torch.nan), 1, None, "embeddings contain NaN or infinity in 4 of 4 rows"),
         (torch.zeros(4, 2), 1, torch.zeros(3), r"weights must be \[4\], got shape \(3,\)"),
-        (torch.zeros(4, 2), 1, torch.full((4,), torch.inf), "weights hold NaN or infinity"),
+        (torch.zeros(4, 2), 1, torch.full((4,), torch.inf), "weights contain NaN or infinity"),
     ],
 )
 def test_bad_input_is_named(embeddings, k, weights, message):

@@ -129,7 +129,9 @@ def test_without_a_compiler_the_loop_takes_over_and_says_so_once(monkeypatch):
     monkeypatch.setattr(greedy_kernel, "_FAILED", [])
     batch, k = problem(3)
     given = (batch.distances, batch.first, batch.alive, batch.weights, k, "multiply")
-    with pytest.warns(UserWarning, match="RuntimeError: Failed to find C compiler.*loop in torch takes over"):
+    with pytest.warns(
+        UserWarning, match="RuntimeError: Failed to find C compiler.*using the slower loop in torch"
+    ):
         assert greedy_kernel.greedy_launch(*given) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")

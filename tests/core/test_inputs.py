@@ -58,8 +58,8 @@ def test_budgets_as_users_write_them(value, expected):
         ("32/head", "budget per 'head': allowed are image, tile"),
         ("0.1:up", "rounding 'up': allowed are nearest, down, bankers"),
         ("32:down", "a count is not rounded"),
-        ("3/tile/tile", "budget '3/tile/tile' is not understood"),
-        ("3/tile mean", "budget '3/tile mean': a mean over layers is of the whole image, leave '/tile' out"),
+        ("3/tile/tile", "budget '3/tile/tile' is not a budget"),
+        ("3/tile mean", "budget '3/tile mean': a mean over layers refers to the whole image, remove '/tile'"),
     ],
 )
 def test_bad_budgets_are_named(value, message):
@@ -92,7 +92,7 @@ def test_a_count_above_the_image_is_named():
 
 def test_a_small_image_keeps_all_it_has_where_that_is_said():
     assert [Budget.parse("<=65").resolve(n) for n in (64, 65, 66)] == [64, 65, 65]
-    with pytest.raises(InvalidValueError, match="at_most goes with a count"):
+    with pytest.raises(InvalidValueError, match="at_most requires a count"):
         Budget.parse("<=50%")
 
 

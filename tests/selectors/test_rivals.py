@@ -59,7 +59,7 @@ def test_newlines_are_dropped_kept_or_candidates():
     assert counts["as_released"][1] > 0
     assert select("divprune", 48, tokens).kept_tokens == 48  # the whole image, newlines included
     with pytest.raises(
-        InvalidValueError, match="budget 45 is above the 42 visual tokens that are no newlines"
+        InvalidValueError, match="budget 45 is above the 42 visual tokens that are not newlines"
     ):
         select("divprune", 45, tokens)
     # 48 tokens, 6 of them newlines: at most so many never stops at a small image.

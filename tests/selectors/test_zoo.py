@@ -276,19 +276,19 @@ def test_needs_depend_on_the_options():
         ({"control": "random"}, "control 'random' of selector zoo: allowed are none, shuffled, inverted"),
         (
             {"control": "shuffled", "fusion": "diversity"},
-            "control shuffled of selector zoo goes with a fusion that uses the sensitivity",
+            "control shuffled of selector zoo requires a fusion that uses the sensitivity",
         ),
         ({"factor_seed": -1}, "factor_seed -1 of selector zoo: must be a whole number of at least 0"),
         (
             {"factor_seed": 2, "projector": "low_rank"},
-            "factor_seed 2 of selector zoo goes with projector=low_rank_as_released, not with low_rank",
+            "factor_seed 2 of selector zoo requires projector=low_rank_as_released, not low_rank",
         ),
-        ({"response": "features"}, "response features of selector zoo goes with a layer of the encoder"),
+        ({"response": "features"}, "response features of selector zoo requires an encoder layer"),
         ({"response": "encoder", "layer": 1}, "response 'encoder' of selector zoo: allowed are projector"),
         ({"layer": "last"}, "layer 'last' of selector zoo"),
         (
             {"layer": 3, "estimator": "closed_form"},
-            "layer 3 of selector zoo goes with estimator=zeroth_order",
+            "layer 3 of selector zoo requires estimator=zeroth_order",
         ),
         ({"dtype": "float16", "estimator": "closed_form"}, "dtype float16 of selector zoo"),
         ({"newline": "all"}, "newline 'all' of selector zoo: allowed are drop, keep, as_released"),
@@ -303,7 +303,7 @@ def test_what_depends_on_the_model_is_named_when_it_is_known():
     tokens = sample_tokens()
     with pytest.raises(InvalidValueError, match="rank 100: allowed are 1 to 16"):
         Zoo(projector="low_rank", rank=100).select(tokens, 4, generator())
-    with pytest.raises(InvalidValueError, match="no two-layer MLP"):
+    with pytest.raises(InvalidValueError, match="not a two-layer MLP"):
         Zoo(projector="low_rank").select(
             dataclasses.replace(tokens, mlp=None, project=torch.tanh), 4, generator()
         )

@@ -175,7 +175,7 @@ def test_answers_for_a_server_have_no_metric(make_run):
     hidden = replace(tasks.get("vqav2_testdev"), name=TASKS[2])
     results = results_of(run, tasks=[*known()[:2], hidden], draws=50)
     assert results.tasks == TASKS[:2]
-    assert "scored by the benchmark's server" in results.notes[0]
+    assert "only the benchmark's server can score its responses" in results.notes[0]
 
 
 def test_an_image_with_a_gap_is_left_out_as_a_whole(make_run):

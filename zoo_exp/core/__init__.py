@@ -1,5 +1,5 @@
-"""Tensors in, tensors out: sensitivity, diversity, fusion, budgets. Imports torch and nothing else.
+"""Pure tensor functions: sensitivity, diversity, fusion, budgets. Imports only torch and the standard library.
 
-Letters in shapes, here and everywhere: B batch, N visual tokens, K kept, M directions, T tiles,
-Dv vision width, D language-model width, H projector hidden width, L sequence.
+Letters in shapes, throughout the package: B batch, N visual tokens, K kept tokens, M directions, T tiles,
+Dv vision width, D language-model width, H projector hidden width, L sequence length.
 """

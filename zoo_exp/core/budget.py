@@ -1,4 +1,4 @@
-"""How many visual tokens an image keeps: a count or a keep ratio, rounded by a named rule."""
+"""Budgets: how many visual tokens an image keeps, as a count or a keep ratio with a rounding mode."""
 
 import math
 import re
@@ -15,31 +15,31 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
 }
 SCOPES = ("image", "tile", "mean")
 WITHOUT_BUDGET = ("full", "blind")
-"""Selectors that take no budget: they keep every visual token, and none."""
+"""Selectors without a budget: they keep all visual tokens or none."""
 _HINT = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
 _SUFFIXES = (
-    "behind it may stand /tile (of every tile), :down or :bankers (the rounding of a ratio), and mean (over the layers "
+    "optional suffixes: /tile (for every tile), :down or :bankers (rounding of a ratio), and mean (over the layers "
     "of the language model)"
 )
 _TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")
 
 
 BudgetLike: TypeAlias = "Budget | int | float | str | None"
-"""What a user may give as a budget."""
+"""Accepted types of a budget argument."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many visual tokens stay, per image unless `per` says otherwise.
+    """Number of visual tokens to keep.
 
-    Exactly one of `count` and `keep_ratio` is set. A ratio of a count of N tokens is rounded by `rounding`:
-    `nearest` (halves up), `down` (`int()` in ZOO-Prune's release), `bankers` (`int(round())` in DivPrune's).
-    A count with `at_most` keeps all tokens of an image that has fewer, for data
-    whose images differ in size; without it such an image is refused.
+    Exactly one of `count` and `keep_ratio` is set. A ratio of N tokens is rounded as given by `rounding`: `nearest`
+    (halves up), `down` (`int()` in ZOO-Prune's release) or `bankers` (`int(round())` in DivPrune's). A count with
+    `at_most` keeps all tokens of an image that has fewer, for data with images of different sizes; otherwise such an
+    image is an error.
 
-    `per` is `image`, `tile` (so many of every tile) or `mean`: per image in the mean over the layers of the language
-    model, from the count at every layer's input. A layer selector, whose first layers see every token, solves for
-    what it keeps behind them; for an input selector it is the same as `image`.
+    `per` is `image`, `tile` (the budget applies to every tile) or `mean`: the mean over the layers of the language
+    model of the token count at each layer's input. A layer selector, whose first layers see every token, computes the
+    number of tokens to keep after them; for input selectors, `mean` equals `image`.
     """
 
     count: int | None = None
@@ -49,35 +49,36 @@ class Budget:
     at_most: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can never be a budget; what depends on N is refused by `resolve`."""
+        """Check the fields; conditions that depend on N are checked by `resolve`."""
         if (self.count is None) == (self.keep_ratio is None):
             raise InvalidValueError("a budget is either a count or a keep ratio: give exactly one of them")
         if self.count is not None and self.count < 0:
             raise InvalidValueError(f"budget {self.count}: a count of visual tokens cannot be negative")
         if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise InvalidValueError(f"budget {self.keep_ratio}: a keep ratio lies above 0 and at most at 1")
+            raise InvalidValueError(f"budget {self.keep_ratio}: a keep ratio must be above 0 and at most 1")
         if self.per not in SCOPES:
             raise InvalidValueError(f"budget per '{self.per}': allowed are {', '.join(SCOPES)}")
         if self.at_most and self.count is None:
             raise InvalidValueError(
-                "at_most goes with a count: a keep ratio never asks for more than there is"
+                "at_most requires a count: a keep ratio never exceeds the number of tokens"
             )
         if self.rounding not in ROUNDINGS:
             raise InvalidValueError(f"rounding '{self.rounding}': allowed are {', '.join(ROUNDINGS)}")
 
     @classmethod
     def parse(cls, value: "Budget | int | float | str") -> "Budget":
-        """Read what a user wrote: 64, 0.111 or "11.1%" (a bare 1 is one token; 1.0 is every token).
+        """Parse a budget: 64, 0.111 or "11.1%" (1 means one token, 1.0 means every token).
 
-        Text may go on with "/tile" (of every tile instead of the image), ":down" or ":bankers", and " mean" (over
-        the layers of the language model), and a count may begin with "<=" (an image that has fewer keeps all).
+        Strings may have the suffixes "/tile" (for every tile instead of the image), ":down" or ":bankers" (rounding),
+        and " mean" (over the layers of the language model); a count may have the prefix "<=" (an image with fewer
+        tokens keeps all).
 
         >>> Budget.parse(64), Budget.parse("11.1%/tile:down")
         (Budget(count=64, keep_ratio=None, per='image', rounding='nearest', at_most=False), \
 Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False))
 
         Raises:
-            InvalidValueError: not a budget, with what one looks like.
+            InvalidValueError: not a budget; the message describes valid ones.
         """
         if isinstance(value, Budget):
             return value
@@ -91,11 +92,11 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         text = text.removesuffix(" mean").rstrip()
         parts = _TEXT.fullmatch(text)
         if parts is None:
-            raise InvalidValueError(f"budget '{text}' is not understood: {_HINT}; {_SUFFIXES}")
+            raise InvalidValueError(f"budget '{text}' is not a budget: {_HINT}; {_SUFFIXES}")
         number, per, rounding = parts["value"].strip(), parts["per"], parts["rounding"]
         if mean and per is not None:
             raise InvalidValueError(
-                f"budget '{whole}': a mean over layers is of the whole image, leave '/{per}' out"
+                f"budget '{whole}': a mean over layers refers to the whole image, remove '/{per}'"
             )
         at_most = number.startswith("<=")
         number = number.removeprefix("<=").strip()
@@ -108,7 +109,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         except ValueError:
             raise InvalidValueError(f"budget '{text}' is not a number: {_HINT}") from None
         if rounding is not None and isinstance(value, int):
-            raise InvalidValueError(f"budget '{text}': a count is not rounded: leave ':{rounding}' out")
+            raise InvalidValueError(f"budget '{text}': a count is not rounded, remove ':{rounding}'")
         budget = cls._parse_number(
             value,
             "mean" if mean else "image" if per is None else per.strip(),
@@ -123,7 +124,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         if isinstance(value, int):
             if value <= 0:
                 raise InvalidValueError(
-                    f"budget {value}: {_HINT}; for zero visual tokens take the selector 'blind'"
+                    f"budget {value}: {_HINT}; for zero visual tokens use the selector 'blind'"
                 )
             return cls(count=value, per=per)
         if not 0 < value <= 1:
@@ -146,12 +147,12 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
                     f"give 1 to {n_visual}, budget='{fewer}' (an image that has fewer keeps all), or a keep ratio"
                 )
             return self.count
-        assert self.keep_ratio is not None  # __post_init__ made sure of it
+        assert self.keep_ratio is not None  # checked by __post_init__
         kept = ROUNDINGS[self.rounding](self.keep_ratio * n_visual)
         return min(n_visual, max(1 if n_visual else 0, kept))
 
     def meaning(self) -> str:
-        """What the budget counts, for people.
+        """Description of the budget for users.
 
         >>> Budget.parse("32/tile").meaning()
         '32 visual tokens of every tile (all of a tile that has fewer): 160 of five tiles, 128 of four, 96 of three'
@@ -175,7 +176,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         return f"{amount} of every image{fewer}, shared by its tiles where it has several"
 
     def __str__(self) -> str:
-        """The budget as a user types it; `parse` reads it back."""
+        """The budget in the syntax of `parse`."""
         if self.count is not None:
             text = f"{'<=' if self.at_most else ''}{self.count}"
         else:

@@ -1,4 +1,4 @@
-"""Are features a finite matrix? On a GPU the answer can wait until the work is queued: `deferred_checks`."""
+"""Validate that features are finite; on a GPU the check can be deferred to avoid a synchronisation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +15,19 @@ _PENDING: ContextVar[Pending | None] = ContextVar("pending checks", default=None
 
 
 def check_features(x: Tensor, width: int | None = None, name: str = "features") -> None:
-    """Refuse features that are not a finite matrix [N, Dv].
+    """Check that features are a finite matrix [N, Dv].
 
-    On a GPU the values cost one synchronisation, or none until the end of `deferred_checks()`.
+    On a GPU the check of the values requires a synchronisation; inside `deferred_checks()` it happens at the end.
 
     Raises:
-        InvalidValueError: wrong shape, wrong width, or NaN or infinity.
+        InvalidValueError: wrong shape or width, or the features contain NaN or infinity.
     """
     if x.ndim != 2 or (width is not None and x.shape[1] != width):
         want = f"[N, {width}]" if width is not None else "[N, width]"
         raise InvalidValueError(f"{name} must be {want}, got shape {tuple(x.shape)}")
     if not x.numel():
         return
-    # The extremes are finite if everything is: one pass, and no temporary as large as the features.
+    # min and max are finite only if all values are: one pass, without a temporary of the size of the features.
     finite = torch.stack(torch.aminmax(x.detach())).isfinite().all()
     pending = _PENDING.get()
     if pending is not None and _queued(x):
@@ -70,14 +70,14 @@ def check_picks(who: str, indices: object, size: int, count: int, *, exact: bool
 
 @contextmanager
 def deferred_checks() -> Iterator[None]:
-    """Inside, features on a GPU are checked without waiting for it; what was not finite is raised at the end.
+    """Defer checks of features on a GPU to the end of the block.
 
-    So the host can queue selection and prefill while the vision encoder still runs. Nothing that was computed
-    inside may be used before the block has ended. Blocks may be nested: the outermost one raises. If the block
-    itself fails, features that are not finite are the error, as they are its likely cause.
+    The host can then queue selection and prefill while the vision encoder is still running. Results computed inside
+    must not be used before the block has ended. Blocks may be nested: the outermost one raises. If the block itself
+    fails, non-finite features are reported instead, because they are the likely cause.
 
     Raises:
-        InvalidValueError: NaN or infinity in features that were checked inside.
+        InvalidValueError: features that were checked inside the block contain NaN or infinity.
     """
     if _PENDING.get() is not None:
         yield
@@ -99,12 +99,12 @@ def deferred_checks() -> Iterator[None]:
 
 
 def _queued(x: Tensor) -> bool:
-    """Whether x is computed behind the host's back."""
+    """Whether x is computed asynchronously."""
     return x.device.type != "cpu"
 
 
 def _settle(pending: Pending) -> None:
-    """One synchronisation for all checks of a device."""
+    """Evaluate the deferred checks, with one synchronisation per device."""
     for device in {finite.device for finite, _, _ in pending}:
         here = [check for check in pending if check[0].device == device]
         if not torch.stack([finite for finite, _, _ in here]).all():
@@ -117,5 +117,5 @@ def _demand(finite: Tensor, x: Tensor, name: str) -> None:
         return
     rows = (~torch.isfinite(x).all(dim=-1)).nonzero().flatten().tolist()
     raise InvalidValueError(
-        f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
+        f"{name} contain NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
     )

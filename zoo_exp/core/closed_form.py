@@ -1,7 +1,7 @@
 """Sensitivity without randomness: the root of E |J u|^2 over unit directions, which is |J|_F / sqrt(Dv).
 
-It is what the finite differences tend to as h -> 0 and M -> infinity, up to the gap between the mean of a
-length and the root of its mean square (under 0.1 % at real widths). No direction is drawn.
+It is the limit of the finite differences for h -> 0 and M -> infinity, up to the difference between the mean of a
+length and the root of its mean square (below 0.1 % at real widths). No directions are drawn.
 """
 
 import math
@@ -17,7 +17,7 @@ from zoo_exp.core.sensitivity import MLP, WORKSPACE_BYTES, Projector, check_feat
 from zoo_exp.errors import InvalidValueError
 
 KERNEL_BLOCK = 512
-"""Rows of the symmetric kernel per product; smaller blocks waste less above the diagonal, but start more products."""
+"""Rows of the symmetric kernel per product; smaller blocks compute less above the diagonal in more products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class PatchMerger:
 
 @runtime_checkable
 class HasJacobian(Protocol):
-    """A projector that knows the squared Frobenius norm of its own Jacobian."""
+    """A projector with a formula for the squared Frobenius norm of its Jacobian."""
 
     def jacobian_square(self, x: Tensor) -> Tensor:
         """|J|_F^2 of every row of x [N, W]: [N]."""
@@ -67,8 +67,8 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
 
     For an `MLP`, J = W2 diag(g) W1 with g = gelu'(W1 x + b1), so |J|_F^2 = g^T K g with K = (W2^T W2) o
     (W1 W1^T), which is computed once per MLP object: half an [H, H] product per token, as K is symmetric. A
-    `PatchMerger` has one K per patch and a rank-one correction for its norm. A projector with a `jacobian_square` of
-    its own gives it (`core.normed`). Any other projector takes `jacobian_norm`, which is exact and slow.
+    `PatchMerger` has one K per patch and a rank-one correction for its norm. For projectors with a method
+    `jacobian_square` (`core.normed`) that method is used, and for all others `jacobian_norm`, which is exact and slow.
 
     Args:
         x: features [N, Dv].
@@ -78,13 +78,13 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
         S [N] in float32.
 
     Raises:
-        InvalidValueError: wrong shapes, NaN or infinity in x.
+        InvalidValueError: wrong shapes, or x contains NaN or infinity.
     """
     mlp = getattr(mlp, "reduced", mlp)
     if isinstance(mlp, MLP):
         check_features(x, mlp.width)
         slope = _gelu_slope(F.linear(x.float(), mlp.w1.float(), mlp.b1.float()), mlp.approximate)
-        square = _quadratic(slope, memo(mlp, "closed_form", lambda: _stairs(_mlp_kernel(mlp))))
+        square = _quadratic(slope, memo(mlp, "closed_form", lambda: _triangular_blocks(_mlp_kernel(mlp))))
     elif isinstance(mlp, PatchMerger):
         check_features(x, mlp.width)
         square = _merger_square(x.float(), mlp)
@@ -110,7 +110,7 @@ def jacobian_norm(x: Tensor, project: Projector) -> Tensor:
     if not len(x):
         return x.new_zeros(0, dtype=torch.float32)
     x, jacobian = x.float(), torch.func.vmap(torch.func.jacrev(project))
-    # Four tensors of the size of a token's Jacobian [D, Dv] live at a time.
+    # Peak memory: four tensors of the size of a token's Jacobian [D, Dv].
     chunk = max(1, WORKSPACE_BYTES // (16 * project(x[:1]).shape[-1] * x.shape[1]))
     squares = [jacobian(part).pow(2).sum(dim=(-2, -1)) for part in x.split(chunk)]
     return torch.cat(squares).sqrt() / math.sqrt(x.shape[1])
@@ -119,8 +119,8 @@ def jacobian_norm(x: Tensor, project: Projector) -> Tensor:
 def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:
     """Mean over given directions of |J u|, by forward-mode differentiation.
 
-    It is what finite differences tend to as h -> 0. It is the check that the zeroth-order estimate aligns
-    with the derivative, not a faster estimator.
+    It is the limit of finite differences for h -> 0, and serves to verify the zeroth-order estimate. It is not a faster
+    estimator.
 
     Args:
         x: features [N, Dv].
@@ -156,28 +156,28 @@ def _mlp_kernel(mlp: MLP) -> Tensor:
     return (w2.T @ w2).mul_(w1 @ w1.T)
 
 
-def _stairs(kernel: Tensor) -> list[Tensor]:
-    """Rows of a symmetric kernel [H, H] up to and with their own block, what stands left of the block doubled."""
-    stairs = []
+def _triangular_blocks(kernel: Tensor) -> list[Tensor]:
+    """Row blocks of the lower triangle of a symmetric kernel [H, H]; entries left of the diagonal block are doubled."""
+    blocks = []
     for start in range(0, len(kernel), KERNEL_BLOCK):
         rows = kernel[start : start + KERNEL_BLOCK, : start + KERNEL_BLOCK].clone()
         rows[:, :start] *= 2
-        stairs.append(rows)
-    return stairs
+        blocks.append(rows)
+    return blocks
 
 
 def kernel_area(hidden: int) -> int:
-    """Entries of a kernel [H, H] that one token meets, for counting operations."""
+    """Number of entries of a kernel [H, H] that are multiplied for one token, for FLOPs formulas."""
     return sum(
         min(KERNEL_BLOCK, hidden - start) * min(start + KERNEL_BLOCK, hidden)
         for start in range(0, hidden, KERNEL_BLOCK)
     )
 
 
-def _quadratic(slope: Tensor, stairs: list[Tensor]) -> Tensor:
+def _quadratic(slope: Tensor, blocks: list[Tensor]) -> Tensor:
     """g^T K g [N] for each row g of slope [N, H]."""
     total = torch.zeros(len(slope), device=slope.device)
-    for rows in stairs:
+    for rows in blocks:
         start, stop = rows.shape[1] - rows.shape[0], rows.shape[1]
         total += (F.linear(slope[:, :stop], rows) * slope[:, start:stop]).sum(dim=-1)
     return total
@@ -204,9 +204,9 @@ def _merger_square(x: Tensor, merger: PatchMerger) -> Tensor:
     slope = _gelu_slope(F.linear(inputs, mlp.w1.float(), mlp.b1.float()), mlp.approximate)
     w1, w2 = mlp.w1.float().unflatten(1, (-1, len(norm))), mlp.w2.float()
     total = torch.zeros(len(x), device=x.device)
-    kernels = memo(merger, "closed_form", lambda: [_stairs(k) for k in _merger_kernels(merger)])
-    for b, stairs in enumerate(kernels):
-        plain = _quadratic(slope, stairs)
+    kernels = memo(merger, "closed_form", lambda: [_triangular_blocks(k) for k in _merger_kernels(merger)])
+    for b, blocks in enumerate(kernels):
+        plain = _quadratic(slope, blocks)
         along = F.linear(slope * F.linear(norm * patches[:, b], w1[:, b]), w2).pow(2).sum(-1)
         a = 1 / (len(norm) * radius2[:, b])
         total += (plain - (2 * a - a * a * energy[:, b]) * along) / radius2[:, b]

@@ -1,4 +1,4 @@
-"""Greedy maximum coverage: the columns of a matrix whose row-wise maxima add up to the most."""
+"""Greedy maximum coverage: select columns of a matrix to maximise the sum of row-wise maxima."""
 
 import math
 
@@ -9,7 +9,7 @@ from zoo_exp.errors import InvalidValueError
 
 _BATCH = 16
 _STEPS = 2.0**44
-"""Gains are rounded to this many steps of the largest first gain: what differs by rounding only is a tie."""
+"""Gains are rounded to this number of steps of the largest first gain, so that rounding errors become ties."""
 COMBINATIONS = ("multiply", "add")
 
 
@@ -21,17 +21,17 @@ def greedy_coverage(
     combine: str = "multiply",
     excluded: Tensor | None = None,
 ) -> Tensor:
-    """Pick k columns; each adds the most to the sum over rows of the largest picked entry (0 at the start).
+    """Pick k columns greedily; each maximises the gain in the sum over rows of the largest picked entry.
 
-    The evaluation is lazy: the gain of a column only falls as others are picked, so an old gain is an upper bound,
-    and only the columns with the highest bounds are computed again. The picks are those of computing all gains each
-    time; ties go to the lowest index.
+    The evaluation is lazy: gains of columns can only decrease as others are picked, so an earlier gain is an upper
+    bound, and only the columns with the highest bounds are recomputed. The result equals that of computing all gains
+    in every step; ties go to the lowest index.
 
     Args:
-        cover: how well each column covers each row [R, N], not negative.
-        k: how many to pick, 0 to the number of columns that are not excluded.
-        weights: importance of each column [N], not negative, or None for gains alone.
-        combine: `multiply` rates a column by gain * weight, `add` by gain + weight.
+        cover: coverage of each row by each column [R, N], non-negative.
+        k: number of columns to pick, 0 to the number of columns that are not excluded.
+        weights: importance of each column [N], non-negative, or None.
+        combine: `multiply` ranks columns by gain * weight, `add` by gain + weight.
         excluded: columns that are never picked [N] (bool), or None.
 
     Returns:
@@ -77,11 +77,11 @@ def greedy_coverage(
         torch.maximum(best, columns[pick], out=best)
         bound[pick] = float("-inf")
         fresh.fill_(False)
-        fresh[picks] = True  # never computed again: their bound stays at -inf
+        fresh[picks] = True  # never recomputed: their bound stays -inf
     return torch.tensor(picks, dtype=torch.int64, device=cover.device)
 
 
 def gains(columns: Tensor, best: Tensor, grid: float) -> Tensor:
-    """What each of the columns [C, R] would add to the coverage `best` [R]: [C] in float64, multiples of 1 / grid."""
+    """Gain of each of the columns [C, R] over the coverage `best` [R]: [C] in float64, multiples of 1 / grid."""
     added = (columns - best).clamp_min_(0).sum(dim=1)
     return added.mul_(grid).round_().div_(grid)

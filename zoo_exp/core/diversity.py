@@ -1,8 +1,8 @@
-"""Greedy max-min selection: again and again the token that is farthest from all tokens picked so far.
+"""Greedy max-min selection: repeatedly pick the token that is farthest from all tokens picked so far.
 
-Distances are accumulated in float64 and snapped to a grid of 2^-40 before they are stored in float32: values
-that are equal on paper (exact duplicates, repeated geometry) are then equal in memory, so a tie goes to the
-lowest index whatever the device, the shape of the product or the batch.
+Distances are accumulated in float64 and rounded to multiples of 2^-40 before they are stored in float32. Distances
+that are mathematically equal (exact duplicates, repeated geometry) are then equal in memory, and ties go to the
+lowest index on every device, for every shape of the product and every batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from zoo_exp.core.checks import check_features
 from zoo_exp.errors import InvalidValueError
 
 MATRIX_BYTES = 64 * 2**20
-"""No temporary is larger: above 4096 tokens, rows of the distance matrix are computed when needed."""
+"""Maximum size of a temporary: above 4096 tokens, rows of the distance matrix are computed on demand."""
 AHEAD, AHEAD_FROM = 16, 2**27
-"""Rows at a time where few are needed, and the multiply-adds of all pairs from which that pays."""
+"""Rows computed at a time when few are needed, and the number of multiply-adds from which this is faster."""
 _GRID = 2.0**40
 COMBINATIONS = ("multiply", "sum")
 
@@ -26,22 +26,22 @@ COMBINATIONS = ("multiply", "sum")
 def greedy(embeddings: Tensor, k: int, weights: Tensor | None = None, *, combine: str = "multiply") -> Tensor:
     """Pick k tokens one after another, each with the largest distance to the nearest picked one.
 
-    Without weights it is DivPrune's rule: the first pick has the largest distance to its nearest neighbour.
-    With weights it is ZOO-Prune's: the first pick has the largest weight, later ones the largest
-    weight * distance (`combine="multiply"`) or weight + distance (`"sum"`). A token is never picked twice;
-    ties go to the lowest index. A zero row has distance 1 to every other row.
+    Without weights, as in DivPrune, the first pick has the largest distance to its nearest neighbour. With weights, as
+    in ZOO-Prune, the first pick has the largest weight, and later ones the largest weight * distance
+    (`combine="multiply"`) or weight + distance (`"sum"`). A token is never picked twice; ties go to the lowest index.
+    A zero row has distance 1 to every other row.
 
     Args:
         embeddings: rows to compare [N, D], any float dtype.
-        k: how many to pick, 0 to N.
-        weights: importance of each token [N], used as it is (see `fusion.min_max`).
-        combine: how weight and distance meet.
+        k: number of tokens to pick, 0 to N.
+        weights: importance of each token [N], used unscaled (see `fusion.min_max`).
+        combine: how weight and distance are combined.
 
     Returns:
         Picked rows in pick order [k] (int64).
 
     Raises:
-        InvalidValueError: shapes that do not fit, NaN or infinity, k out of range.
+        InvalidValueError: shapes do not match, values are NaN or infinite, or k is out of range.
     """
     return greedy_many([embeddings], [k], None if weights is None else [weights], combine=combine)[0]
 
@@ -53,9 +53,9 @@ def greedy_many(
     *,
     combine: str = "multiply",
 ) -> list[Tensor]:
-    """`greedy` on several images or tiles at once, of any N and k; exactly the picks of one by one.
+    """`greedy` on several images or tiles of any N and k; the picks equal those of separate calls.
 
-    Distances are computed per image, so they do not depend on the company; only the greedy steps are batched.
+    Distances are computed per image, so they do not depend on the batch; only the greedy steps are batched.
     """
     if combine not in COMBINATIONS:
         raise InvalidValueError(f"combine '{combine}': allowed are {', '.join(COMBINATIONS)}")
@@ -81,14 +81,14 @@ def cosine_distances(embeddings: Tensor) -> Tensor:
     n, width = embeddings.shape
     device = embeddings.device
     out = torch.empty(n, n, device=device)
-    # A length per row first: it is needed on both sides of a block.
+    # Row norms first: they are needed on both sides of a block.
     lengths = torch.empty(n, dtype=torch.float64, device=device)
     rows, columns = _block(n, width, device)
     for a in range(0, n, rows):
         lengths[a : a + rows] = embeddings[a : a + rows].double().square_().sum(dim=1)
     scale = lengths.sqrt_().clamp_(min=1e-8).reciprocal_()
     for a in range(0, n, rows):
-        # The upper triangle is enough. Columns in parts: their float64 copies stay in a CPU's cache.
+        # Only the upper triangle, in blocks of columns whose float64 copies fit in a CPU cache.
         block = torch.zeros(min(rows, n - a), n - a, dtype=torch.float64, device=device)
         for part in embeddings[a:].split(columns, dim=1):
             exact = part.double()
@@ -100,8 +100,8 @@ def cosine_distances(embeddings: Tensor) -> Tensor:
 
 
 def pair_area(n: int, width: int, device: torch.device) -> int:
-    """Entries of the distance matrix [N, N] that are multiplied out, at most, for counting operations."""
-    if n * n * 4 > MATRIX_BYTES:  # rows on demand: with weights only those that are picked
+    """Maximum number of entries of the distance matrix [N, N] that are computed, for FLOPs formulas."""
+    if n * n * 4 > MATRIX_BYTES:  # rows on demand: with weights, only those of picked tokens
         return n * n
     rows, _ = _block(n, width, device)
     return sum(min(rows, n - a) * (n - a) for a in range(0, n, rows))
@@ -115,7 +115,7 @@ def cosine(left: Tensor, right: Tensor) -> Tensor:
 def exact_cosine(left: Tensor, right: Tensor) -> Tensor:
     """Cosine of every row of `left` [A, D] with every row of `right` [B, D]: [A, B] in float64, not rounded.
 
-    For methods whose picks hang on differences below what float32 resolves.
+    For methods whose picks depend on differences below float32 resolution.
     """
     return _unit(left) @ _unit(right).T
 
@@ -124,21 +124,20 @@ def nearest_distances(distances: Tensor) -> Tensor:
     """Distance of each row to its nearest other row [N], from all distances [N, N]; 0 for a single row."""
     if len(distances) < 2:
         return distances.new_zeros(len(distances))
-    # Without the diagonal, where the release takes the second smallest: the same unless rounding interferes.
+    # Excludes the diagonal; the release takes the second smallest value, which is the same up to rounding.
     return distances.clone().fill_diagonal_(float("inf")).amin(dim=1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the greedy steps read of B images, padded to the longest.
+    """Inputs of the greedy steps for B images, padded to the longest.
 
     Attributes:
-        first: scores that decide the first pick [B, N].
+        first: scores of the first pick [B, N].
         alive: 0 for candidates, -inf for padding [B, N].
-        weights: importance [B, N], or None for distance alone.
-        distances: of all pairs [B, N, N], or None where `rows` computes them on demand.
-        rows: the distances of the token that was picked of every image [B], to all tokens [B, N]; its second
-            argument is the scores [B, N] that the pick was made by.
+        weights: importance [B, N], or None.
+        distances: of all pairs [B, N, N], or None if `rows` computes them on demand.
+        rows: function (picked token of every image [B], scores of the pick [B, N]) -> distances to all tokens [B, N].
     """
 
     first: Tensor
@@ -149,7 +148,7 @@ class Batch:
 
 
 def prepare(embeddings: Sequence[Tensor], weights: Sequence[Tensor] | None, k: int) -> Batch:
-    """Distances, masks and weights of images that fit the memory bound together (or of a single one)."""
+    """Prepare distances, masks and weights of images that together fit the memory bound (or of a single one)."""
     n = max(len(e) for e in embeddings)
     device = embeddings[0].device
     distances: Tensor | None = None
@@ -209,15 +208,15 @@ def _greedy_batch(
 
 
 def on_gpu(tensor: Tensor) -> bool:
-    """Whether a kernel can be launched on it."""
+    """Whether the Triton kernel can run on the tensor's device."""
     return tensor.is_cuda
 
 
 def _launch(batch: Batch, k: int, combine: str) -> Tensor | None:
-    """The same picks in one launch, where Triton is at hand and the matrix fits."""
+    """Compute the picks in one kernel launch, if Triton is available and the matrix fits."""
     if batch.distances is None:
         return None
-    from zoo_exp.core.greedy_kernel import greedy_launch  # loads Triton, where there is one
+    from zoo_exp.core.greedy_kernel import greedy_launch  # imports Triton if it is installed
 
     return greedy_launch(batch.distances, batch.first, batch.alive, batch.weights, k, combine)
 
@@ -237,7 +236,7 @@ def _stacked_rows(distances: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _few_rows_do(embeddings: Sequence[Tensor], k: int) -> bool:
-    """Whether k rows of large matrices on a CPU are cheaper than all, and the rows' float64 copies small enough."""
+    """Whether computing k rows on a CPU is cheaper than all pairs, and their float64 copies are small enough."""
     size, width = sum(e.numel() for e in embeddings), embeddings[0].shape[1]
     n = min(len(e) for e in embeddings)
     return (
@@ -249,7 +248,7 @@ def _few_rows_do(embeddings: Sequence[Tensor], k: int) -> bool:
 
 
 def _rows_ahead(embeddings: Sequence[Tensor], n: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Rows on demand: that of the pick together with those of the next best, as one product is dear for one row."""
+    """Rows on demand: computes the rows of the pick and the next best candidates in one product, which is cheaper."""
     exact = [e.double() for e in embeddings]
     scales = [torch.linalg.vector_norm(e, dim=1).clamp_(min=1e-8).reciprocal_() for e in exact]
     known = torch.zeros(len(exact), n, dtype=torch.bool)
@@ -271,7 +270,7 @@ def _rows_ahead(embeddings: Sequence[Tensor], n: int) -> Callable[[Tensor, Tenso
 
 
 def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-    """Rows of one image's distances on demand, and its first scores [1, N] (zeros where weights decide)."""
+    """Distance rows of one image on demand, and its first scores [1, N] (zeros if there are weights)."""
     blocks = embeddings.split(_block_rows(embeddings))
 
     def rows(pick: Tensor, _: Tensor) -> Tensor:
@@ -289,16 +288,16 @@ def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor,
 
 
 def _block(n: int, width: int, device: torch.device) -> tuple[int, int]:
-    """Rows and columns at a time of a distance matrix; every temporary stays below the bound."""
+    """Block size (rows and columns) of a distance matrix that keeps temporaries below the bound."""
     bound, n = MATRIX_BYTES // 8, max(1, n)
     if device.type != "cpu" and n * max(n, width) <= bound:
-        return n, width  # a GPU rather takes one launch than half the work
+        return n, width  # on a GPU, one launch is faster than half the work
     rows = n if n <= 256 else 192
     return max(1, min(rows, bound // n)), max(1, min(512, bound // n))
 
 
 def _block_rows(embeddings: Tensor) -> int:
-    """Rows per block such that a block in float64, and a product of two, stay far below the bound."""
+    """Rows per block for which a block in float64 and a product of two blocks stay far below the bound."""
     return max(1, min(1024, 2**21 // max(1, embeddings.shape[1])))
 
 

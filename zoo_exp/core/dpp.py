@@ -1,4 +1,4 @@
-"""Greedy mode of a determinantal point process: relevant tokens that span the largest volume together."""
+"""Greedy MAP inference for a determinantal point process."""
 
 import torch
 from torch import Tensor
@@ -13,21 +13,20 @@ _FLOOR = 1e-6
 def conditional_dpp(embeddings: Tensor, relevance: Tensor, k: int) -> Tensor:
     """Greedy MAP of the kernel L = diag(q) S diag(q), S the cosine similarity, one row of L per step.
 
-    A token whose remaining volume is rounding only (below 1e-6 of the largest entry of L's diagonal) cannot
-    be picked: where the kernel's rank is used up, the picks that are missing are the most relevant of the
-        others. (The release divides by the root of zero or of negative
-    numbers there.)
+    Tokens with a remaining volume below 1e-6 of the largest diagonal entry of L, which is rounding error, are not
+    picked. Once the rank of the kernel is exhausted, the remaining picks are the most relevant of the other tokens.
+    (The release takes the root of zero or negative numbers there, and divides by it.)
 
     Args:
         embeddings: rows to compare [N, D].
-        relevance: q, not negative [N].
-        k: how many to pick, 0 to N.
+        relevance: q, non-negative [N].
+        k: number of tokens to pick, 0 to N.
 
     Returns:
         Picked rows in pick order [k] (int64); ties go to the lowest index.
 
     Raises:
-        InvalidValueError: k out of range, negative relevance, shapes that do not fit.
+        InvalidValueError: k is out of range, relevance is negative, or shapes do not match.
     """
     n = len(embeddings)
     if not 0 <= k <= n:

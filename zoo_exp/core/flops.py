@@ -1,4 +1,4 @@
-"""FLOPs by formula: 1 multiply-add = 2 FLOPs."""
+"""FLOPs formulas (1 multiply-add = 2 FLOPs)."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,19 @@ def linear(rows: int, inputs: int, outputs: int) -> int:
 
 @dataclass(frozen=True)
 class Encoding:
-    """FLOPs of turning images into visual tokens: the vision encoder, and the projector after it."""
+    """FLOPs of the vision encoder and the projector for some images.
+
+    Attributes:
+        encoder: FLOPs of the vision encoder.
+        projector: FLOPs of the projector.
+    """
 
     encoder: int = 0
     projector: int = 0
 
     @property
     def total(self) -> int:
-        """Both."""
+        """FLOPs of encoder and projector."""
         return self.encoder + self.projector
 
 
@@ -33,13 +38,13 @@ class VisionCosts(Protocol):
     """FLOPs of a family's vision encoder and projector, from the model's configuration."""
 
     def encode(self, images: Sequence[VisualTokens]) -> Encoding:
-        """The exact cost of these images."""
+        """Exact FLOPs for these images."""
         ...
 
     def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
-        """The cost of attention weights that selectors read: fused kernels do not return them."""
+        """FLOPs of computing the attention weights that selectors need; fused kernels do not return them."""
         ...
 
     def guess(self, n_visual: int) -> Encoding:
-        """The cost of images with `n_visual` visual tokens together, estimated from that count alone."""
+        """FLOPs for images with a total of `n_visual` visual tokens, estimated from this number only."""
         ...

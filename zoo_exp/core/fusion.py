@@ -1,10 +1,10 @@
-"""How importance and diversity are combined into one order of picks."""
+"""Combination of importance and diversity."""
 
 import torch
 from torch import Tensor
 
 FUSIONS = ("none", "diversity", "sum", "multiply")
-"""How importance S and diversity decide the order of picks (the cosine distance is that to the nearest picked token).
+"""How importance S and diversity determine the picks (distance: cosine distance to the nearest picked token).
 
 | fusion | score of a token | first pick | a constant S gives |
 |---|---|---|---|
@@ -13,15 +13,15 @@ FUSIONS = ("none", "diversity", "sum", "multiply")
 | sum | min_max(S) + distance | largest S | diversity, starting at token 0 |
 | multiply | min_max(S) * distance | largest S | diversity, starting at token 0 |
 
-Under `multiply` the least important token scores 0 and comes last unless others are duplicates too.
+Under `multiply` the least important token has score 0 and is picked last, unless others are duplicates.
 """
 
 
 def min_max(scores: Tensor, constant: float = 1.0) -> Tensor:
-    """Scale scores [N] to 0..1 in float32: (S - min) / (max - min + 1e-8), or `constant` if they are equal.
+    """Scale scores [N] to 0..1 in float32: (S - min) / (max - min + 1e-8), or `constant` if they are all equal.
 
-    All ones is what ZOO-Prune's release does for LLaVA-1.5; its LLaVA-NeXT file gives all zeros (so that picks are
-    tokens 0, 1, 2, ...), and in half precision 0 / 0.
+    ZOO-Prune's release returns ones for constant scores on LLaVA-1.5. Its LLaVA-NeXT file returns zeros (so that the
+    picks are tokens 0, 1, 2, ...), and 0 / 0 in half precision.
     """
     scores = scores.float()
     if not scores.numel():
@@ -31,5 +31,5 @@ def min_max(scores: Tensor, constant: float = 1.0) -> Tensor:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """The k highest of scores [N], best first [k] (int64); equal scores in order of index on every device."""
+    """Indices of the k highest scores [N], best first [k] (int64); equal scores in index order on every device."""
     return scores.sort(descending=True, stable=True).indices[:k]

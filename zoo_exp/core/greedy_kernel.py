@@ -1,8 +1,8 @@
-"""The greedy max-min loop as one launch on a GPU: a Triton kernel with one program per image.
+"""The greedy max-min loop as a single Triton kernel, with one program per image.
 
-Triton is no dependency: torch's CUDA builds bring it. Where it is missing, or cannot compile (it needs a C
-compiler), `diversity` runs the same loop in torch, five launches a step. Import this module only for tensors on
-a GPU; a test runs the kernel in Triton's interpreter.
+Triton is not a dependency; it comes with CUDA builds of torch. If it is missing or cannot compile (it needs a C
+compiler), `diversity` runs the same loop in torch, with five launches per step. Import this module only for tensors
+on a GPU; a test runs the kernel in Triton's interpreter.
 """
 
 import warnings
@@ -20,31 +20,31 @@ with suppress(ImportError):
 constexpr: Any = None if tl is None else tl.constexpr
 
 _FAILED: list[str] = []
-"""Why the kernel cannot run in this process; empty while it can."""
+"""Reason why the kernel cannot run in this process; empty if it can."""
 
 
 def greedy_launch(
     distances: Tensor, first: Tensor, alive: Tensor, weights: Tensor | None, k: int, combine: str
 ) -> Tensor | None:
-    """Pick k rows of every image, as `diversity` does step by step: same numbers, same ties.
+    """Pick k rows of every image, with the same results and tie-breaking as `diversity`.
 
     Args:
         distances: of all pairs [B, N, N], float32 and contiguous.
-        first: scores that decide the first pick [B, N].
+        first: scores of the first pick [B, N].
         alive: 0 for candidates, -inf for padding [B, N].
-        weights: importance [B, N], or None for distance alone.
-        k: how many, at least 1.
+        weights: importance [B, N], or None.
+        k: number of rows to pick, at least 1.
         combine: `multiply` or `sum`.
 
     Returns:
-        Picks in pick order [B, k] (int64), or None where Triton is missing or cannot compile.
+        Picks in pick order [B, k] (int64), or None if Triton is missing or cannot compile.
     """
     if triton is None or _FAILED:
         return None
     images, n = first.shape
     picks = torch.empty(images, k, dtype=torch.int64, device=first.device)
     block = triton.next_power_of_2(n)
-    # A launch goes to the current device, which need not be the tensors' own.
+    # Triton launches on the current device, which may differ from that of the tensors.
     here = torch.cuda.device(first.device) if first.is_cuda else nullcontext()
     try:
         with here:
@@ -62,10 +62,10 @@ def greedy_launch(
                 num_warps=4 if block <= 1024 else 8,
                 enable_fp_fusion=False,
             )
-    except Exception as error:  # no compiler, an unknown GPU: what Triton raises then is its own business
+    except Exception as error:  # e.g. no C compiler or an unsupported GPU; Triton raises various types
         _FAILED.append(f"{type(error).__name__}: {error}")
         warnings.warn(
-            f"Triton cannot run the greedy kernel ({_FAILED[0]}); the slower loop in torch takes over",
+            f"Triton cannot run the greedy kernel ({_FAILED[0]}); using the slower loop in torch",
             stacklevel=2,
         )
         return None
@@ -84,7 +84,7 @@ def _greedy(
     MULTIPLY: constexpr,
     BLOCK: constexpr,
 ) -> None:
-    """All steps of one image; its N scores, nearest distances and weights stay in registers."""
+    """All steps for one image; scores, nearest distances and weights stay in registers."""
     image = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     inside = lane < n
@@ -96,8 +96,8 @@ def _greedy(
     if WEIGHTED:
         weight = tl.load(weights + start + lane, mask=inside, other=0.0)
     for step in range(k):
-        # The lowest index of the best, spelled out: what `argmax` does with ties is up to the backend. After a
-        # NaN, which a deferred check reports later, nothing is equal: the clamp keeps inside the matrix.
+        # Lowest index of the maximum, computed explicitly: tie-breaking of `argmax` depends on the backend. With
+        # NaN (reported later by a deferred check) nothing compares equal; the clamp keeps the index in range.
         best = tl.max(score, axis=0)
         pick = tl.minimum(tl.min(tl.where(score == best, lane, BLOCK), axis=0), n - 1)
         tl.store(picks + image * k + step, pick.to(tl.int64))

@@ -1,4 +1,4 @@
-"""Smaller projectors that stand in for a loaded one when only its sensitivity is wanted."""
+"""Low-rank projectors for computing the sensitivity."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,12 @@ from zoo_exp.core.sensitivity import MLP
 from zoo_exp.errors import InvalidValueError
 
 RELEASED_SPREAD = 0.02
-"""Standard deviation that the checkpoint loader gives to weights it does not find."""
+"""Standard deviation with which the checkpoint loader initialises missing weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankMLP:
-    """An MLP whose two matrices are products of thin factors, with the call of the full one.
+    """An MLP whose two weight matrices are products of low-rank factors.
 
     Attributes:
         down1, up1: first layer as up1 [H, r] @ down1 [r, Dv].
@@ -48,7 +48,7 @@ class LowRankMLP:
 
     @cached_property
     def reduced(self) -> MLP:
-        """An MLP of output width r whose changes are as long: R down2, where up2 = Q R with Q orthonormal."""
+        """An MLP of output width r with equal norms of output changes: R down2, where up2 = Q R with Q orthonormal."""
         r = torch.linalg.qr(self.up2.float(), mode="r").R
         w2 = r @ self.down2.float()
         return MLP(
@@ -66,7 +66,7 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
     As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias.
 
     Raises:
-        InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
+        InvalidValueError: the rank is below 1 or above the full rank of one of the matrices.
     """
     _check_rank(mlp, rank)
     (down1, up1), (down2, up2) = _factors(mlp.w1, rank), _factors(mlp.w2, rank)
@@ -74,15 +74,15 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
 
 
 def as_released(mlp: MLP, rank: int, seed: int = 0) -> LowRankMLP:
-    """The low-rank projector that the release really runs: random factors of the shapes that the SVD would give.
+    """The low-rank projector as the released code runs it: random factors with the shapes of the SVD factors.
 
-    The checkpoint has no weights for the module, so the loader draws them from N(0, 0.02^2) and sets biases to 0
-    (`llava_llama.py` of the release, 1d512b5f, built before the checkpoint is loaded). They depend on the shapes and
-    the seed alone, as weights belong to a model and not to an image. Every start of the released code draws others,
-    so one seed is one draw of many.
+    The checkpoint has no weights for this module, so the loader draws them from N(0, 0.02^2) and sets biases to 0
+    (`llava_llama.py` of the release, 1d512b5f, built before the checkpoint is loaded). They depend only on the shapes
+    and the seed, and are the same for all images. The released code draws new factors at every start, so results of
+    one seed are one sample.
 
     Raises:
-        InvalidValueError: a rank below 1 or above the full rank of one of the matrices.
+        InvalidValueError: the rank is below 1 or above the full rank of one of the matrices.
     """
     _check_rank(mlp, rank)
     source = (

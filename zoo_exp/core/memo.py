@@ -1,4 +1,4 @@
-"""Values computed once per projector and forgotten with it."""
+"""Cache of derived values per projector, released together with it."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -9,10 +9,10 @@ _VALUES: "weakref.WeakKeyDictionary[object, dict[Hashable, Any]]" = weakref.Weak
 
 
 def memo(owner: object, key: Hashable, compute: Callable[[], T]) -> T:
-    """The value of `compute()` for this owner and key, computed at the first call.
+    """Return the cached value of `compute()` for this owner and key; compute it at the first call.
 
-    The owner is held weakly and compared by identity; it must not change afterwards. A value must not refer
-    to it.
+    The owner is referenced weakly and compared by identity; it must not change afterwards. The value must not
+    reference the owner.
     """
     values = _VALUES.setdefault(owner, {})
     if key not in values:

@@ -1,4 +1,4 @@
-"""VisionZip's way to keep what it drops: features of dropped tokens join evenly spread ones."""
+"""Token merging of VisionZip: features of dropped tokens are merged into evenly spaced ones."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Merged:
 
     Attributes:
         dominant: tokens kept as they are, ascending [Kd].
-        targets: tokens that take others in, ascending [Kc].
-        assigned: for each token that is neither, in ascending order, the number of its target [N - Kd - Kc].
+        targets: tokens into which others are merged, ascending [Kc].
+        assigned: number of the target of each remaining token, in ascending order [N - Kd - Kc].
         contextual: features of the targets after merging [Kc, d].
     """
 
@@ -32,23 +32,22 @@ def dominant_and_contextual(
 ) -> Merged:
     """Split N tokens into dominant, contextual and merged ones.
 
-    Dominant tokens have the most attention. Of the rest, every step-th is a target (step = rest //
-    contextual, so the tail is never one); the others join the target with the most similar key. A target's
-    feature becomes its own *plus the mean of the others* (as
-    released: not an average, so up to twice as long).
+    Dominant tokens have the most attention. Of the rest, every step-th is a target (step = rest // contextual, so the
+    tail contains none); each of the others is merged into the target with the most similar key. As in the release,
+    a target's feature becomes its own *plus the mean of the merged ones*, so its norm can double.
 
     Args:
-        attention: attention that each token gets [N].
-        keys: what similarity is measured on [N, Dk].
-        features: what is merged [N, d].
-        dominant: tokens kept as they are.
-        contextual: tokens that take the others in.
+        attention: attention that each token receives [N].
+        keys: keys for the similarity [N, Dk].
+        features: features to merge [N, d].
+        dominant: number of dominant tokens.
+        contextual: number of targets.
 
     Returns:
         The split, with merged features in the dtype of `features`.
 
     Raises:
-        InvalidValueError: counts below 0 or above N together.
+        InvalidValueError: a count is negative, or their sum exceeds N.
     """
     n = len(attention)
     if dominant < 0 or contextual < 0 or dominant + contextual > n:
@@ -66,7 +65,7 @@ def dominant_and_contextual(
     if not contextual:
         return Merged(kept, targets, torch.zeros_like(others), features[targets])
     assigned = cosine(keys[others], keys[targets]).argmax(dim=1)
-    # A product with ones and zeros instead of index_add, whose order of summation is not fixed on a GPU.
+    # A product with a 0/1 matrix instead of index_add, which is not deterministic on a GPU.
     member = (assigned[None] == torch.arange(contextual, device=assigned.device)[:, None]).float()
     mean = member @ features[others].float() / member.sum(dim=1, keepdim=True).clamp_min(1)
     return Merged(kept, targets, assigned, (features[targets].float() + mean).to(features.dtype))

@@ -7,8 +7,8 @@ diag(w), and as x^ is orthogonal to 1,
     |J|_F^2 = (tr A - 1^T A 1 / d - (2 / d - |x^|^2 / d^2) x^^T A x^) / s^2,    tr A = g^T K g,
     K = (W2^T W2) o (W1 diag(w) (W1 diag(w))^T).
 
-Where a token is P patches that are normalised one by one and put side by side (Qwen3-VL), the squares of the patches
-add up. Without a norm |J|_F^2 = tr A; of a linear layer alone it is the same for every token.
+If a token consists of P patches that are normalised separately and concatenated (Qwen3-VL), the squares of the
+patches add up. Without a norm, |J|_F^2 = tr A; for a single linear layer it is the same for every token.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class Norm:
     """LayerNorm (`centred`) or RMSNorm of patches.
 
     Attributes:
-        weight: what the normalised patch is multiplied with [d].
-        bias: what is added then [d], or None.
+        weight: scale [d].
+        bias: shift [d], or None.
         eps: added to the variance or the mean square.
-        centred: whether the mean is taken off.
+        centred: whether the mean is subtracted.
     """
 
     weight: Tensor
@@ -60,8 +60,8 @@ class NormedMLP:
     Attributes:
         w1: first layer [H, W].
         b1: its bias [H], or None.
-        norm: in front of it, or None.
-        act: elementwise, or None for one layer.
+        norm: normalisation before the first layer, or None.
+        act: elementwise activation, or None for one layer.
         w2: second layer [D, H], or None for one layer.
         b2: its bias [D], or None.
     """
@@ -74,7 +74,7 @@ class NormedMLP:
     b2: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check that the layers fit each other."""
+        """Check that the shapes of the layers match."""
         fits = self.w1.ndim == 2 and (self.norm is None or self.width % len(self.norm.weight) == 0)
         if not fits or (self.w2 is None) != (self.act is None):
             raise InvalidValueError(
@@ -90,7 +90,7 @@ class NormedMLP:
 
     @property
     def constant(self) -> bool:
-        """Whether every token has the same sensitivity: a linear layer alone."""
+        """Whether every token has the same sensitivity, as with a single linear layer."""
         return self.norm is None and self.w2 is None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class NormedMLP:
 
 
 def rowwise_jacobian_square(x: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """|J|_F^2 [N] by automatic differentiation of a projector that treats the rows of x [N, W] one by one.
+    """|J|_F^2 [N] by automatic differentiation, for a projector that treats rows of x [N, W] independently.
 
     One backward pass over all rows per output dimension: D times the cost of the projector.
     """

@@ -1,4 +1,4 @@
-"""What a selector may look at (`VisualTokens`) and what it answers (`Selection`)."""
+"""Input (`VisualTokens`) and output (`Selection`) of a selector."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,15 +21,15 @@ _ROWS = (
         "places",
     ),
 )
-"""Fields with one row per visual token, besides `projected`."""
+"""Fields with one row per visual token, in addition to `projected`."""
 
 
 @dataclass(frozen=True)
 class VisualTokens:
     """The visual tokens of one image, in the order in which the language model reads them.
 
-    Only `projected` is always there. The other fields are filled when a selector names them in its
-    `needs`; an adapter captures nothing else.
+    Only `projected` is always set. The other fields are set if a selector lists them in its `needs`; adapters capture
+    nothing else.
 
     Attributes:
         projected: Z, the projector's output [N, D].
@@ -46,7 +46,7 @@ class VisualTokens:
             names [N] (`needs: "object_attention"`).
         layer_attention: function (l) -> mean attention that each patch receives at encoder layer l, from 1 [N]
             (`needs: "layer_attention"`).
-        attention_heads: heads that `cls_attention` is the mean of.
+        attention_heads: number of heads over which `cls_attention` is averaged.
         keys: keys of the feature layer, mean over heads [N, Dk] (`needs: "keys"`).
         cls: the CLS token [Dv] (`needs: "cls"`), its key is `cls_key` [Dk]; of the base tile, if there are tiles.
         cls_key: key of the CLS token [Dk] (`needs: "cls"`).
@@ -61,8 +61,9 @@ class VisualTokens:
         question_words: input embeddings of the question's words, each tokenised by itself, one row per sub-token
             [m, D]: `keywords` without filler words and `all` of them; empty where the adapter has no tokenizer
             (`needs: "text"`).
-        family: the model's family, for methods whose release treats the question differently (`needs: "text"`).
-        places: place of each token in the image's sequence [N]; None for all tokens in order.
+        family: the model's family, for methods whose release processes questions differently by model (`needs:
+            "text"`).
+        places: position of each token in the image's sequence [N]; None for all tokens in order.
         clip_image: CLIP embedding of each patch, after its visual projection [N, c] (`needs: "clip"`).
         clip_text: CLIP embeddings of the question's segments [S, c] (`needs: "clip"`).
         deepstack: rows that the first decoder layers add to their hidden states [levels, N, D] (Qwen3-VL), or None.
@@ -98,7 +99,7 @@ class VisualTokens:
     pixels_encoder: Callable[[tuple[int, int]], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        """Check the shapes that every selector relies on."""
+        """Check the shapes of the fields."""
         if self.projected.ndim != 2:
             raise InvalidValueError(f"projected must be [N, D], got shape {tuple(self.projected.shape)}")
         for name in _ROWS:
@@ -114,7 +115,7 @@ class VisualTokens:
         return len(self.projected)
 
     def has(self, need: str) -> bool:
-        """Whether the field behind a selector's need is filled."""
+        """Whether the field for a selector's need is set."""
         if need == "projector":
             return self.project is not None or self.mlp is not None
         if need == "resize":
@@ -126,7 +127,7 @@ class VisualTokens:
         return getattr(self, need) is not None
 
     def subset(self, index: Tensor) -> "VisualTokens":
-        """The tokens at `index` [n] as an image of their own, without what belongs to the whole."""
+        """The tokens at `index` [n] as a separate image, without fields that refer to the whole image."""
         rows: dict[str, Any] = {
             name: None if value is None else value[index]
             for name, value in ((n, getattr(self, n)) for n in _ROWS)
@@ -146,18 +147,18 @@ class VisualTokens:
 
     @property
     def device(self) -> torch.device:
-        """The device that all fields live on."""
+        """Device of all fields."""
         return self.projected.device
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one image before cropping, which cuts padding off and puts newlines in.
+    """The tiles of one image before cropping removes padding and inserts newlines.
 
     Attributes:
-        images: each tile as an image of its own with all of its patches, the base tile first.
-        source: tile * patches per tile + place of every visual token of the image [N]; -1 for newlines.
-        grid: rows and columns in which the tiles behind the base tile stand.
+        images: each tile as a separate image with all of its patches, the base tile first.
+        source: tile * patches per tile + patch number of every visual token of the image [N]; -1 for newlines.
+        grid: rows and columns of the grid of tiles after the base tile.
     """
 
     images: tuple[VisualTokens, ...]
@@ -167,13 +168,13 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which visual tokens stay.
+    """The visual tokens to keep.
 
     Attributes:
         indices: kept tokens, ascending and unique [K] (int64).
-        scores: the score that every token got [N], for pictures and analysis, or None.
-        merged: features that replace the kept tokens', laid out in the order of `indices` [K, D],
-            or None where the kept tokens keep their own projected features.
+        scores: score of every token [N], for figures and analysis, or None.
+        merged: features that replace those of the kept tokens, in the order of `indices` [K, D], or None if the
+            kept tokens keep their projected features.
     """
 
     indices: Tensor
@@ -181,7 +182,7 @@ class Selection:
     merged: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check shapes only: order and uniqueness are the contract suite's, as they would sync a GPU."""
+        """Check shapes; order and uniqueness are checked by the contract suite, since they would synchronise a GPU."""
         if self.indices.ndim != 1 or self.indices.dtype != torch.int64:
             raise InvalidValueError(
                 f"indices must be int64 [K], got {self.indices.dtype} {tuple(self.indices.shape)}"

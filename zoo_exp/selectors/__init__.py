@@ -47,13 +47,13 @@ REGISTRY: Registry[Any] = Registry(
 
 @dataclass(frozen=True)
 class SelectorInfo:
-    """What a listing says about a selector.
+    """Description of a selector in listings.
 
     Attributes:
-        name: what a user types.
-        needs: fields of `VisualTokens` that it reads besides `projected`, with its default options.
-        paper: the publication that it comes from.
-        summary: one line.
+        name: name of the selector.
+        needs: fields of `VisualTokens` that it reads in addition to `projected`, with its default options.
+        paper: source publication.
+        summary: one-line description.
     """
 
     name: str
@@ -63,18 +63,18 @@ class SelectorInfo:
 
 
 def available() -> list[str]:
-    """Names of all selectors: built in, registered by the user, and installed as entry points."""
+    """Names of all selectors: built-in, registered, and installed as entry points."""
     return sorted(REGISTRY.names())
 
 
 def resolve(name: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """The selector and the options that a name stands for.
+    """Resolve the name of a selector or preset to a selector and options.
 
-    The name of a selector stands for itself. The name of a file in `configs/selector/`, such as `zoo_closed_form`,
-    stands for the selector and the options in that file; `options` override them.
+    A preset is a file in `configs/selector/`, such as `zoo_closed_form`, with a selector and its options; `options`
+    override those of the preset.
 
     Raises:
-        UnknownNameError: neither a selector nor such a file.
+        UnknownNameError: neither a selector nor a preset.
     """
     given = dict(options or {})
     if name in REGISTRY:
@@ -90,12 +90,12 @@ def get(name: str, **options: Any) -> Any:
     """Build a selector.
 
     Args:
-        name: of a selector, or of a file in `configs/selector/`.
+        name: name of a selector, or of a preset in `configs/selector/`.
         **options: values of the selector's fields.
 
     Raises:
-        UnknownNameError: no selector, or no option, of that name.
-        InvalidValueError: an option's value is not allowed.
+        UnknownNameError: unknown selector or option.
+        InvalidValueError: an option has an invalid value.
     """
     name, options = resolve(name, options)
     selector = REGISTRY.load(name)
@@ -109,17 +109,17 @@ def get(name: str, **options: Any) -> Any:
             raise UnknownNameError(f"option of selector {name}", option, fields)
     try:
         return selector(**options)
-    except TypeError as error:  # a value that the checks cannot even compare, such as rank="many"
+    except TypeError as error:  # e.g. rank="many", which cannot be compared with a number
         raise InvalidValueError(f"options {options} of selector {name}: {error}") from error
 
 
 def describe(name: str | None = None) -> list[SelectorInfo]:
-    """One line per selector in order of name (or one selector's alone); built-in ones are not imported."""
+    """Describe all selectors, sorted by name, or a single one; built-in selectors are not imported."""
     return [_describe(one) for one in (available() if name is None else [name])]
 
 
 def register(selector: SelectorType) -> SelectorType:
-    """Class decorator that makes a user's own selector known under its `name`.
+    """Class decorator that registers a custom selector under its `name`.
 
     Raises:
         InvalidValueError: the name is empty or taken by another selector.

@@ -1,4 +1,4 @@
-"""How a budget is spread over the tiles of an image, and how newline tokens are treated."""
+"""Allocation of a budget to the tiles of an image, and treatment of newline tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,23 +17,23 @@ NEWLINE = -1
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens that compete with each other: `index` [n] into the image (None: all of it), of which k stay."""
+    """A set of competing tokens: `index` [n] into the image (None for all tokens), of which k are kept."""
 
     index: Tensor | None
     k: int
 
     def size(self, tokens: VisualTokens) -> int:
-        """How many tokens of the image compete."""
+        """Number of tokens in the group."""
         return tokens.count if self.index is None else len(self.index)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one image is pruned.
+    """Allocation of the budget for one image.
 
     Attributes:
         groups: sets of competing tokens with their share of the budget.
-        extra: tokens that stay on top of the budget, or None.
+        extra: tokens that are kept in addition to the budget, or None.
     """
 
     groups: Sequence[Group]
@@ -41,13 +41,13 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many tokens the groups keep together."""
+        """Total number of tokens kept by the groups."""
         return sum(group.k for group in self.groups)
 
     def assemble(
         self, tokens: VisualTokens, picked: Sequence[Tensor | Selection], scores: Tensor | None
     ) -> Selection:
-        """Put the groups' answers (for those with k > 0, in order) together, ascending."""
+        """Combine the picks of the groups with k > 0 (in order) to ascending indices."""
         parts, merged = [], []
         for group, answer in zip((g for g in self.groups if g.k), picked, strict=True):
             local = answer.indices if isinstance(answer, Selection) else answer
@@ -73,13 +73,13 @@ class Plan:
 
 
 def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
-    """Spread a budget: per image over all candidates together, per tile over each tile by itself.
+    """Allocate a budget: per image to all candidates together, per tile to each tile separately.
 
-    A tile that has fewer tokens than a budget per tile keeps all of them.
+    A tile with fewer tokens than the budget per tile keeps all of them.
 
-    Newline tokens (tile number -1) are no candidates under `drop` and `keep`; `keep` adds them on top of the
-    budget; `as_released` leaves them among the candidates, which is DivPrune's released behaviour (ZOO-Prune
-    overrides it). A budget per image that equals N, or a ratio of 1, keeps the whole image, newlines included.
+    Newline tokens (tile number -1) are not candidates under `drop` and `keep`; `keep` adds them to the budget. Under
+    `as_released` they are candidates, as in DivPrune's released code (ZOO-Prune overrides this). A budget per image
+    that equals N, or a ratio of 1, keeps the whole image including newlines.
     """
     tile = tokens.tile
     if tile is None:
@@ -92,7 +92,7 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
         return Plan((Group(None, tokens.count),))
     extra = newlines if newline == "keep" and len(newlines) else None
     if budget.per == "tile":
-        # A tile that cropping has left little of is no reason to stop.
+        # A cropped tile may have fewer tokens than the budget.
         of_tile = budget if budget.count is None else replace(budget, at_most=True)
         groups = []
         for number in tile.unique().tolist():
@@ -105,7 +105,7 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     index = (tile != NEWLINE).nonzero().flatten()
     if budget.count is not None and budget.count > len(index) and not budget.at_most:
         raise InvalidValueError(
-            f"budget {budget.count} is above the {len(index)} visual tokens that are no newlines: "
+            f"budget {budget.count} is above the {len(index)} visual tokens that are not newlines: "
             f"give 1 to {len(index)}, or newline=as_released"
         )
     return Plan((Group(index, budget.resolve(len(index))),), extra)

@@ -1,4 +1,4 @@
-"""What an input selector is: `Selector` (any), `ScoreSelector` (one score per token), `GreedySelector` (max-min)."""
+"""Base classes of input selectors: `Selector`, `ScoreSelector` (one score per token), `GreedySelector` (max-min)."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,21 +22,21 @@ from zoo_exp.selectors.options import one_of, required_budget
 
 @dataclass(frozen=True)
 class Selector:
-    """Decides which visual tokens of an image stay, before the language model. Its options are its dataclass fields.
+    """Selects visual tokens of an image before the language model. Options are dataclass fields.
 
-    A subclass implements `pick`, and `score` if it rates all tokens of an image first. `select` does the rest: it reads
-    the budget, checks that the needed fields are there and finite, goes through the tiles, and orders the result.
+    Subclasses implement `pick`, and `score` if they rate all tokens of an image first. `select` does the rest: it
+    parses the budget, checks that the required fields are available and finite, processes tiles, and sorts the result.
 
     Attributes:
-        newline: newline tokens of tiled images: `drop`, `keep` (all of them, on top of the budget) or `as_released`
-            (what the method's released code does).
+        newline: treatment of newline tokens of tiled images: `drop`, `keep` (all of them, in addition to the budget)
+            or `as_released` (as in the method's released code).
 
     Class attributes:
-        name: what a user types.
-        paper: the publication, and the repository and commit that it was checked against.
-        exact: whether it keeps exactly as many tokens as the budget says.
+        name: name of the selector.
+        paper: the publication, and the repository and commit against which it was verified.
+        exact: whether it keeps exactly the number of tokens of the budget.
         equivariant: whether a permutation of the tokens permutes the result.
-        NEEDS: fields of `VisualTokens` read besides `projected`, with the default options.
+        NEEDS: fields of `VisualTokens` read in addition to `projected`, with the default options.
     """
 
     name: ClassVar[str] = ""
@@ -53,7 +53,7 @@ class Selector:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `VisualTokens` read besides `projected`; only these are captured."""
+        """Fields of `VisualTokens` read in addition to `projected`; only these are captured."""
         return self.NEEDS
 
     @property
@@ -63,7 +63,7 @@ class Selector:
 
     @property
     def score_key(self) -> Hashable:
-        """What decides the scores: selectors with equal keys score alike, so one scoring pass serves all of them."""
+        """Key of the scores: selectors with equal keys compute equal scores and share one scoring pass."""
         return replace(self, newline="drop")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
@@ -73,7 +73,7 @@ class Selector:
     def pick(
         self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
     ) -> Tensor | Selection:
-        """Choose k of the tokens, 0 < k < N: indices in any order, or a Selection with merged features."""
+        """Select k of the tokens, 0 < k < N; return indices in any order, or a Selection with merged features."""
         raise NotImplementedError
 
     def select(
@@ -83,20 +83,20 @@ class Selector:
         generator: torch.Generator,
         scores: Tensor | None = None,
     ) -> Selection:
-        """Choose the visual tokens of one image that stay.
+        """Select the visual tokens of one image to keep.
 
         Args:
             tokens: the image.
-            budget: how many tokens stay.
+            budget: number of tokens to keep.
             generator: the only source of randomness.
             scores: result of `score` for these tokens, with the generator in the state after it; None computes it.
 
         Returns:
-            Kept indices, ascending and unique, exactly as many as the budget asks for
-            (and newlines on top where the option `newline` says so).
+            Kept indices, ascending and unique, exactly as many as given by the budget (plus newlines, depending on
+            the option `newline`).
 
         Raises:
-            InvalidValueError: a budget that does not fit, a needed field that is missing, NaN or infinity.
+            InvalidValueError: the budget does not fit the image, a required field is missing, or values are not finite.
         """
         job = self._job(tokens, budget, generator, scores)
         return job.finish(self._picked(job, group, generator) for group in job.open)
@@ -108,16 +108,16 @@ class Selector:
         generators: Sequence[torch.Generator],
         scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """`select` for several images with one generator each; the results do not depend on the company."""
+        """`select` for several images with one generator each; the results do not depend on the batch."""
         rated = [None] * len(tokens) if scores is None else scores
         return [self.select(t, budget, g, s) for t, g, s in zip(tokens, generators, rated, strict=True)]
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
-        """How the budget is spread over the image; a variant of a method may override it."""
+        """Allocate the budget to the tiles of the image; variants of a method may override it."""
         return plan(tokens, required_budget(budget, self.name, tiles=True), self.newline)
 
     def check(self, tokens: VisualTokens) -> None:
-        """Refuse an image that lacks a needed field, or whose features are not finite."""
+        """Check that the required fields are available and the features are finite."""
         for field in self.needs:
             if not tokens.has(field):
                 raise InvalidValueError(
@@ -128,20 +128,20 @@ class Selector:
             check_features(tokens.features)
 
     def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
-        """FLOPs of `select` by formula, or None: then they are counted while it runs, which takes longer.
+        """FLOPs of `select` by formula, or None to count them at runtime, which takes longer.
 
-        What is computed once per model (the kernel of the closed form, a truncated SVD) does not count. The formula
-        holds for the class that defines it; a subclass with another `score` or `pick` needs its own (see
+        Quantities that are computed once per model (the kernel of the closed form, a truncated SVD) are excluded. The
+        formula applies to the class that defines it; a subclass with another `score` or `pick` needs its own (see
         `describes`).
         """
         return None
 
     def paper_flops(self, n_visual: int, vision_width: int, width: int) -> int:
-        """The selector's own cost by the formulas of the ZOO-Prune paper, which charge finite differences only."""
+        """FLOPs of the selector by the formulas of the ZOO-Prune paper, which count finite differences only."""
         return 0
 
     def competing(self, tokens: VisualTokens, budget: BudgetLike) -> list[int]:
-        """Sizes of the sets of tokens that compete with each other; for formulas."""
+        """Sizes of the sets of competing tokens, for FLOPs formulas."""
         return [group.size(tokens) for group in self.plan(tokens, budget).groups if group.k]
 
     @property
@@ -181,8 +181,8 @@ class Job:
 
     Attributes:
         tokens: the image.
-        layout: its share-out of the budget.
-        scores: of all its tokens [N], or None.
+        layout: allocation of the budget.
+        scores: scores of all tokens [N], or None.
     """
 
     tokens: VisualTokens
@@ -195,15 +195,15 @@ class Job:
         return [group for group in self.layout.groups if 0 < group.k < group.size(self.tokens)]
 
     def part(self, group: Group) -> VisualTokens:
-        """The group's tokens as an image of their own."""
+        """The group's tokens as a separate image."""
         return self.tokens if group.index is None else self.tokens.subset(group.index)
 
     def rated(self, group: Group) -> Tensor | None:
-        """The scores of the group's tokens."""
+        """Scores of the group's tokens."""
         return self.scores if group.index is None or self.scores is None else self.scores[group.index]
 
     def finish(self, picks: Iterable[Tensor | Selection]) -> Selection:
-        """The selection, from one pick per open group in order."""
+        """Build the selection from one pick per open group, in order."""
         chosen = iter(picks)
         picked: list[Tensor | Selection] = []
         for group in self.layout.groups:
@@ -217,7 +217,7 @@ class Job:
 
 @dataclass(frozen=True)
 class ScoreSelector(Selector):
-    """Keeps the tokens with the highest scores: implement `score`. Ties go to the lowest index."""
+    """Keeps the tokens with the highest scores; subclasses implement `score`. Ties go to the lowest index."""
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """The k highest scores."""
@@ -231,7 +231,7 @@ class GreedySelector(Selector):
     """Picks by `diversity.greedy` on the projected features; `select_many` runs the greedy steps of a batch at once."""
 
     def weights(self, scores: Tensor | None) -> Tensor | None:
-        """Weights that distances are multiplied by or added to, from the scores of the competing tokens [N]."""
+        """Weights to combine with distances, from the scores of the competing tokens [N]."""
         return None
 
     @property
@@ -241,7 +241,7 @@ class GreedySelector(Selector):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the options ask for greedy picks; otherwise the highest scores stay."""
+        """Whether tokens are picked greedily; otherwise those with the highest scores are kept."""
         return True
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
@@ -258,7 +258,7 @@ class GreedySelector(Selector):
         generators: Sequence[torch.Generator],
         scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """Scores image by image, so that they do not depend on the batch; then all greedy steps together."""
+        """Score image by image, so that scores do not depend on the batch, then run all greedy steps together."""
         if not self.is_greedy:
             return super().select_many(tokens, budget, generators, scores)
         known = [None] * len(tokens) if scores is None else scores
@@ -271,7 +271,7 @@ class GreedySelector(Selector):
         return [job.finish(picks) for job in jobs]
 
     def pair_flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
-        """FLOPs of the cosines of competing tokens; about half of the pairs are multiplied out."""
+        """FLOPs of the cosines of competing tokens; about half of the pairs are computed."""
         width = tokens.projected.shape[1]
         sizes = self.competing(tokens, budget)
         return sum(linear(pair_area(n, width, tokens.device), width, 1) for n in sizes)
@@ -284,7 +284,7 @@ class GreedySelector(Selector):
 
 
 def check_scores(who: str, scores: object, tokens: VisualTokens) -> None:
-    """Refuse scores of a selector that are not one finite number for each visual token [N].
+    """Check that a selector returned one finite score for each visual token [N].
 
     Args:
         who: the selector, for the message.
@@ -307,9 +307,9 @@ def check_scores(who: str, scores: object, tokens: VisualTokens) -> None:
 
 
 def describes(selector: object, formula: str, work: Iterable[str]) -> bool:
-    """Whether a formula belongs to the work that an object does.
+    """Whether a FLOPs formula applies to an object.
 
-    It does unless a class further down overrides the work and leaves the formula as it was.
+    It does not if a subclass overrides a method that the formula describes without overriding the formula.
 
     Args:
         selector: an input or layer selector.

@@ -17,16 +17,16 @@ from zoo_exp.selectors.options import one_of
 
 @dataclass(frozen=True)
 class CDPruner(Selector):
-    """Keeps relevant tokens that together span the largest volume (greedy MAP of a conditional DPP).
+    """Keeps relevant and diverse tokens (greedy MAP inference of a conditional DPP).
 
-    Where K is above the rank of the kernel the release repeats picks and keeps fewer tokens; here the rest is filled
-    by relevance.
+    If K exceeds the rank of the kernel, the release repeats picks and keeps fewer tokens; here the remaining picks are
+    the most relevant tokens.
 
     Attributes:
-        relevance: `llm_embeddings`, a substitute where the full CLIP is not at hand, which is another method than the
-            released one: mean cosine of the question's input embeddings and the projected features; `clip`, as
-            released: *minus* the cosine of CLIP's patch and text embeddings, mean over segments of the question
-            (load the model with `clip=PATH`).
+        relevance: `llm_embeddings`, a substitute for models without the full CLIP, which differs from the released
+            method: mean cosine of the question's input embeddings and the projected features; `clip`, as released:
+            *minus* the cosine of CLIP's patch and text embeddings, mean over segments of the question (load the model
+            with `clip=PATH`).
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -45,7 +45,7 @@ class CDPruner(Selector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The question, in one of the two spaces."""
+        """The question's embeddings for the chosen relevance."""
         return frozenset({"clip" if self.relevance == "clip" else "text"})
 
     def check(self, tokens: VisualTokens) -> None:
@@ -60,7 +60,7 @@ class CDPruner(Selector):
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """Relevance q [N], scaled over the patches of the image: (q - min + 1e-6) / (max - min), or ones if equal.
 
-        Newlines have none, and do not take part in the scaling: the release inserts them after the selection.
+        Newlines have relevance 0 and are excluded from the scaling: the release inserts them after the selection.
         """
         if self.relevance == "clip" and tokens.clip_image is not None and tokens.clip_text is not None:
             q = -exact_cosine(tokens.clip_text, tokens.clip_image).mean(dim=0)
@@ -77,5 +77,5 @@ class CDPruner(Selector):
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
         """Greedy picks on the projected features."""
         if scores is None:
-            raise InvalidValueError("selector cdpruner picks by relevance scores, and there are none")
+            raise InvalidValueError("selector cdpruner needs relevance scores, but there are none")
         return conditional_dpp(tokens.projected, scores, k)

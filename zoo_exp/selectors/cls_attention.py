@@ -1,4 +1,4 @@
-"""Attention in the vision encoder."""
+"""Selection by attention in the vision encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,7 +36,7 @@ class ClsAttention(ScoreSelector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """One of the two attentions."""
+        """The attention of the chosen kind."""
         return frozenset({f"{self.attention}_attention"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
@@ -52,5 +52,5 @@ def encoder_attention(tokens: VisualTokens, kind: str) -> Tensor:
     """Attention of kind `cls` or `received` that each token gets [N], in float32."""
     value = tokens.cls_attention if kind == "cls" else tokens.received_attention
     if value is None:
-        raise InvalidValueError(f"these visual tokens carry no {kind} attention")
+        raise InvalidValueError(f"these visual tokens have no {kind} attention")
     return value.float()

@@ -1,4 +1,4 @@
-"""Norm of the features: a baseline without cost."""
+"""Selection by the norm of the features, a baseline without cost."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +32,7 @@ class FeatureNorm(ScoreSelector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The projector's input only where its norm is asked for."""
+        """The projector's input if its norm is used."""
         return frozenset({"features"}) if self.of == "features" else frozenset()
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:

@@ -20,16 +20,16 @@ from zoo_exp.selectors.options import at_least, share
 class HiPrune(Selector):
     """Keeps anchors of a middle encoder layer, their four neighbours, and registers of a deep layer.
 
-    All attention is what a patch receives, mean over heads and over all queries. n = round(K alpha / 5) anchors have
-    the most of it at the object layer; left, right, upper and lower neighbours in the grid stay with them
-    (clamped to the first and last token, and running over the ends of rows, as released); the rest of the budget
-    are the tokens with the most attention at the deep layer. Unlike the release, the count is exact: on
-    Qwen2.5-VL it counts some tokens twice, and where anchors and neighbours are more than K it fails.
+    Attention is the mean over heads and queries of what a patch receives. The n = round(K alpha / 5) tokens with the
+    most attention at the object layer are anchors. They are kept with their left, right, upper and lower neighbours in
+    the grid (clamped to the first and last token, and wrapping at the ends of rows, as released). The rest of the
+    budget are the tokens with the most attention at the deep layer. Unlike in the release, the count is exact: the
+    release counts some tokens twice on Qwen2.5-VL, and fails if anchors and neighbours exceed K.
 
     Attributes:
         alpha: part of the budget for anchors and neighbours, 0 to 1.
-        object_layer: encoder layer of the anchors, from 1; None for the release's: 9 of 24, on Qwen2.5-VL 16 of
-            32, scaled to the depth of the encoder.
+        object_layer: encoder layer of the anchors, from 1; None for that of the release (9 of 24, and 16 of 32 on
+            Qwen2.5-VL), scaled to the depth of the encoder.
     """
 
     name: ClassVar[str] = "hiprune"
@@ -64,7 +64,7 @@ class HiPrune(Selector):
         generator: torch.Generator,
         scores: Tensor | None = None,
     ) -> Selection:
-        """As for every selector; the attention of a layer of its own is worked out first."""
+        """As in the base class; attention of a custom object layer is computed first."""
         if self.object_layer is not None and tokens.layer_attention is not None:
             tokens = replace(tokens, object_attention=tokens.layer_attention(self.object_layer))
         return super().select(tokens, budget, generator, scores)
@@ -80,14 +80,14 @@ class HiPrune(Selector):
         return torch.cat([first, top_k(deep, k - len(first))])
 
     def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
-        """No matrix product with the default layer, whose attention the vision encoder provides; else counted."""
+        """0 with the default layer, whose attention the vision encoder provides; otherwise counted at runtime."""
         return 0 if self.object_layer is None else None
 
 
 def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
     """Anchors [n], then their left, right, upper and lower neighbours, each once.
 
-    The numbers run through the tokens of the anchor's own tile; below the first or above the last they are clamped.
+    Indices count the tokens of the anchor's own tile and are clamped to the first and last one.
     """
     tile = torch.zeros(tokens.count, dtype=torch.int64) if tokens.tile is None else tokens.tile.cpu()
     found = anchors.tolist()
@@ -103,10 +103,10 @@ def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
 
 
 def raster_width(tokens: VisualTokens, members: Tensor) -> int:
-    """Tokens in a row of the grid that the members [n] of one tile form.
+    """Number of tokens per row of the grid formed by the members [n] of one tile.
 
-    It is the grid's, or of a tile the length of its first run in the image's sequence, in which rows of tiles side by
-    side alternate. The base tile is one run; it is a square.
+    Taken from the image's grid, or, for a tile, the length of its first run in the image's sequence, in which rows of
+    adjacent tiles alternate. The base tile is a single run and square.
     """
     n = len(members)
     if tokens.grid is not None and tokens.grid[0] * tokens.grid[1] == n:

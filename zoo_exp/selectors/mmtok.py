@@ -1,4 +1,4 @@
-"""MMTok: tokens that cover the question and the image."""
+"""MMTok: keeps tokens that cover the question and the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.options import one_of, positive
 
 RELEASED = {"qwen2_5_vl": ("all", 0.01)}
-"""Words and text temperature of the release by family; other families take its LLaVA route."""
+"""Words and text temperature of the release by family; other families use those of LLaVA."""
 RELEASED_LLAVA = ("keywords", 0.02)
 
 
@@ -22,16 +22,16 @@ RELEASED_LLAVA = ("keywords", 0.02)
 class MMTok(Selector):
     """Maximises coverage of the words of the question and of the patches of the image, greedily.
 
-    Every sub-token of a word is a row of its own. Without a tokenizer there are no words: then all tokens of the
-    question in the prompt are rows.
+    Every sub-token of a word is a separate row. If the adapter has no tokenizer, all tokens of the question in the
+    prompt are used instead of words.
 
     Attributes:
         text_temperature: t_tv, of the softmax of words over visual tokens; None for the release's 0.02, on
             Qwen2.5-VL 0.01.
         image_temperature: t_vv, of the softmax of patches over visual tokens.
-        image_weight: alpha, how much covering the image counts against covering the question.
-        words: `keywords` drops filler words and prompt sentences, `all` takes "Question: " and every word; None for
-            what the release does: keywords, on Qwen2.5-VL all.
+        image_weight: alpha, weight of covering the image relative to covering the question.
+        words: `keywords` removes filler words and prompt sentences, `all` uses "Question: " and every word; None as
+            in the release: `keywords`, and `all` on Qwen2.5-VL.
     """
 
     name: ClassVar[str] = "mmtok"
@@ -62,7 +62,7 @@ class MMTok(Selector):
         return greedy_coverage(self.cover(tokens.projected, tokens.features, text, temperature), k)
 
     def cover(self, projected: Tensor, features: Tensor, text: Tensor, temperature: float) -> Tensor:
-        """How well each token covers each text row and each patch [m + N, N], in float64.
+        """Coverage of each text row and each patch by each token [m + N, N], in float64.
 
         Args:
             projected: Z [N, D].
@@ -76,15 +76,15 @@ class MMTok(Selector):
 
 
 def padding_patches(width: int, height: int, side: int) -> list[int]:
-    """Patches of a side x side raster that lie wholly in the padding of an image that was padded to a square.
+    """Patches of a side x side grid that lie entirely in the padding of an image that was padded to a square.
 
     The release never picks them (pass them to `greedy_coverage` as `excluded`). The processors of the supported
-    checkpoints crop and do not pad, so there are none on their images.
+    checkpoints crop instead of padding, so their images have none.
 
     Args:
         width: of the original image in pixels.
         height: of the original image in pixels.
-        side: patches on a side of the raster.
+        side: patches per side of the grid.
     """
     longest = max(width, height)
     rows, columns = _padded(height, longest, side), _padded(width, longest, side)
@@ -92,6 +92,6 @@ def padding_patches(width: int, height: int, side: int) -> list[int]:
 
 
 def _padded(length: int, longest: int, side: int) -> set[int]:
-    """Lines of patches, of `side`, that end before the centred image begins or begin where it ends."""
+    """Rows or columns of patches, of `side`, entirely before or after the centred image."""
     first, last = longest - length, longest + length  # in half pixels
     return {i for i in range(side) if 2 * (i + 1) * longest <= first * side or 2 * i * longest >= last * side}

@@ -1,4 +1,4 @@
-"""Checks of option values, for input and layer selectors alike."""
+"""Validation of option values, for input and layer selectors."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -66,15 +66,15 @@ def exponent(selector: Any, option: str) -> None:
 
 
 def required_budget(budget: BudgetLike, name: str, *, tiles: bool = False) -> Budget:
-    """The budget as an object.
+    """Parse a budget that must be given.
 
     Args:
-        budget: as given.
-        name: of the selector, for messages.
-        tiles: whether the selector can keep a number of tokens per tile.
+        budget: the budget as given.
+        name: name of the selector, for messages.
+        tiles: whether the selector supports budgets per tile.
 
     Raises:
-        InvalidValueError: none was given, it is not a budget, or it is one per tile.
+        InvalidValueError: no budget was given, it is invalid, or it is a budget per tile.
     """
     if budget is None:
         raise InvalidValueError(
@@ -83,8 +83,8 @@ def required_budget(budget: BudgetLike, name: str, *, tiles: bool = False) -> Bu
     parsed = Budget.parse(budget)
     if parsed.per == "tile" and not tiles:
         raise InvalidValueError(
-            f"budget {budget} of selector {name}: layers of the language model see no tiles; give a number per image, "
-            "such as that of five tiles"
+            f"budget {budget} of selector {name}: layer selectors do not support budgets per tile; give a "
+            "number per image, such as the total of five tiles"
         )
     return parsed
 

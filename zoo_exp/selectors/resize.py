@@ -1,4 +1,4 @@
-"""The baseline without pruning: a smaller image."""
+"""Downsampling baseline: a smaller image instead of pruning."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,11 +13,11 @@ from zoo_exp.selectors.base import Selector
 
 @dataclass(frozen=True)
 class Resize(Selector):
-    """Downsamples the image until its number of visual tokens fits the budget.
+    """Downsamples the image so that its number of visual tokens fits the budget.
 
     Of the token grids with at least 90 % of the largest possible area, the one with the nearest aspect ratio is used,
-    so the count may lie below the budget; records store the actual count. `indices` are the tokens of the full
-    grid at the centres of the cells of the smaller one.
+    so the count may be below the budget; records contain the actual count. `indices` are the tokens of the full grid
+    at the centres of the cells of the smaller grid.
     """
 
     name: ClassVar[str] = "resize"

@@ -1,4 +1,4 @@
-"""The two reference arms of every table: all visual tokens, and none."""
+"""The two reference arms of every table: all visual tokens, and no visual tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from zoo_exp.selectors.base import Selector
 
 @dataclass(frozen=True)
 class Full(Selector):
-    """Keeps every visual token: the unpruned model. Takes no budget (or N, or 1.0)."""
+    """Keeps every visual token (the unpruned model). Needs no budget (N and 1.0 are allowed)."""
 
     name: ClassVar[str] = "full"
     paper: ClassVar[str] = "reference"
@@ -21,7 +21,7 @@ class Full(Selector):
         """All tokens, newlines included."""
         if budget is not None and Budget.parse(budget).resolve(tokens.count) != tokens.count:
             raise InvalidValueError(
-                f"budget {budget} of selector full: it keeps all {tokens.count} visual tokens, give none"
+                f"budget {budget} of selector full: it keeps all {tokens.count} visual tokens, remove the budget"
             )
         return Plan((Group(None, tokens.count),))
 
@@ -32,7 +32,7 @@ class Full(Selector):
 
 @dataclass(frozen=True)
 class Blind(Selector):
-    """Keeps no visual token: accuracy of the language model without the image. Takes no budget."""
+    """Keeps no visual token: accuracy of the language model without the image. Needs no budget."""
 
     name: ClassVar[str] = "blind"
     paper: ClassVar[str] = "sanity baseline"
@@ -41,7 +41,7 @@ class Blind(Selector):
         """No tokens."""
         if budget is not None and Budget.parse(budget) != Budget(count=0):
             raise InvalidValueError(
-                f"budget {budget} of selector blind: it keeps no visual token, leave the budget out"
+                f"budget {budget} of selector blind: it keeps no visual token, remove the budget"
             )
         return Plan((Group(None, 0),))
 

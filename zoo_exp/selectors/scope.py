@@ -1,4 +1,4 @@
-"""SCOPE: salient tokens that cover the image."""
+"""SCOPE: keeps salient tokens that cover the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,11 +21,11 @@ from zoo_exp.selectors.options import exponent, one_of
 class Scope(Selector):
     """Maximises coverage of the patches of the image, weighted by CLS attention, greedily.
 
-    A token's gain is what it adds to the sum, over all patches, of the largest cosine to a kept token (negative
-    cosines count as none). It is multiplied by attention ** alpha, or the two are added.
+    The gain of a token is its increase of the sum, over all patches, of the largest cosine to a kept token (negative
+    cosines count as 0). It is multiplied by attention ** alpha, or added to it.
 
     Attributes:
-        alpha: exponent of the attention, 0 or more; 0 leaves coverage alone.
+        alpha: exponent of the attention, 0 or more; 0 uses coverage only.
         combine: `multiply`, the released default, or `add`. The attention of `add` is the sum over heads.
     """
 

@@ -17,7 +17,7 @@ from zoo_exp.selectors.base import ScoreSelector
 class TextAttention(ScoreSelector):
     """Keeps the tokens that the input embeddings of the question attend to.
 
-    A substitute for text-to-vision attention (supplement E of ZOO-Prune) that needs no layer of the language model:
+    A substitute for text-to-vision attention (supplement E of ZOO-Prune) without running the language model:
     softmax over the visual tokens of W Z^T / sqrt(D), mean over the tokens of the question. Layer selectors use
     attention inside the language model.
     """
@@ -27,7 +27,7 @@ class TextAttention(ScoreSelector):
     NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
-        """Mean attention per token [N]; newlines take no part in the softmax and get none."""
+        """Mean attention per token [N]; newlines are excluded from the softmax and get 0."""
         if tokens.text is None or not len(tokens.text):
             raise InvalidValueError("selector text_attention needs a question: its text has no tokens")
         logits = tokens.text.float() @ tokens.projected.float().T / math.sqrt(tokens.projected.shape[1])

@@ -16,7 +16,7 @@ from zoo_exp.selectors.base import Selector
 class UniformGrid(Selector):
     """Keeps evenly spaced grid positions; rows are filled evenly when the count does not factorise.
 
-    Without a known grid (several tiles at once), every N/K-th token of the sequence.
+    Without a known grid (several tiles together), keeps every N/K-th token of the sequence.
     """
 
     name: ClassVar[str] = "uniform_grid"
@@ -29,7 +29,7 @@ class UniformGrid(Selector):
         if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != n:
             return torch.tensor(_centres(n, k), device=tokens.device)
         height, width = tokens.grid
-        # As many rows as keep the spacing equal in both directions, and enough of them for k tokens of
+        # The number of rows for equal spacing in both directions, but enough for k tokens in rows of
         # `width` columns.
         rows = min(height, k, max(math.ceil(k / width), round(math.sqrt(k * height / width))))
         counts = [(i + 1) * k // rows - i * k // rows for i in range(rows)]
@@ -46,5 +46,5 @@ class UniformGrid(Selector):
 
 
 def _centres(n: int, k: int) -> list[int]:
-    """Return k distinct positions in 0..n-1, at the middles of k equal intervals."""
+    """Compute k distinct positions in 0..n-1, at the centres of k equal intervals."""
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]

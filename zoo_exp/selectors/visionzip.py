@@ -1,4 +1,4 @@
-"""VisionZip: keep the tokens that the vision encoder attends to, merge the rest."""
+"""VisionZip: keeps the tokens that the vision encoder attends to, and merges the rest."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,13 +23,12 @@ class VisionZip(Selector):
 
     Attributes:
         attention: `cls` for the CLS token's, `received` for the mean over all patches (encoders without CLS).
-        contextual_share: part of the budget that is merged tokens; 10/64 gives the published 54+10, 108+20
-            and 162+30.
-        variant: `paper`: only patches, in raster order, a merged token at the place of its target.
+        contextual_share: share of merged tokens in the budget; 10/64 gives the published 54+10, 108+20 and 162+30.
+        variant: `paper`: only patches, in grid order, a merged token at the position of its target.
             `official_code`: the first row that enters the language model is the CLS token (one dominant patch
-            fewer), then dominant patches, then merged tokens. CLS has no place in the raster; in `indices` it
-            stands for the first patch that is not kept. On tiled images every tile has a CLS token and is split
-            whole, before cropping; the base tile comes first, then dominant patches of the others in raster
+            fewer), then dominant patches, then merged tokens. CLS has no position in the grid; in `indices` it is
+            represented by the first patch that is not kept. On tiled images every tile has a CLS token and is split
+            as a whole, before cropping; the base tile comes first, then dominant patches of the others in raster
             order, their CLS tokens, their merged tokens, and no newlines (`visionzip_tiles`).
     """
 
@@ -53,7 +52,7 @@ class VisionZip(Selector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Attention ranks, keys compare, features are merged and projected."""
+        """Attention for ranking, keys for similarity, features and projector for merging."""
         needs = {f"{self.attention}_attention", "keys", "features", "projector"}
         return frozenset(needs | {"cls"} if self.variant == "official_code" else needs)
 
@@ -68,10 +67,10 @@ class VisionZip(Selector):
         generator: torch.Generator,
         scores: Tensor | None = None,
     ) -> Selection:
-        """As for every selector, except that the released code splits whole tiles, before cropping.
+        """As in the base class, except that `official_code` splits whole tiles before cropping.
 
         Raises:
-            InvalidValueError: as for every selector, or newlines were asked for in the released layout.
+            InvalidValueError: as in the base class, or newlines were requested in the released layout.
         """
         tiles = tokens.tiles
         if self.variant != "official_code" or tiles is None or budget is None:
@@ -79,12 +78,12 @@ class VisionZip(Selector):
         if self.newline == "keep":
             raise InvalidValueError(
                 "newline keep of selector visionzip: the released layout of tiled images has no newline tokens; "
-                "take newline=drop, or variant=paper"
+                "use newline=drop, or variant=paper"
             )
         wanted, patches, total = Budget.parse(budget), int((tiles.source >= 0).sum()), 0
         if wanted.per != "tile":
             total = plan(tokens, wanted, "drop").total
-        if wanted.count == 0 or total in (patches, tokens.count):  # nothing or everything: no tile is split
+        if wanted.count == 0 or total in (patches, tokens.count):  # no or all tokens: no tile is split
             return super().select(tokens, budget, generator, scores)
         self.check(tokens)
         scores = self.score(tokens, generator) if scores is None else scores
@@ -102,7 +101,7 @@ class VisionZip(Selector):
     def pick(
         self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
     ) -> Selection:
-        """Dominant tokens as they are, contextual ones projected after merging."""
+        """Dominant tokens unchanged, contextual ones projected after merging."""
         split, rows = self._split(tokens, scores, k)
         patches = torch.cat([split.dominant, split.targets])
         if self.variant == "paper":
@@ -113,7 +112,7 @@ class VisionZip(Selector):
         return Selection(torch.cat([free.nonzero()[0], patches]).sort().values, scores, rows)
 
     def _split(self, tokens: VisualTokens, scores: Tensor | None, k: int) -> tuple[Merged, Tensor]:
-        """The split of one raster, and what enters the language model [k, D]: CLS if released, dominant, contextual."""
+        """Split of one grid, and rows that enter the language model [k, D]: CLS (if released), dominant, contextual."""
         project = tokens.project or tokens.mlp
         if scores is None or tokens.keys is None or tokens.features is None or not callable(project):
             raise InvalidValueError("selector visionzip needs attention, 'keys', 'features' and 'projector'")

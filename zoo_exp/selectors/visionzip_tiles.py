@@ -1,4 +1,4 @@
-"""VisionZip on tiled images as released: every tile with a CLS token of its own, before padding is cropped off."""
+"""VisionZip on tiled images as released: every tile has its own CLS token and is split before cropping."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from zoo_exp.errors import InvalidValueError
 
 
 def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int) -> list[int]:
-    """How many tokens each tile gives.
+    """Number of tokens that each tile keeps.
 
     Args:
         tokens: the image.
         tiles: its tiles.
-        budget: per tile it is a count or a ratio of the whole tile, padding included, as released.
-        total: what a budget per image comes to; it is shared out evenly, the first tiles get one more.
+        budget: a budget per tile is a count, or a ratio of the whole tile including padding, as released.
+        total: number of tokens of a budget per image; it is divided evenly, and the first tiles get one more.
 
     Raises:
-        InvalidValueError: more than a tile has, or than the image has placeholders.
+        InvalidValueError: the budget exceeds the tokens of a tile, or the placeholders of the image.
     """
     n = len(tiles.images)
     if budget.per == "tile":
@@ -32,8 +32,8 @@ def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int)
         counts = [min(count, tokens.count // n) for count in counts]
     if sum(counts) > tokens.count:
         raise InvalidValueError(
-            f"budget {budget} per tile makes {sum(counts)} tokens of {n} tiles, but the image has only "
-            f"{tokens.count} places: give at most {tokens.count // n} per tile"
+            f"budget {budget} per tile gives {sum(counts)} tokens for {n} tiles, but the image has only "
+            f"{tokens.count} placeholders: give at most {tokens.count // n} per tile"
         )
     return counts
 
@@ -41,15 +41,15 @@ def tile_budgets(tokens: VisualTokens, tiles: Tiles, budget: Budget, total: int)
 def released_order(splits: Sequence[Merged | None], tiles: Tiles) -> Tensor:
     """The order in which the rows of the tiles enter the language model (visionzip/llava_arch.py of the release).
 
-    The base tile comes whole: CLS, dominant patches, contextual ones. Then the dominant patches of all other
-    tiles in the raster order of the whole image, then their CLS tokens, then their contextual ones by tile.
+    First the base tile: CLS, dominant patches, contextual tokens. Then the dominant patches of all other tiles in the
+    raster order of the whole image, then their CLS tokens, then their contextual tokens by tile.
 
     Args:
-        splits: of each tile; None for a tile that gives no token.
-        tiles: where the tiles stand.
+        splits: split of each tile; None for a tile without tokens.
+        tiles: layout of the tiles.
 
     Returns:
-        Row numbers [K] into the rows of all tiles one after another, each as CLS, dominant, contextual.
+        Row numbers [K] into the concatenated rows of all tiles, each in the order CLS, dominant, contextual.
     """
     device = tiles.source.device
     height, width = tiles.images[0].grid or (1, tiles.images[0].count)
@@ -79,10 +79,10 @@ def released_order(splits: Sequence[Merged | None], tiles: Tiles) -> Tensor:
 
 
 def slots(tokens: VisualTokens, tiles: Tiles, splits: Sequence[Merged | None]) -> Tensor:
-    """Places of the prompt that the rows take [K], ascending.
+    """Placeholder positions of the rows [K], ascending.
 
-    A patch takes its own place. The CLS token and cropped patches have none: they take the first free places of their
-    tile, and where cropping left too few, of the image, newlines last.
+    A patch takes its own position. CLS tokens and cropped patches have none: they take the first free positions of
+    their tile, or, if cropping left too few, of the image, newlines last.
     """
     taken = torch.zeros(tokens.count, dtype=torch.bool, device=tokens.device)
     per_tile, missing = tiles.images[0].count, 0

@@ -1,4 +1,4 @@
-"""VisPruner: important tokens, then dissimilar ones."""
+"""VisPruner: keeps important tokens and diverse tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,15 +18,15 @@ DROPPED_PER_ROUND = 8
 
 @dataclass(frozen=True)
 class VisPruner(Selector):
-    """Part of the budget by attention, the rest by removing near-duplicates among the other tokens.
+    """Keeps tokens by attention, and fills the rest of the budget by removing near-duplicates of other tokens.
 
-    Similarities are computed in float64. A swap of two nearly equal ratings changes which tokens are compared in
-    all later rounds, so the release's own half precision keeps another set in the diverse part. Unlike the
-    release, which fails or keeps fewer tokens for some counts, every count from 1 to N is reached.
+    Similarities are computed in float64. If two nearly equal scores are swapped, other tokens are compared in all
+    later rounds, so the half precision of the release keeps different tokens in the diverse part. Unlike the release,
+    which fails or keeps fewer tokens for some counts, every count from 1 to N is supported.
 
     Attributes:
         attention: `cls` for the CLS token's, `received` for the mean over all patches (encoders without CLS).
-        important_share: r, the part of the budget that attention decides: int(K r) tokens.
+        important_share: r, the share of the budget selected by attention: int(K r) tokens.
     """
 
     name: ClassVar[str] = "vispruner"
@@ -46,7 +46,7 @@ class VisPruner(Selector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Attention ranks, the vision encoder's features compare."""
+        """Attention for ranking, and the vision encoder's features for similarity."""
         return frozenset({"features", f"{self.attention}_attention"})
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
@@ -54,7 +54,7 @@ class VisPruner(Selector):
         return encoder_attention(tokens, self.attention)
 
     def pick(self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator) -> Tensor:
-        """Important tokens and what is left of the others."""
+        """Important tokens, and the diverse ones of the others."""
         if scores is None or tokens.features is None:
             raise InvalidValueError("selector vispruner needs attention and 'features'")
         order = scores.sort(descending=True, stable=True).indices
@@ -63,11 +63,11 @@ class VisPruner(Selector):
 
 
 def thin_out(features: Tensor, residual: Tensor, k: int) -> Tensor:
-    """Drop tokens that another one resembles most, until k of the residual [R] are left.
+    """Drop the tokens that are most similar to another one, until k of the residual [R] are left.
 
-    In each round, the tokens at even places are rated by their largest cosine to one at an odd place, and the
-    highest are cut (8 at most). The other even ones stay in descending order of that rating, followed by the odd
-    ones in their order: the order of a round decides which tokens are compared in the next
+    In each round, tokens at even positions are scored by their largest cosine to a token at an odd position, and the
+    highest are removed (8 at most). The remaining even ones are kept in descending order of that score, followed by
+    the odd ones in their order; this order determines the comparisons of the next round
     (`llava/model/llava_arch.py` of the release).
     """
     if not k:

@@ -1,4 +1,4 @@
-"""ZOO-Prune: keep tokens whose projection is sensitive, and which are unlike each other."""
+"""ZOO-Prune: keeps tokens with a sensitive projection that are dissimilar to each other."""
 
 import warnings
 from collections.abc import Hashable
@@ -34,37 +34,36 @@ PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_rel
 RESPONSES = ("projector", "features")
 CONTROLS = ("none", "shuffled", "inverted")
 RELEASED_NEXT_TOKENS = 2880
-"""The release takes its ratio of 5 tiles of 576 tokens, however many tiles an image has."""
+"""The release computes the ratio from 5 tiles of 576 tokens, regardless of the number of tiles."""
 
 
 @dataclass(frozen=True)
 class Zoo(GreedySelector):
     """Sensitivity of the projector times cosine diversity (ZOO-Prune).
 
-    The poster's Table 4 names its rows none, sum and multiply without formulas. Read here as: `none`
-    sensitivity alone, `sum` min_max(S) + distance, `multiply` min_max(S) * distance (Algorithm 1);
-    `diversity` is DivPrune, whose numbers (Table 3) are those of the poster's "Sum" rows.
+    The poster's Table 4 names its rows none, sum and multiply without formulas. They are interpreted as: `none`:
+    sensitivity only; `sum`: min_max(S) + distance; `multiply`: min_max(S) * distance (Algorithm 1); `diversity`:
+    DivPrune, whose numbers (Table 3) equal those of the poster's "Sum" rows.
 
     Attributes:
-        estimator: `zeroth_order`, its limit `closed_form`, `first_order` (derivatives along the same
-            directions), or `feature_norm` (the length of the projected feature, as a control).
+        estimator: `zeroth_order`, its limit `closed_form`, `first_order` (derivatives along the same directions), or
+            `feature_norm` (norm of the projected feature, as a control).
         fusion: `none`, `diversity`, `sum` or `multiply`.
         n_directions: M, random directions per image.
         step_size: h, in units of the projector's input.
-        projector: `full`, `low_rank` for a truncated SVD of the loaded weights, or `low_rank_as_released` for the
-            random factors that the release runs in its place (all for the sensitivity only).
-        rank: of the low-rank projector.
-        factor_seed: of the random factors of `low_rank_as_released`; results of one draw say little.
-        layer: None for the projector's own sensitivity; an encoder layer's number, from 1 to the layer that goes to
-            the projector, takes the response to changes of all features after that layer (supplement D.3).
-        response: where the response to changes in `layer` is measured: at the output of the `projector`, which the
-            language model reads, or at its input, the `features`. The supplement does not say.
-        control: what tells whether the sensitivity matters: `shuffled` hands the sensitivities to other tokens at
-            random, `inverted` takes 1 - S in the place of S (scaled to 0..1), `none` is the method.
-        dtype: arithmetic of the finite differences; None for float32, or float16 under `official_code`.
-        variant: `paper`, or `official_code`: half precision, ratios rounded down, and on tiled images the
-            released split: an equal share of the total for every tile, and newline rows that are off by the
-                base tile.
+        projector: projector for the sensitivity: `full`, `low_rank` (truncated SVD of the loaded weights), or
+            `low_rank_as_released` (the random factors that the release uses instead).
+        rank: rank of the low-rank projector.
+        factor_seed: seed of the random factors of `low_rank_as_released`; use several seeds.
+        layer: None for the sensitivity of the projector; the number of an encoder layer, from 1 to the layer before
+            the projector, for the response to changes of all features after that layer (supplement D.3).
+        response: where the response to changes in `layer` is measured: at the output of the `projector`, or at its
+            input, the `features`. The supplement does not specify it.
+        control: control experiments: `shuffled` permutes the sensitivities randomly, `inverted` uses 1 - S instead
+            of S (scaled to 0..1); `none` is the method itself.
+        dtype: dtype of the finite differences; None for float32, or float16 with `official_code`.
+        variant: `paper`, or `official_code`: half precision, ratios rounded down, and on tiled images the released
+            split: an equal share of the total for every tile, and newline indices that are offset by the base tile.
     """
 
     name: ClassVar[str] = "zoo"
@@ -107,23 +106,21 @@ class Zoo(GreedySelector):
             )
         if self.layer is not None and (self.estimator, self.projector) != ("zeroth_order", "full"):
             raise InvalidValueError(
-                f"layer {self.layer} of selector zoo goes with estimator=zeroth_order and projector=full, "
+                f"layer {self.layer} of selector zoo requires estimator=zeroth_order and projector=full, "
                 f"not with {self.estimator} and {self.projector}"
             )
         if self.layer is None and self.response != "projector":
             raise InvalidValueError(
-                f"response {self.response} of selector zoo goes with a layer of the encoder: add layer=NUMBER"
+                f"response {self.response} of selector zoo requires an encoder layer: add layer=NUMBER"
             )
         if self.dtype is not None and self.estimator != "zeroth_order":
-            raise InvalidValueError(
-                f"dtype {self.dtype} of selector zoo goes with estimator=zeroth_order only"
-            )
+            raise InvalidValueError(f"dtype {self.dtype} of selector zoo requires estimator=zeroth_order")
 
     def _check_control(self) -> None:
-        """Refuse controls and seeds of something that the other options do not use."""
+        """Refuse controls and seeds that have no effect with the other options."""
         if self.control != "none" and self.fusion == "diversity":
             raise InvalidValueError(
-                f"control {self.control} of selector zoo goes with a fusion that uses the sensitivity (none, sum, "
+                f"control {self.control} of selector zoo requires a fusion that uses the sensitivity (none, sum, "
                 "multiply), not with diversity"
             )
         seed = self.factor_seed
@@ -133,29 +130,29 @@ class Zoo(GreedySelector):
             )
         if seed and self.projector != "low_rank_as_released":
             raise InvalidValueError(
-                f"factor_seed {seed} of selector zoo goes with projector=low_rank_as_released, not with "
+                f"factor_seed {seed} of selector zoo requires projector=low_rank_as_released, not "
                 f"{self.projector}"
             )
 
     @property
     def seed_option(self) -> str | None:
-        """The option that repetitions of an arm count up, besides the seed of the directions."""
+        """The option that numbers the repetitions of an arm, in addition to the seed of the directions."""
         return "factor_seed" if self.projector == "low_rank_as_released" else None
 
     @property
     def equivariant(self) -> bool:  # type: ignore[override]
-        """Shuffled sensitivities belong to places and not to tokens."""
+        """False with shuffled sensitivities, which depend on positions."""
         return self.control != "shuffled"
 
     @property
     def stochastic(self) -> bool:
-        """Whether the options make the answer depend on the directions drawn."""
+        """Whether the result depends on random draws."""
         drawn = self.estimator in ("zeroth_order", "first_order") or self.control == "shuffled"
         return self.fusion != "diversity" and drawn
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the estimator looks at."""
+        """Fields that the estimator reads."""
         if self.fusion == "diversity" or self.estimator == "feature_norm":
             return frozenset()
         if self.layer is not None:
@@ -166,21 +163,21 @@ class Zoo(GreedySelector):
 
     @property
     def is_greedy(self) -> bool:
-        """Without a fusion, sensitivity alone decides."""
+        """False for `fusion=none`, which keeps the highest sensitivities."""
         return self.fusion != "none"
 
     @property
     def combine(self) -> str:
-        """How weight and distance meet."""
+        """How weight and distance are combined."""
         return "sum" if self.fusion == "sum" else "multiply"
 
     @property
     def score_key(self) -> Hashable:
-        """The fusion comes after the sensitivity, so all fusions share it."""
+        """The sensitivity does not depend on the fusion, so all fusions share it."""
         return replace(self, newline="drop", fusion="diversity" if self.fusion == "diversity" else "multiply")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
-        """S of every token of the image [N], or what its control makes of it."""
+        """S of every token of the image [N], after applying the control."""
         if self.fusion == "diversity":
             return None
         scores = self._sensitivity(tokens, generator)
@@ -209,7 +206,7 @@ class Zoo(GreedySelector):
         if getattr(project, "constant", False):
             warnings.warn(
                 "the projector of this model is linear: every token has the same sensitivity, so selector zoo keeps "
-                "what divprune keeps (its first pick apart)",
+                "the same tokens as divprune (except for the first pick)",
                 stacklevel=2,
             )
             return closed_form(x, project)
@@ -221,11 +218,11 @@ class Zoo(GreedySelector):
         return zeroth_order(x, project, directions, self.step_size, dtype=dtype)
 
     def weights(self, scores: Tensor | None) -> Tensor | None:
-        """Scores scaled to 0..1 over the tokens that compete."""
+        """Scores scaled to 0..1 over the competing tokens."""
         return None if scores is None else min_max(scores)
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
-        """The common plan, or the released one."""
+        """The default allocation, or that of the released code."""
         if self.variant == "paper" or budget is None:
             return super().plan(tokens, budget)
         budget = Budget.parse(budget)
@@ -236,7 +233,7 @@ class Zoo(GreedySelector):
         return self._released_plan(tokens.tile, budget)
 
     def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int | None:
-        """Sensitivity of every token, and cosines of pairs where a fusion asks for them."""
+        """Sensitivity of every token, and cosines of pairs if the fusion uses them."""
         scores = self._sensitivity_flops(tokens)
         if scores is None or not self.is_greedy:
             return scores
@@ -254,7 +251,7 @@ class Zoo(GreedySelector):
         if self.fusion == "diversity" or self.estimator == "feature_norm":
             return 0
         mlp = tokens.mlp
-        # How often forward-mode differentiation computes the value besides the derivative is up to torch.
+        # The cost of forward-mode differentiation depends on torch.
         if (
             self.layer is not None
             or self.estimator == "first_order"
@@ -281,7 +278,7 @@ class Zoo(GreedySelector):
         return linear(n + m, width, hidden) + m * linear(n, 1, output_area(rank or out, hidden))
 
     def _released_plan(self, tile: Tensor, budget: Budget) -> Plan:
-        """int(total / tiles) tokens of every tile (all of a smaller one), and newlines as the option says."""
+        """int(total / tiles) tokens of every tile (all tokens of a smaller one), and newlines as set by the option."""
         numbers = [t for t in tile.unique().tolist() if t != NEWLINE]
         total = budget.count if budget.count is not None else budget.resolve(RELEASED_NEXT_TOKENS)
         groups = []
@@ -302,7 +299,7 @@ class Zoo(GreedySelector):
             return full  # type: ignore[return-value]
         if not isinstance(full, MLP):
             raise InvalidValueError(
-                f"projector {self.projector} of selector zoo: this model's is no two-layer MLP"
+                f"projector {self.projector} of selector zoo: the projector of this model is not a two-layer MLP"
             )
         if self.projector == "low_rank_as_released":
             seed = self.factor_seed

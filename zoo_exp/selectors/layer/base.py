@@ -1,4 +1,4 @@
-"""What a layer selector is: it drops visual tokens after some layers of the language model."""
+"""Base classes of layer selectors, which drop visual tokens after some layers of the language model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from zoo_exp.registry import is_ours
 from zoo_exp.selectors.options import one_of
 
 Schedule = dict[int, int]
-"""Decoder layer (from 0) -> maximum number of visual tokens that leave it."""
+"""Decoder layer (from 0) -> maximum number of visual tokens after it."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row of a batch as it enters the language model, without padding.
+    """One row of a batch at the input of the language model, without padding.
 
     Attributes:
         embeds: input embeddings [n, D].
         visual: visual tokens [n] (bool).
         n_layers: decoder layers of the model.
-        budget: what the user asked for.
+        budget: the budget.
     """
 
     embeds: Tensor
@@ -40,13 +40,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class LayerView:
-    """One row after a decoder layer.
+    """State of one row after a decoder layer.
 
     Attributes:
         layer: number of the layer, from 0.
         hidden: its output [n, D].
         visual: visual tokens, merged ones included [n] (bool).
-        source: place of each token in the `Prompt` [n]; -1 for merged tokens.
+        source: position of each token in the `Prompt` [n]; -1 for merged tokens.
         attention: function (rows [r]) -> causal attention of these query rows at this layer [H, r, n], float32.
         keys: function () -> rotated keys of this layer [n, Hkv * d].
         gravity: function (rows [r]) -> product of rotated vectors of ones, over sqrt(d) [r, n]: the effect of
@@ -66,11 +66,11 @@ class LayerView:
 
 @dataclass(frozen=True)
 class LayerAnswer:
-    """Which visual tokens of one row stay.
+    """The visual tokens of one row to keep.
 
     Attributes:
         indices: into the row's current visual tokens, ascending [k] (int64).
-        merged: tokens appended after the kept ones [m, D], or None.
+        merged: tokens to append after the kept ones [m, D], or None.
     """
 
     indices: Tensor
@@ -79,16 +79,16 @@ class LayerAnswer:
 
 @dataclass(frozen=True)
 class LayerSelector:
-    """Drops visual tokens inside the language model. Its options are its dataclass fields.
+    """Drops visual tokens inside the language model. Options are dataclass fields.
 
-    A subclass implements `layers`, `schedule` and `pick`; `start` prepares what all of its layers share.
+    Subclasses implement `layers`, `schedule` and `pick`; `start` computes what the layers of a row share.
 
     Attributes:
         positions: `original` keeps every token's position after the layer, `contiguous` renumbers them.
 
     Class attributes:
-        name: what a user types.
-        paper: the publication, and the repository and commit that it was checked against.
+        name: name of the selector.
+        paper: the publication, and the repository and commit against which it was verified.
     """
 
     name: ClassVar[str] = ""
@@ -101,7 +101,7 @@ class LayerSelector:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `VisualTokens` that are read: none, since it works on hidden states."""
+        """Required fields of `VisualTokens`: none, since layer selectors use hidden states."""
         return frozenset()
 
     @property
@@ -114,19 +114,19 @@ class LayerSelector:
         raise NotImplementedError
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """How many of `n_visual` tokens leave each of the `layers`.
+        """Number of `n_visual` tokens kept after each of the `layers`.
 
         Raises:
-            InvalidValueError: a budget that cannot be reached.
+            InvalidValueError: the budget cannot be reached.
         """
         raise NotImplementedError
 
     def start(self, prompt: Prompt) -> object:
-        """What the layers share for one row, from the input embeddings."""
+        """Compute what the layers of one row share, from the input embeddings."""
         return None
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """Choose `count` of the row's visual tokens.
+        """Select `count` of the row's visual tokens.
 
         Args:
             view: the row after the layer.
@@ -151,7 +151,7 @@ class LayerSelector:
         check_picks(who, answer.indices, n_visual, count, exact=False, look=look)
 
     def start_flops(self, prompt: Prompt) -> int | None:
-        """FLOPs of `start` by formula, or None: then they are counted while it runs."""
+        """FLOPs of `start` by formula, or None to count them at runtime."""
         return None
 
     def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int | None:
@@ -166,7 +166,7 @@ class LayerSelector:
 
 
 class WrappedLayerSelector(LayerSelector):
-    """Runs another layer selector; subclasses measure its `start` and `pick`.
+    """Delegates to another layer selector; subclasses measure its `start` and `pick`.
 
     Attributes:
         inner: the other selector.
@@ -185,11 +185,11 @@ class WrappedLayerSelector(LayerSelector):
         return self.inner.schedule(budget, n_visual, n_layers)
 
     def start(self, prompt: Prompt) -> object:
-        """What the inner selector prepares."""
+        """State of the inner selector."""
         return self.inner.start(prompt)
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """What the inner selector picks."""
+        """Pick of the inner selector."""
         return self.inner.pick(view, count, state)
 
     def check_answer(self, answer: LayerAnswer, n_visual: int, count: int) -> None:
@@ -198,19 +198,19 @@ class WrappedLayerSelector(LayerSelector):
 
 
 def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> int:
-    """How many tokens a selector that prunes once keeps, so that the mean over the layers comes nearest to a budget.
+    """Number of tokens that a selector with one pruning layer keeps, so that the mean over layers matches a budget.
 
-    The first layers see every token, so that the mean cannot fall below what they alone make of it.
+    The first layers see every token, which gives a lower bound for the mean.
 
     Args:
-        budget: the mean number of visual tokens at the input of a layer.
-        n_visual: visual tokens of the image, all of which the first layers see.
+        budget: mean number of visual tokens at the input of a layer.
+        n_visual: visual tokens of the image.
         n_layers: decoder layers of the model.
-        full: layers that see every token.
-        name: of the selector, for the message.
+        full: number of layers that see every token.
+        name: name of the selector, for messages.
 
     Raises:
-        InvalidValueError: a mean below the smallest possible one, with that.
+        InvalidValueError: the mean is below the smallest possible one, which the message gives.
     """
     target = budget.resolve(n_visual)
     kept = (target * n_layers - full * n_visual) / (n_layers - full)
@@ -225,10 +225,10 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
 
 
 def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
-    """Check that fewer layers run in full than there are.
+    """Check that the number of full layers is below the number of layers.
 
     Raises:
-        InvalidValueError: nothing would be left to prune.
+        InvalidValueError: no layer would be pruned.
     """
     if layers >= n_layers:
         raise InvalidValueError(

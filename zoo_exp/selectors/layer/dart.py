@@ -1,4 +1,4 @@
-"""DART: keep the tokens that are least similar to a few pivots, inside the language model."""
+"""DART: keeps the tokens that are least similar to a few pivot tokens, inside the language model."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,12 +26,12 @@ class Dart(LayerSelector):
     """After `k` layers, keeps the tokens that are least similar to a few pivot tokens.
 
     Pivots are the visual tokens, and the text tokens after the image, whose keys have the largest L1 norm.
-    They choose one after another, image pivots first, each by descending norm. With budget T the selector keeps
-    image_pivots + pivots * floor(T / pivots) tokens, which is near T and not T.
+    Pivots select tokens one after another, image pivots first, in the order of descending norms. With budget T the
+    selector keeps image_pivots + pivots * floor(T / pivots) tokens, which is close to T.
 
     Attributes:
-        variant: `paper`, pivots in the order of their norms; `official_code`: in the order in which CPython walks a
-            set of their positions in the prompt, which decides who chooses first.
+        variant: `paper`: pivots in the order of their norms; `official_code`: in the order in which CPython iterates
+            over a set of their positions in the prompt.
         k: layers that see every token, 1 or more.
         image_pivots: pivots among the visual tokens.
         text_pivots: pivots among the text tokens.
@@ -56,12 +56,12 @@ class Dart(LayerSelector):
         one_of(self, "variant", ("paper", "official_code"))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The last layer that sees everything."""
+        """The last full layer."""
         check_depth(self.name, "k", self.k, n_layers)
         return (self.k - 1,)
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """The budget as it is, which the selector comes near; for a mean over the layers, the nearest it can keep."""
+        """The budget; for a mean over the layers, the nearest possible count."""
         budget = required_budget(budget, self.name)
         if budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
@@ -69,12 +69,12 @@ class Dart(LayerSelector):
         if kept <= self.image_pivots or kept == n_visual:
             return {self.k - 1: kept}
         pivots = self.image_pivots + self.text_pivots
-        # Every pivot keeps the same number, so the count goes in steps of the number of pivots.
+        # Every pivot keeps the same number of tokens, so counts are multiples of the number of pivots.
         steps = round((kept - self.image_pivots) / pivots)
         return {self.k - 1: min(max(steps * pivots, self.image_pivots), n_visual - 1)}
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """Pivots first, then what is least like each of them."""
+        """Pivots, then the tokens that are least similar to each of them."""
         visual = view.visual.nonzero().squeeze(1)
         n_visual = len(visual)
         if count >= n_visual:
@@ -98,7 +98,7 @@ class Dart(LayerSelector):
         return LayerAnswer(taken.nonzero().squeeze(1))
 
     def start_flops(self, prompt: Prompt) -> int:
-        """Nothing to prepare."""
+        """0: `start` does nothing."""
         return 0
 
     def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:

@@ -1,4 +1,4 @@
-"""Merging by density peaks (DPC-kNN), as SparseVLM recycles dropped tokens."""
+"""Token merging by density peaks (DPC-kNN), used by SparseVLM to recycle dropped tokens."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ def merge_by_density(x: Tensor, clusters: int, noise: Tensor | None = None) -> T
 
     Args:
         x: tokens [n, D].
-        clusters: how many are left, at most n.
-        noise: in [0, 1), a millionth of which is added to the densities [n]; the released code draws it to part
-            equal densities. None parts them by order, the first one the densest.
+        clusters: number of clusters, at most n.
+        noise: in [0, 1), added to the densities [n] with a factor of 1e-6; the released code draws it to break ties.
+            None breaks ties by order.
 
     Returns:
         Merged tokens [clusters, D] in descending order of the centres' product: sum over the cluster divided by

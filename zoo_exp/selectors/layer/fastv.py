@@ -1,4 +1,4 @@
-"""FastV: after a few layers, keep the visual tokens that the last token attends to."""
+"""FastV: after a few layers, keeps the visual tokens with the most attention from the last token."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class FastV(LayerSelector):
-    """Runs `k` layers in full; the rest gets the visual tokens with the most attention.
+    """Keeps the visual tokens with the most attention after the first `k` layers.
 
     Attributes:
         k: layers that see every token, 1 or more; attention is that of the last of them.
@@ -49,30 +49,30 @@ class FastV(LayerSelector):
         one_of(self, "budget_of", ("kept", "layer_average"))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The last layer that sees everything."""
+        """The last full layer."""
         check_depth(self.name, "k", self.k, n_layers)
         return (self.k - 1,)
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """One count; for a mean over the layers, what makes it equal the budget."""
+        """The budget; for a mean over the layers, the count that gives this mean."""
         budget = required_budget(budget, self.name)
         if self.budget_of == "kept" and budget.per != "mean":
             return {self.k - 1: budget.resolve(n_visual)}
         return {self.k - 1: kept_behind(budget, n_visual, n_layers, self.k, self.name)}
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """The visual tokens with most attention, in their order."""
+        """The visual tokens with the most attention, ascending."""
         n_visual = int(view.visual.sum())
         if count >= n_visual:
             return LayerAnswer(torch.arange(n_visual, device=view.hidden.device))
         return LayerAnswer(top_k(self.received(view)[view.visual], count).sort().values)
 
     def start_flops(self, prompt: Prompt) -> int:
-        """Nothing to prepare."""
+        """0: `start` does nothing."""
         return 0
 
     def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:
-        """Only attention, which is counted apart."""
+        """0: attention is counted separately."""
         return 0
 
     def received(self, view: LayerView) -> Tensor:

@@ -1,4 +1,4 @@
-"""SparseVLM: at three depths, keep the tokens that relevant words attend to, and merge some of the rest."""
+"""SparseVLM: at three depths, keeps the tokens that relevant words attend to, and merges some of the rest."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ STAGES = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-"""Kept tokens of 576 after each stage, by the nominal budget of the released code."""
+"""Nominal budget of the released code -> kept tokens of 576 after each stage."""
 RANKS = {192: (13.5, 0.0), 128: (9.0, 6.0), 64: (0.8, 0.0)}
 """v1.0: a stage keeps rank * scale + bias tokens."""
 DEPTHS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
@@ -36,7 +36,7 @@ DEPTHS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
 
 @dataclass(frozen=True)
 class Question:
-    """What the stages share: places of the raters in the prompt [r], and v1.0's scale and bias."""
+    """State shared by the stages: positions of the raters in the prompt [r], and v1.0's scale and bias."""
 
     raters: Tensor
     rank_rule: tuple[float, float] | None
@@ -44,17 +44,17 @@ class Question:
 
 @dataclass(frozen=True)
 class SparseVLM(LayerSelector):
-    """Prunes progressively by the attention of the words that fit the image (raters).
+    """Prunes progressively by the attention of words that are relevant to the image (raters).
 
-    The released counts hold for 576 visual tokens and 32 layers. For other sizes they are scaled, and between
-    two named budgets interpolated. The budget is a name: what was kept stands in the records.
+    The released counts apply to 576 visual tokens and 32 layers. They are scaled to other sizes, and interpolated
+    between the released budgets. The budget is nominal; records contain the actual counts.
 
     Attributes:
-        positions: None takes what the version does: `original` for v2.0, else `contiguous`.
+        positions: None for that of the version: `original` for v2.0, else `contiguous`.
         version: `1.5` (the released default), `2.0` (no recycling, distance divided out, 14 heads) or `1.0`
             (counts from the rank of the attention).
-        recycle: merge the best of the dropped tokens; None takes what the version does.
-        heads: heads that v2.0 listens to.
+        recycle: merge the most relevant of the dropped tokens; None for the behaviour of the version.
+        heads: number of attention heads used by v2.0.
     """
 
     name: ClassVar[str] = "sparsevlm"
@@ -96,7 +96,7 @@ class SparseVLM(LayerSelector):
         return tuple(scaled)
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """Counts of the stages; for v1.0 an upper bound, as the attention's rank decides."""
+        """Counts of the stages; an upper bound for v1.0, which derives them from the rank of the attention."""
         stages = self.layers(n_layers)
         asked = required_budget(budget, self.name)
         if asked.per == "mean":
@@ -111,13 +111,13 @@ class SparseVLM(LayerSelector):
         """Counts in the proportions of the released ones whose mean over the layers comes nearest to the budget.
 
         Raises:
-            InvalidValueError: a mean that the full layers exceed, or v1.0, whose counts the attention decides.
+            InvalidValueError: the full layers alone exceed the mean, or the version is 1.0.
         """
         stages, target = self.layers(n_layers), budget.resolve(n_visual)
         if self.version == "1.0":
             raise InvalidValueError(
-                f"budget {budget} of selector sparsevlm: the attention decides the counts of version 1.0, so that no "
-                "mean can be asked for; take version 1.5 or 2.0"
+                f"budget {budget} of selector sparsevlm: version 1.0 derives its counts from the attention and cannot "
+                "reach a mean over layers; use version 1.5 or 2.0"
             )
 
         def counts(scale: float) -> list[int]:
@@ -137,7 +137,7 @@ class SparseVLM(LayerSelector):
             middle = (low + high) / 2
             low, high = (middle, high) if mean(counts(middle)) <= target else (low, middle)
         kept = counts(low)
-        # The last stage, in steps of one token, for what rounding left.
+        # Adjust the last stage token by token, to correct rounding.
         options = [
             [*kept[:-1], last] for last in range(max(1, kept[-1] - 8), min(kept[-2], kept[-1] + 8) + 1)
         ]
@@ -162,12 +162,12 @@ class SparseVLM(LayerSelector):
             if abs(name - named) < 1:
                 return rule
         raise InvalidValueError(
-            f"budget {budget} of selector sparsevlm: version 1.0 has rules for 192, 128 and 64 of 576 tokens only "
+            f"budget {budget} of selector sparsevlm: version 1.0 supports only 192, 128 and 64 of 576 tokens "
             "(33.3%, 22.2%, 11.1%)"
         )
 
     def start(self, prompt: Prompt) -> Question:
-        """Raters among the text tokens after the first image (all text where nothing follows)."""
+        """Find raters among the text tokens after the first image (or all text tokens if nothing follows)."""
         text = (~prompt.visual).nonzero().squeeze(1)
         behind = text[text > prompt.visual.nonzero()[0]]
         text = behind if len(behind) else text
@@ -176,8 +176,8 @@ class SparseVLM(LayerSelector):
         return Question(chosen, rule)
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """The tokens that raters attend to most; of the others, some are merged."""
-        assert isinstance(state, Question)  # what start gave
+        """Keep the tokens that raters attend to most; merge some of the others."""
+        assert isinstance(state, Question)  # result of start
         rows = (view.source[:, None] == state.raters.to(view.source.device)).any(dim=1).nonzero().squeeze(1)
         attention = view.attention(rows)[:, :, view.visual]
         n_visual = attention.shape[-1]
@@ -188,7 +188,7 @@ class SparseVLM(LayerSelector):
         if self.version == "2.0":
             attention = strongest_heads(attention / view.gravity(rows)[:, view.visual], self.heads)
         relevance = attention.mean(dim=(0, 1))
-        # As released a stage always drops a token; the last one stays here.
+        # In the release, a stage always drops a token; here the last one is kept.
         kept = top_k(relevance, max(1, min(count, n_visual - 1))).sort().values
         if not self.recycles or len(kept) == n_visual:
             return LayerAnswer(kept)
@@ -201,14 +201,14 @@ class SparseVLM(LayerSelector):
         return linear(prompt.n_visual, prompt.embeds.shape[1], text)
 
     def pick_flops(self, view: LayerView, count: int, answer: LayerAnswer) -> int:
-        """Cluster means of the recycled tokens; attention is counted apart."""
+        """Cluster means of the recycled tokens; attention is counted separately."""
         if answer.merged is None:
             return 0
         dropped = int(view.visual.sum()) - len(answer.indices)
         return linear(len(answer.merged), int(dropped * 0.3) + 1, view.hidden.shape[1])
 
     def _named(self, budget: BudgetLike, n_visual: int) -> float:
-        """The budget as if the image had 576 tokens; a count is exact to one token of the image."""
+        """The budget scaled to an image of 576 tokens; exact to one token of the image."""
         parsed = required_budget(budget, self.name)
         count = parsed.resolve(n_visual)
         if parsed.keep_ratio is not None:
@@ -219,15 +219,15 @@ class SparseVLM(LayerSelector):
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """Text tokens that fit the image better than average: indices into `text`.
+    """Text tokens that are more relevant to the image than average: indices into `text`.
 
     Args:
         visual: embeddings of the visual tokens [N, D].
         text: embeddings of the text tokens [L, D].
 
     Returns:
-        Places [r], ascending; never empty for L > 0: rounding aside, some value lies above the mean, and where
-        all are equal every token rates.
+        Indices [r], ascending; never empty for L > 0: some value is at least the mean, and if all are equal, all tokens
+        are raters.
     """
     fit = (visual.float() @ text.float().T).softmax(dim=1).mean(dim=0)
     chosen = (fit > fit.mean()).nonzero().squeeze(1)
@@ -235,7 +235,7 @@ def raters(visual: Tensor, text: Tensor) -> Tensor:
 
 
 def rank_count(attention: Tensor, scale: float, bias: float) -> int:
-    """v1.0's count from the rank of the head-mean attention [H, r, N]; N where the rank is full."""
+    """Count of v1.0 from the rank of the head-averaged attention [H, r, N]; N if the rank is full."""
     rank, n_visual = int(torch.linalg.matrix_rank(attention.mean(dim=0).float())), attention.shape[-1]
     return n_visual if rank == n_visual else min(int(rank * scale + bias), n_visual - 1)
 
@@ -266,7 +266,7 @@ def recycled(hidden: Tensor, relevance: Tensor, kept: Tensor, noise: Tensor | No
 
 
 def proportional(table: Mapping[int, tuple[int, ...]], scale: float, n_visual: int) -> list[int]:
-    """Counts of the stages on the way from one token each (0) over the named schedules to every token (1)."""
+    """Counts of the stages, interpolated from one token each (0) over the released schedules to all tokens (1)."""
     released = sorted(table.items())
     points = [(0.0, (0.0,) * len(released[0][1]))]
     points += [(name / RELEASED_TOKENS, tuple(map(float, counts))) for name, counts in released]
@@ -279,10 +279,10 @@ def proportional(table: Mapping[int, tuple[int, ...]], scale: float, n_visual: i
 
 
 def interpolate(table: Mapping[int, tuple[int, ...]], named: float, budget: BudgetLike) -> tuple[float, ...]:
-    """Counts of the stages for a budget of 576 tokens between (or at) the named ones.
+    """Counts of the stages for a budget of 576 tokens, interpolated between the released ones.
 
     Raises:
-        InvalidValueError: a budget outside the table.
+        InvalidValueError: the budget is outside the table.
     """
     names = sorted(table)
     if not names[0] - 1 < named < names[-1] + 1:
