@@ -113,10 +113,11 @@ def test_scores_come_from_the_results_of_the_experiments_run(tmp_path):
     experiment = compose(["+exp=efficiency", f"out={tmp_path}"])
     assert experiment.tasks == ("embedded_pope",)
     rows = [
-        {"arm": "full", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.9},
-        {"arm": "random @16 (3 seeds)", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.5},
-        {"arm": "blind", "task": "embedded_pope", "metric": "pope_f1_score", "value": None},
-        {"arm": "full", "task": "average", "metric": "mean score", "value": 0.1},
+        {"arm": "full", "row": "full", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.9},
+        {"arm": "random @16 (3 seeds)", "row": "random @16", "task": "embedded_pope"}
+        | {"metric": "pope_f1_score", "value": 0.5},
+        {"arm": "blind", "row": "blind", "task": "embedded_pope", "metric": "pope_f1_score", "value": None},
+        {"arm": "full", "row": "full", "task": "average", "metric": "mean score", "value": 0.1},
     ]
     experiment.run_dir.mkdir(parents=True)
     (experiment.run_dir / "results.json").write_text(json.dumps({"rows": rows}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zoo_exp import cli
-from zoo_exp.embedded import benchmarks
+from zoo_exp.embedded import benchmarks, shipped
 from zoo_exp.embedded import model as embedded_model
 
 RUN = [
@@ -112,7 +112,7 @@ def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):
     shutil.copytree(embedded_model.weights_folder(), broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    monkeypatch.setattr(embedded_model, "WEIGHTS", broken)
+    monkeypatch.setitem(shipped.FOLDERS, "embedded", str(broken))
     assert run(tmp_path / "runs") == 2
     message = capsys.readouterr().err
     assert "damaged" in message

@@ -46,7 +46,8 @@ def test_every_choice_composes(group):
 
 @pytest.mark.parametrize("name", every("model"))
 def test_every_model_composes_with_a_whole_experiment(name):
-    experiment = compose(["+exp=ablation_fusion", f"model={name}"])
+    path = ["model.path=org/name"] if name == "hub" else []
+    experiment = compose(["+exp=ablation_fusion", f"model={name}", *path])
     assert experiment.model.name == name
     assert len(experiment.model.budgets) >= 2
     assert len(experiment.tasks) == 9

@@ -54,8 +54,9 @@ def submitted(fake):
 def complete(experiment, cell):
     cells.note(experiment.run_dir, cell, cells.RUNNING, samples=4)
     with Journal(experiment.run_dir, "records", cell.id) as file:
+        answer = {"cell": cell.id, "task": cell.task, "response": "yes", "score": 1.0, "kept_tokens": 16}
         file.append(
-            {"cell": cell.id, "arm_id": arm.id, "arm": arm.label, "task": cell.task, "sample_id": str(n)}
+            {**answer, **arm.as_dict(), "version": 1, "sample_id": str(n)}
             for arm in cell.arms
             for n in range(4)
         )
@@ -119,7 +120,7 @@ def test_status_without_a_controller_shows_what_is_on_disk(fake, experiment, cap
     lines = printed.out.splitlines()
     assert [line.split()[2] for line in lines[1:4]] == ["missing", "done", "missing"]
     assert lines[4:] == [
-        "queue unknown (squeue: Could not establish a configuration source): what waits there is not marked above"
+        "queue unknown (squeue: Could not establish a configuration source): pending cells are not marked above"
     ]
     assert printed.err == ""
 

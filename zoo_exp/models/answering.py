@@ -279,7 +279,6 @@ def generate(
     """
     adapter, ratings, probe = loaded.adapter, ratings or Ratings(), probe or Probe()
     logits = LogitsCheck()
-    options["logits_processor"] = [*options.get("logits_processor", ()), logits]
     inside: LayerSelector | None = None
     layers: LayerPruned | None = None
     started = time.perf_counter()
@@ -293,10 +292,16 @@ def generate(
         with probe.stage("prompt"):
             prompt = prune_prompt(adapter, batch.inputs, batch.tokens, selected.selections, positions)
         with probe.generation() as more:
+            more = {**options, **more}
+            more["logits_processor"] = [
+                *options.get("logits_processor", ()),
+                *more.get("logits_processor", ()),
+                logits,
+            ]
             if inside is None:
-                new_tokens = generate_pruned(loaded.model, prompt, **options, **more)
+                new_tokens = generate_pruned(loaded.model, prompt, **more)
             else:
-                layers = generate_layer_pruned(adapter, prompt, inside, budget, **options, **more)
+                layers = generate_layer_pruned(adapter, prompt, inside, budget, **more)
                 new_tokens = layers.new_tokens
         logits.refuse(names)
     ratings.synchronise()

@@ -114,7 +114,7 @@ def test_sparsevlm_says_its_smallest_mean():
     ):
         SparseVLM().schedule("20 mean", 144, 4)
     assert SparseVLM().schedule("39 mean", 144, 4)
-    with pytest.raises(InvalidValueError, match=r"take version 1\.5 or 2\.0"):
+    with pytest.raises(InvalidValueError, match=r"use version 1\.5 or 2\.0"):
         SparseVLM(version="1.0").schedule("64 mean", 576, 32)
 
 

@@ -212,6 +212,11 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
     Raises:
         InvalidValueError: the mean is below the smallest possible one, which the message gives.
     """
+    return Budget(count=round(exact_count(budget, n_visual, n_layers, full, name))).resolve(n_visual)
+
+
+def exact_count(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> float:
+    """The result of `kept_behind` before it is rounded."""
     target = budget.resolve(n_visual)
     kept = (target * n_layers - full * n_visual) / (n_layers - full)
     if kept < 0:
@@ -221,7 +226,7 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
             f"{full * n_visual / n_layers:.1f}; give {least} or more, or a budget without mean (budget_of=kept), "
             "which counts the tokens kept after them"
         )
-    return Budget(count=round(kept)).resolve(n_visual)
+    return kept
 
 
 def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:

@@ -16,6 +16,7 @@ from zoo_exp.selectors.layer.base import (
     Prompt,
     Schedule,
     check_depth,
+    exact_count,
     kept_behind,
 )
 from zoo_exp.selectors.options import at_least, one_of, required_budget
@@ -70,7 +71,8 @@ class Dart(LayerSelector):
             return {self.k - 1: kept}
         pivots = self.image_pivots + self.text_pivots
         # Every pivot keeps the same number of tokens, so counts are multiples of the number of pivots.
-        steps = round((kept - self.image_pivots) / pivots)
+        exact = exact_count(budget, n_visual, n_layers, self.k, self.name)
+        steps = round((exact - self.image_pivots) / pivots)
         return {self.k - 1: min(max(steps * pivots, self.image_pivots), n_visual - 1)}
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
