@@ -159,6 +159,8 @@ def _pace(experiment: Experiment) -> str:
     if full is None or full not in spent:
         return ""
     alone, together = spent[full] + vision[full], sum(spent.values()) + max(vision.values())
+    if not alone:  # timings of version 1 may lack these columns
+        return ""
     return (
         f"; in the model {together / 1e3:.1f} s for {len(spent)} arms, {alone / 1e3:.1f} s for the full-token "
         f"arm alone: {together / alone:.1f}x the time for {len(spent)}x the answers"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LOCAL = {"data": ("root",), "cache": ("features",), "model": ("path",)}
+LOCAL = {"data": ("root",), "cache": ("features",), "model": ("path", "clip")}
 """Settings that may name folders of this machine, by node."""
 PRIVATE = ("out", "logger")
 """Settings whose overrides concern nobody else."""
@@ -45,7 +45,7 @@ def overrides(config: Mapping[str, Any]) -> list[str]:
         if name.partition(".")[0] in PRIVATE:
             continue
         local = any(name == f"{node}.{field}" for node, fields in LOCAL.items() for field in fields)
-        own = local and (name != "model.path" or is_local(value.strip("'\"")))
+        own = local and (not name.startswith("model.") or is_local(value.strip("'\"")))
         found.append(f"{key}=<{name}>" if equals and own else _text(text, known))
     return found
 

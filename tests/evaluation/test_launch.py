@@ -1,12 +1,17 @@
-"""The number of processes, and the share of the samples of each."""
+"""The number of processes, the share of the samples of each, and how they wait for each other."""
+
+import os
+import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo_exp.config.schema import TrainerConfig
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.evaluation import launch
+from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.batches import shard
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
@@ -54,3 +59,35 @@ def test_one_process_in_an_allocation_does_not_wait_for_others(tmp_path, monkeyp
     monkeypatch.setenv("SLURM_JOB_NAME", "mine")
     trainer = launch.make_trainer(TrainerConfig(accelerator="cpu"), tmp_path, [])
     assert (trainer.world_size, trainer.global_rank) == (1, 0)
+
+
+class Lasting:
+    """A collective operation that another rank never joins; a signal arrives while this rank waits."""
+
+    looks = 0
+
+    def is_completed(self):
+        """Never."""
+        self.looks += 1
+        if self.looks == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert self.looks < 100, "the signal was not noticed"
+        return False
+
+
+def test_a_rank_that_waits_for_scores_of_one_that_has_left_notices_a_signal(monkeypatch):
+    waiting = Lasting()
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather", lambda *args, **options: waiting)
+    with stop.listening(), pytest.raises(stop.Stopped):
+        launch.gather(torch.ones(2))
+    assert waiting.looks == 3
+
+
+def test_a_rank_that_waits_at_the_end_notices_a_signal(monkeypatch):
+    waiting = Lasting()
+    monkeypatch.setattr(torch.distributed, "barrier", lambda **options: waiting)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    with stop.listening(), pytest.raises(stop.Stopped):
+        launch.meet(SimpleNamespace(world_size=2, strategy=strategy))
+    assert waiting.looks == 3

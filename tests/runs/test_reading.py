@@ -5,6 +5,8 @@ import math
 
 import pytest
 
+from zoo_exp import pipeline
+from zoo_exp.config import compose
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.files import encode
 from zoo_exp.runs import reading
@@ -230,3 +232,15 @@ def test_a_file_of_timings_or_masks_that_cannot_be_read_is_left_out(tmp_path, ca
     assert read_timings(tmp_path).empty
     assert reading.masks(tmp_path) == []
     assert f"cannot read {tmp_path / name}.jsonl: Is a directory: it is skipped" in caplog.text
+
+
+def test_timings_without_times_give_no_pace_of_a_run(tmp_path):
+    """Version 1 could lack every time; a run that adds answers to such a folder still reports them."""
+    experiment = compose(["selector=[full,zoo]", "budget=16", "task=embedded_gqa", f"out={tmp_path}"])
+    experiment.run_dir.mkdir(parents=True)
+    rows = [{"task": "embedded_gqa", "arm": arm.label, "batch_size": 2} for arm in experiment.arms]
+    write(experiment.run_dir, *rows, name="timings.jsonl")
+    assert pipeline._pace(experiment) == ""
+    timed = [row | {"vision_ms": 1.0, "spent_ms": 3.0} for row in rows]
+    write(experiment.run_dir, *timed, name="timings.jsonl")
+    assert "1.8x the time for 2x the answers" in pipeline._pace(experiment)

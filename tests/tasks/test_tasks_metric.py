@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.evaluation import launch
 from zoo_exp.tasks.metric import TaskMetric
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scoring"
@@ -86,7 +87,8 @@ def _rank(rank, folder):
             alone.update(*zip(*rows, strict=True))
         assert alone.running() == (single(task, rows) if rank else {})
         assert alone.synced() == single(task, rows)
-        assert TaskMetric(task).synced() == {}
+        assert alone.synced(launch.gather) == single(task, rows)
+        assert TaskMetric(task).synced() == TaskMetric(task).synced(launch.gather) == {}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 

@@ -271,3 +271,29 @@ def test_a_real_run_logs_its_cells_while_it_runs(tmp_path):
         assert last["flops_tflop/full"] == pytest.approx(results[task, "full"]["flops_tflop"])
         assert last["masks/zoo multiply @16"]["count"] == 4
     assert found["experiment/zoo"][-1]["retained/full"] == 100
+
+
+def test_running_scores_are_computed_for_logged_rows_only(experiment, monkeypatch):
+    """They take longer the more answers there are: after every batch, they would take most of a large cell's time."""
+    computed = []
+    running = cell_attempts.Module.running.fget
+    counted = property(lambda self: computed.append(self.recorded_in_cell) or running(self))
+    monkeypatch.setattr(cell_attempts.Module, "running", counted)
+    logger = CellLogger(experiment, print, every=1000)
+    attempt(experiment, [(experiment.cells()[0], range(4))], logger)
+    assert computed == [5]
+    logger.close()
+    assert computed == [5, 20]  # an unfinished cell is logged once more
+
+
+def test_scores_of_the_next_cell_are_not_logged_as_those_of_an_unfinished_one(experiment):
+    first, second = experiment.cells()
+    logger = CellLogger(experiment, print, every=1000)
+    attempt(experiment, [(first, range(3))], logger)
+    cell_attempts.MODULES[id(logger)].begin(second)
+    answer(experiment, second, [0])
+    logger.close()
+    (folder,) = next(iter(folders(experiment).values()))
+    last = read_back(folder)["history"][-1]
+    assert last["answers"] == 15
+    assert not [name for name in last if name.startswith("embedded_")]

@@ -125,21 +125,32 @@ def test_offline_run_holds_scalars_table_and_masks_and_is_logged_once(make_run, 
 def test_local_paths_are_not_uploaded(path):
     config = {
         "out": "/disk/runs",
-        "model": {"name": "llava15_7b", "path": path},
+        "model": {"name": "llava15_7b", "path": path, "clip": "/disk/clip"},
         "data": {"root": "/disk/data", "workers": 2},
         "cache": {"features": "/disk/cache", "limit_gb": 50.0},
-        "overrides": [f"+model.path={path}", "cache.features=/disk/cache", "data.root=/disk/data", "seed=1"],
+        "overrides": [
+            f"+model.path={path}",
+            "model.clip=/disk/clip",
+            "cache.features=/disk/cache",
+            "data.root=/disk/data",
+            "seed=1",
+        ],
     }
     shown = shareable(config)
     assert "disk" not in json.dumps(shown)
     assert path not in json.dumps(shown)
     assert shown["overrides"] == [
-        "+model.path=<model.path>", "cache.features=<cache.features>", "data.root=<data.root>", "seed=1",
+        "+model.path=<model.path>", "model.clip=<model.clip>", "cache.features=<cache.features>",
+        "data.root=<data.root>", "seed=1",
     ]  # fmt: skip
     assert shown["data"] == {"root": "<data.root>", "workers": 2}
-    assert shown["model"] == {"name": "llava15_7b", "path": "<model.path>"}
+    assert shown["model"] == {"name": "llava15_7b", "path": "<model.path>", "clip": "<model.clip>"}
 
 
 def test_a_hub_id_is_uploaded():
-    model = {"name": "llava15_7b", "path": "llava-hf/llava-1.5-7b-hf"}
+    model = {
+        "name": "llava15_7b",
+        "path": "llava-hf/llava-1.5-7b-hf",
+        "clip": "openai/clip-vit-large-patch14",
+    }
     assert shareable({"model": model})["model"] == model

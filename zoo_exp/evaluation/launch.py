@@ -1,8 +1,9 @@
 """Lightning's Trainer for evaluation: ranks from the Trainer, srun or torchrun; no repeated samples."""
 
+import itertools
 import os
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from zoo_exp.config.schema import TrainerConfig
 from zoo_exp.errors import InvalidValueError
@@ -99,12 +101,47 @@ def meet(trainer: lightning.Trainer) -> None:
         return
     gpu = trainer.strategy.root_device.type == "cuda"
     options = {"device_ids": [trainer.strategy.root_device.index]} if gpu else {}
+    _wait(lambda: torch.distributed.barrier(async_op=True, **options))
+
+
+def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """The tensors of all ranks, in the order of the ranks; like `meet`, it keeps handling signals while it waits.
+
+    A rank that received a signal while it waited in `meet` has left, although the others may have passed it.
+
+    Args:
+        tensor: one dimension, whose length may differ between ranks [n].
+        group: the ranks; None for all.
+
+    Raises:
+        Stopped: a signal arrived here or at another rank.
+    """
+    distributed = torch.distributed
+    own = torch.tensor([len(tensor)], device=tensor.device)
+    lengths = [torch.zeros_like(own) for _ in range(distributed.get_world_size(group))]
+    _wait(lambda: distributed.all_gather(lengths, own, group=group, async_op=True))
+    sizes = [int(length) for length in lengths]
+    padded = torch.nn.functional.pad(tensor, (0, max(sizes) - len(tensor)))
+    parts = [torch.empty_like(padded) for _ in sizes]
+    if max(sizes):
+        _wait(lambda: distributed.all_gather(parts, padded, group=group, async_op=True))
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
+
+
+def _wait(start: Callable[[], Any]) -> None:
+    """Start a collective operation of all ranks and wait for its end.
+
+    Raises:
+        Stopped: a signal arrived here or at another rank.
+    """
     try:
-        work = torch.distributed.barrier(async_op=True, **options)
-        while not work.is_completed():
+        work = start()
+        for number in itertools.count():
+            if work.is_completed():
+                break
             if stop.requested():
                 raise stop.Stopped
-            time.sleep(0.02)
+            time.sleep(min(0.02, 0.001 * number))  # short at first: most ranks arrive together
         work.wait()
     except RuntimeError as error:  # the other rank has left; it may have received the signal first
         if stop.requested():

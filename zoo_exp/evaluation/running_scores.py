@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from zoo_exp.config.experiment import Arm
+from zoo_exp.evaluation import launch
 from zoo_exp.evaluation.work import Work
 from zoo_exp.runs import reading
 from zoo_exp.runs.records import Record
@@ -33,9 +35,16 @@ class RunningScores:
         metrics = {arm.id: TaskMetric(work.task, sync_on_compute=False) for arm in work.cell.arms}
         self._metrics[cell] = metrics
         if earlier is not None and any(work.done.values()):
+            known: dict[str, dict[str, Any]] = {arm: {} for arm in metrics}
             for row in reading.records(earlier, [cell], damaged=[]):
-                if row.get("cell") == cell and row["sample_id"] in work.done.get(row["arm_id"], ()):
-                    metrics[row["arm_id"]].update([row["sample_id"]], [row["parts"]])
+                arm_id, sample = row["arm_id"], row["sample_id"]
+                if row["cell"] == cell and arm_id in known and sample in work.done.get(arm_id, ()):
+                    known[arm_id].setdefault(sample, row["parts"])
+            for (
+                arm_id,
+                parts,
+            ) in known.items():  # one update per arm: a tensor per record would take a kilobyte
+                metrics[arm_id].update(list(parts), list(parts.values()))
 
     def update(self, arm: Arm, records: Sequence[Record]) -> None:
         """Add records of an arm in the current cell."""
@@ -59,9 +68,14 @@ class RunningScores:
         Args:
             left: the cells of the run, equal on all ranks.
             device: where the ranks communicate.
+
+        Raises:
+            Stopped: a signal arrived here or at another rank.
         """
         found: dict[str, dict[str, dict[str, float]]] = {}
         for work in left:
             metrics = self._metrics[work.cell.id]
-            found[work.task.name] = {arm.label: metrics[arm.id].to(device).synced() for arm in work.cell.arms}
+            found[work.task.name] = {
+                arm.label: metrics[arm.id].to(device).synced(launch.gather) for arm in work.cell.arms
+            }
         return found

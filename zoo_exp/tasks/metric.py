@@ -1,7 +1,7 @@
 """`TaskMetric`: the metric of any task for torchmetrics, updated while a run answers and synchronised over ranks."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,11 +86,16 @@ class TaskMetric(Metric):
         except ZooExpError:
             return {}
 
-    def synced(self) -> dict[str, float]:
-        """The metrics over the complete units of all ranks, which all must call this; empty where there are none."""
+    def synced(self, gather: Callable[..., list[Tensor]] | None = None) -> dict[str, float]:
+        """The metrics over the complete units of all ranks, which all must call this; empty where there are none.
+
+        Args:
+            gather: function from a tensor [n] to those of all ranks; None for the one of torchmetrics, during which a
+                process does not notice signals.
+        """
         if not self.lines:  # a rank without samples still takes part in gathering
             self.lines = [torch.zeros(0, dtype=torch.uint8, device=self.device)]
-        with self.sync_context():
+        with self.sync_context(dist_sync_fn=gather):
             return self.running()
 
     def compact(self) -> None:

@@ -33,6 +33,8 @@ from zoo_exp.tracking.session import Place, Session, describe, read_marker, shor
 
 EVERY = 30.0
 """Seconds between two rows of a cell that is being answered."""
+SHARE = 0.02
+"""Largest share of the run time that is spent on such rows."""
 IMAGES = 4
 """Questions of a cell whose kept tokens are shown."""
 STEP = "answers"
@@ -56,20 +58,23 @@ class CellRun:
         self.session = Session(place, f"cell-{cell.id}", f"{experiment.name}/{cell.task}", job, config)
         self.session.run.define_metric("*", step_metric=STEP)
         self._due, self._logged = 0.0, -1
-        self._running: dict[str, float] = {}
+        self._running: Callable[[], dict[str, float]] = dict
 
-    def grow(self, answers: int, running: dict[str, float], every: float) -> None:
+    def grow(self, answers: int, running: Callable[[], dict[str, float]], every: float) -> None:
         """Log the running metrics, unless the last row is younger than `every` seconds.
 
         Args:
             answers: recorded answers so far.
-            running: arm label -> main metric so far.
-            every: seconds.
+            running: computes arm label -> main metric so far; called for logged rows only, because it takes longer the
+                more answers there are.
+            every: seconds; 0 logs after every batch.
         """
         self.answers, self._running = answers, running
-        if time.monotonic() >= self._due:
+        started = time.monotonic()
+        if started >= self._due:
             self._log_running()
-            self._due = time.monotonic() + every
+            finished = time.monotonic()
+            self._due = finished + max(every, (finished - started) / SHARE if every else 0.0)
 
     def close(self, complete: bool) -> None:
         """Close the run; a complete cell is logged in full first."""
@@ -99,10 +104,11 @@ class CellRun:
         self.session.finish(digest_of(records))
 
     def _log_running(self) -> None:
+        running = self._running()
         values = {
-            key(self.cell.task, arm.label): fmean(self._running[name] for name in arm.names)
+            key(self.cell.task, arm.label): fmean(running[name] for name in arm.names)
             for arm in self.arms
-            if all(name in self._running for name in arm.names)
+            if all(name in running for name in arm.names)
         }
         if self.answers:
             self.session.log({STEP: self.answers, **values})
@@ -164,7 +170,8 @@ class CellLogger(Callback):
             self._run = self._opened(work.cell, self._earlier)
         # Every rank answers the same share, up to one batch.
         answers = min(work.total, self._earlier + module.recorded_in_cell * ranks)
-        self._run.grow(answers, module.running, self._every)
+        # At the end the module may be in another cell already, whose scores are not those of this one.
+        self._run.grow(answers, lambda: module.running if module.work is work else {}, self._every)
 
     def _opened(self, cell: Cell, answers: int = 0) -> CellRun:
         run = CellRun(self._experiment, cell, self._place, answers)
