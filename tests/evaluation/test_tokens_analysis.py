@@ -8,9 +8,11 @@ from rich.console import Console
 
 from zoo_exp.cli import main
 from zoo_exp.config.compose import compose
+from zoo_exp.embedded.benchmarks import rows as rows_of
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.token_analysis import inspect
 from zoo_exp.report.token_rows import averages, read_tokens
+from zoo_exp.tasks import data
 
 WORDS = ["task=embedded_pope", "budget=16", "limit=2"]
 
@@ -53,3 +55,11 @@ def test_an_experiment_without_token_scores_is_refused(tmp_path):
 def test_a_count_below_one_is_refused(capsys):
     assert main(["tokens", "+exp=estimators", "--samples", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_task_with_fewer_questions_than_asked_gives_all_of_them(tmp_path, monkeypatch):
+    """`--samples` is an upper bound, unlike `limit`."""
+    monkeypatch.setattr(data, "_embedded", lambda task, limit: data._Listed(rows_of("pope", limit=1)))
+    experiment = compose([*WORDS, "selector=zoo", f"out={tmp_path}"])
+    path = inspect(experiment, Console(file=io.StringIO()), samples=50)
+    assert len(path.read_text().splitlines()) == 1

@@ -100,6 +100,8 @@ def test_fewer_units_than_the_limit_are_an_error(tmp_path):
         InvalidValueError, match=r"mme has 4 units .*, fewer than limit=5: give limit=4 or less"
     ):
         load(tasks.get("mme"), tmp_path, limit=5)
+    assert len(load(tasks.get("mme"), tmp_path, limit=5, fewer=True)) == 8
+    assert len(load(tasks.get("mme"), tmp_path, limit=3, fewer=True)) == 6
     with pytest.raises(InvalidValueError, match=r"embedded_gqa has 500 questions, fewer than limit=501"):
         load(tasks.get("embedded_gqa"), limit=501)
 

@@ -215,7 +215,7 @@ def _prepare(
     device = next(loaded.model.parameters()).device
 
     def real(batch_size: int) -> Callable[[], Mapping[str, Any]]:
-        rows = data.load(task, experiment.data.root, batch_size)
+        rows = data.load(task, experiment.data.root, batch_size, fewer=True)
         samples = [Sample(n, task.sample_id(rows[n]), rows[n]) for n in range(min(batch_size, len(rows)))]
         if len(samples) < batch_size:
             raise InvalidValueError(

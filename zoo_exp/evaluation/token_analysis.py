@@ -95,9 +95,8 @@ def _rates(arm: Arm, selector: Selector) -> bool:
 
 
 def _load(experiment: Experiment) -> LoadedModel:
-    device = (
-        "cuda" if torch.cuda.is_available() and experiment.trainer.accelerator in ("auto", "gpu") else None
-    )
+    wanted = experiment.trainer.accelerator in ("auto", "gpu", "cuda")
+    device = "cuda" if wanted and torch.cuda.is_available() else None
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     return load_configured(experiment.model, device)
@@ -112,7 +111,7 @@ def _images(
 ) -> Iterator[tuple[str, list[VisualTokens]]]:
     """Sample id and visual tokens of each image of the task's first questions."""
     task = get_task(name)
-    rows = data.load(task, experiment.data.root, samples)
+    rows = data.load(task, experiment.data.root, samples, fewer=True)
     pending = Pending(task, rows, range(min(samples, len(rows))))
     collate = Collate(task, loaded.processor, experiment.model.prompt_family)
     loader = make_loader(pending, collate, BATCH, experiment.data.workers)

@@ -87,7 +87,9 @@ class Rows(Sequence[dict[str, Any]]):
         return ids
 
 
-def load(task: Task, root: Path | str | None = None, limit: int | None = None) -> Rows:
+def load(
+    task: Task, root: Path | str | None = None, limit: int | None = None, *, fewer: bool = False
+) -> Rows:
     """The task's rows.
 
     Args:
@@ -95,10 +97,12 @@ def load(task: Task, root: Path | str | None = None, limit: int | None = None) -
         root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the
             official columns; None for the hub. The embedded benchmarks need neither.
         limit: The first so many units: rows, or groups of rows that score together (MME pairs, MMBench rotations).
+        fewer: Whether a task with fewer units than the limit gives all of them.
 
     Raises:
         MissingFileError: the folder or the hub gives nothing readable; says what to download, and where to.
-        InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1 or above the number of units.
+        InvalidValueError: a wrong split, missing columns, no rows, or a limit below 1 or (without `fewer`) above the
+            number of units.
     """
     if limit is not None and limit < 1:
         raise InvalidValueError(f"limit={limit}: give 1 or more, or null for all")
@@ -119,10 +123,10 @@ def load(task: Task, root: Path | str | None = None, limit: int | None = None) -
         kept = [number for number, found in enumerate(table.column(column)) if found == value]
     if not kept:
         raise InvalidValueError(f"{task.name}: the data has no row of this task")
-    return Rows(table, kept if limit is None else _first_units(task, table, kept, limit), images)
+    return Rows(table, kept if limit is None else _first_units(task, table, kept, limit, fewer), images)
 
 
-def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int) -> Sequence[int]:
+def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int, fewer: bool) -> Sequence[int]:
     """The rows of the first `limit` units, in the order of the data; a unit's rows need not be neighbours."""
     if not task.unit_column:
         units: list[object] = list(kept)
@@ -130,7 +134,7 @@ def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int) -> S
         values = table.column(task.unit_column)
         units = [task.unit(values[number]) for number in kept]
     order = dict.fromkeys(units)
-    if limit > len(order):
+    if limit > len(order) and not fewer:
         what = "units (groups of rows that score together)" if task.unit_column else "questions"
         raise InvalidValueError(
             f"{task.name} has {len(order)} {what}, fewer than limit={limit}: "
