@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.config.identity import LENGTH, digest, weights_fingerprint
+from zoo_exp.config.identity import LENGTH, digest, settings, weights_fingerprint
 from zoo_exp.config.schema import ModelConfig
+from zoo_exp.selectors.cdpruner import CDPruner
+from zoo_exp.selectors.vispruner import VisPruner
 
 BASE = ["+exp=ablation_fusion", "task=[embedded_pope,embedded_mme]"]
 
@@ -111,3 +114,46 @@ def test_another_process_finds_the_same_ids():
         answers.append(json.loads(run.stdout))
     expected = [experiment.id, [cell.id for cell in experiment.cells()], [arm.id for arm in experiment.arms]]
     assert answers == [expected, expected]
+
+
+def test_a_selector_that_selects_other_tokens_than_before_is_another_arm(monkeypatch):
+    """Records of VisPruner and CDPruner from before they followed their releases are not those of today's classes."""
+
+    def arms():
+        return [arm.id for arm in compose(["selector=[vispruner,cdpruner,divprune]", "budget=16"]).arms]
+
+    today = arms()
+    for kind in (VisPruner, CDPruner):
+        assert kind.algorithm == 2
+        monkeypatch.setattr(kind, "algorithm", 1)
+    before = arms()
+    assert [new != old for new, old in zip(today, before, strict=True)] == [True, True, False]
+    # What the first release wrote.
+    assert before[:2] == ["1f82447d04e4", "ccc17f078215"]
+
+
+SOURCE = """
+from dataclasses import dataclass
+from zoo_exp.selectors.base import Selector
+
+@dataclass(frozen=True)
+class Mine(Selector):
+    name = "mine"
+
+    def pick(self, tokens, scores, k, generator):
+        return {}
+"""
+
+
+def test_the_source_of_a_selector_outside_the_package_enters(tmp_path, monkeypatch):
+    def settings_of(module, body):
+        (tmp_path / f"{module}.py").write_text(SOURCE.format(body))
+        return settings(import_module(module).Mine())
+
+    monkeypatch.syspath_prepend(tmp_path)
+    first, same, other = (
+        settings_of(f"mine_{number}", body)
+        for number, body in enumerate(("range(k)", "range(k)", "range(1, k + 1)"))
+    )
+    assert first == same != other
+    assert first["newline"] == "drop"

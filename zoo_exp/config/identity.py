@@ -1,15 +1,18 @@
 """Hashes of everything that changes records, and of nothing else.
 
 A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector,
-options, budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order
+options, its code, budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order
 of samples are not part of the hash, so a run can be resumed with another limit or on other hardware; a new
 option value creates a new arm and leaves the others unchanged.
 """
 
 import dataclasses
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,7 +75,7 @@ def weights_id(model: ModelConfig) -> str:
 
 
 def settings(selector: Any) -> dict[str, Any]:
-    """All options of a selector, a dataclass, as they enter an arm's hash.
+    """All options of a selector, a dataclass, and what identifies its code, as they enter an arm's hash.
 
     Options that it lists in `later_options` were added after records had been made: they enter only where they differ
     from their default, which does what the selector did before.
@@ -80,7 +83,26 @@ def settings(selector: Any) -> dict[str, Any]:
     later = getattr(selector, "later_options", ())
     defaults = {item.name: item.default for item in dataclasses.fields(selector)}
     options = dataclasses.asdict(selector)
-    return {name: value for name, value in options.items() if name not in later or value != defaults[name]}
+    kept = {name: value for name, value in options.items() if name not in later or value != defaults[name]}
+    return kept | _code(type(selector))
+
+
+def _code(kind: type) -> dict[str, Any]:
+    """What identifies the code of a selector class.
+
+    A class of this package has a number, `algorithm`, which grows when the class selects other tokens than before. Of
+    a class elsewhere, which may change at any time, it is the source of its module.
+    """
+    algorithm = getattr(kind, "algorithm", 1)
+    own = {} if algorithm == 1 else {"algorithm of the class": algorithm}
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return own
+    places: tuple[Any, ...] = (sys.modules.get(kind.__module__), kind)
+    for place in places:  # a notebook is no file, but knows the cell of the class
+        with suppress(OSError, TypeError):
+            source = inspect.getsource(place).encode()
+            return own | {"source of the class": hashlib.sha256(source).hexdigest()}
+    return own
 
 
 def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int) -> str:

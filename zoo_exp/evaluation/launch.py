@@ -100,7 +100,7 @@ def meet(trainer: lightning.Trainer) -> None:
     if trainer.world_size == 1:
         return
     gpu = trainer.strategy.root_device.type == "cuda"
-    options = {"device_ids": [trainer.strategy.root_device.index]} if gpu else {}
+    options: dict[str, Any] = {"device_ids": [trainer.strategy.root_device.index]} if gpu else {}
     _wait(lambda: torch.distributed.barrier(async_op=True, **options))
 
 

@@ -37,6 +37,8 @@ class Selector:
         exact: whether it keeps exactly the number of tokens of the budget.
         equivariant: whether a permutation of the tokens permutes the result.
         NEEDS: fields of `VisualTokens` read in addition to `projected`, with the default options.
+        algorithm: enters the identity of records; raise it in a change after which other tokens are selected. For
+            classes outside the package, the source of their module enters by itself.
     """
 
     name: ClassVar[str] = ""
@@ -44,6 +46,7 @@ class Selector:
     exact: ClassVar[bool] = True
     equivariant: ClassVar[bool] = True
     NEEDS: ClassVar[frozenset[str]] = frozenset()
+    algorithm: ClassVar[int] = 1
 
     newline: str = "drop"
 

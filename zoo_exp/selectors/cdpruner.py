@@ -35,6 +35,7 @@ class CDPruner(Selector):
     )
     always_named: ClassVar[tuple[str, ...]] = ("relevance",)
     NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})
+    algorithm: ClassVar[int] = 2  # 1: newlines took part in the scaling, in float32
 
     relevance: str = "llm_embeddings"
 

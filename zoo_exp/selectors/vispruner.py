@@ -34,6 +34,7 @@ class VisPruner(Selector):
         "VisPruner (ICCV 2025, arXiv 2412.01818), as released (Theia-4869/VisPruner aefa01a) in float64"
     )
     NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "cls_attention"})
+    algorithm: ClassVar[int] = 2  # 1: the other tokens of a round in ascending order, in float32
 
     attention: str = "cls"
     important_share: float = 0.5
