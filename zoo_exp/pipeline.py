@@ -15,7 +15,7 @@ from zoo_exp.evaluation.attempt import Attempt
 from zoo_exp.files import naming, remove_leftovers
 from zoo_exp.quiet import quieten
 from zoo_exp.report import summary
-from zoo_exp.runs import cells, folder, lock, manifest, merge, provenance, reading
+from zoo_exp.runs import anew, cells, folder, lock, manifest, merge, provenance, reading
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.submission_files import write_submissions
 
@@ -43,6 +43,9 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
         if not trainer.is_global_zero:
             return attempt.follow()
         started = time.perf_counter()
+        # A SLURM submission has started anew already, for all of its cells together.
+        if experiment.fresh and tasks is None:
+            start_anew(experiment, console)
         code = _answer(experiment, attempt, callbacks, alone=tasks is None and trainer.world_size == 1)
         if code == 0 and (tasks is None or _is_last(experiment, console)):
             finish(experiment, console, attempt.missing, time.perf_counter() - started)
@@ -73,6 +76,15 @@ def _answer(experiment: Experiment, attempt: Attempt, callbacks: list[Any], alon
                 with suppress(OSError, ZooExpError):
                     merge.merge_run(experiment)
     return code
+
+
+def start_anew(experiment: Experiment, console: Console) -> None:
+    """Start an experiment anew (`fresh=true`); earlier answers are kept under another name."""
+    aside = anew.start_anew(experiment.run_dir, [cell.id for cell in experiment.cells()])
+    if aside is not None:
+        console.print(
+            f"started anew; earlier answers are kept in {aside}", style="dim", markup=False, soft_wrap=True
+        )
 
 
 def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: float = 0.0) -> None:

@@ -156,3 +156,14 @@ def test_new_tokens_count_up_to_and_including_the_end(ends):
 def test_a_response_ends_at_the_first_stop_text():
     assert cut(" a\n\nb ### c", ("###", "\n\n")) == "a"
     assert cut(" a b ", ()) == "a b"
+
+
+def test_a_callers_logits_processor_runs_once_per_step(loaded, batch):
+    calls = []
+
+    def count(input_ids, scores):
+        calls.append(len(scores))
+        return scores
+
+    generated = run(loaded, batch, "full", logits_processor=[count])
+    assert calls == [3] * generated.new_tokens.shape[1]

@@ -66,6 +66,8 @@ def is_safe(text):
     if not text or text == "-":
         return True
     if text[0] in "\t\r\n" or text.lstrip(" \t\n")[:1] in tuple(SIGNS):
+        if re.search("[a-df-zA-DF-Z_]", text):  # float() reads `inf`, `nan` and `1_0`
+            return False
         try:
             return [float(part) for part in re.split(r" \[|, |\]$", text.rstrip("% ")) if part] != []
         except ValueError:

@@ -9,6 +9,7 @@ Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean th
   task=NAME, [A,B]              tasks or sets of tasks (list tasks)
   limit=N                       first N units of each task: questions, MME pairs, MMBench groups (limit=null: all)
   out=DIR                       parent of the run folders (default: runs)
+  fresh=true                    start anew: recorded answers are set aside, none are taken from earlier runs
   cache.features=DIR            cache of vision features, shared by runs and processes;
                                 cache.limit_gb=50 bounds its size
   model.path=DIR                local checkpoint; model=NAME selects its family

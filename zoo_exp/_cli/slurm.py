@@ -80,6 +80,12 @@ def slurm(args: argparse.Namespace) -> int:
         print(f"# {shlex.join(prepared.command)}\n{prepared.script.read_text()}", end="")
         return 0
     check_writable(experiment.out)
+    if experiment.fresh:
+        from zoo_exp import pipeline
+        from zoo_exp.console import plain_console
+
+        pipeline.start_anew(experiment, plain_console())
+        indices = list(range(len(found)))
     if indices:
         prepared = submission.prepare(experiment, wanted, indices)
         tools.check_partition(wanted.partition)

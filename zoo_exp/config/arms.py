@@ -74,7 +74,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         raise InvalidValueError(
             f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
         )
-    settings = identity.settings(selector)
+    settings, source = identity.settings(selector), identity.source_id(type(selector))
     if config.selector in WITHOUT_BUDGET:
         if config.budgets:
             raise InvalidValueError(f"arm '{config.selector}' takes no budget: remove budgets")
@@ -90,7 +90,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     if counted in config.options:
         counted = None
     return [
-        _arm(config, name, counted, settings, budget, seed_index)
+        _arm(config, name, counted, settings, budget, seed_index, source)
         for budget in resolved
         for seed_index in seeds
     ]
@@ -137,6 +137,7 @@ def _arm(
     settings: Mapping[str, Any],
     budget: Budget | None,
     seed_index: int,
+    source: str,
 ) -> Arm:
     row = name
     own = {} if counted is None else {counted: seed_index}
@@ -144,7 +145,7 @@ def _arm(
     if budget is not None:
         row += f" @{budget}"
     label = f"{row} seed {seed_index}" if config.seeds > 1 else row
-    identifier = identity.arm_id(config.selector, {**settings, **own}, budget, seed_index)
+    identifier = identity.arm_id(config.selector, {**settings, **own}, budget, seed_index, source)
     return Arm(config.selector, options, budget, seed_index, row, label, identifier)
 
 

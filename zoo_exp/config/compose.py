@@ -52,6 +52,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         logger=config.logger,
         seed=config.seed,
         limit=config.limit,
+        fresh=config.fresh,
         out=Path(config.out).expanduser(),
         question=config.question,
         overrides=tuple(texts),

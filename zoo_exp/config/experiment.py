@@ -28,7 +28,7 @@ class Arm:
         seed_index: 0, 1, ... for the repetitions of a stochastic selector.
         row: the label without the repetition: what a table averages over.
         label: unique in its experiment, e.g. `zoo multiply @16` or `random @16 seed 2`.
-        id: hash of selector, all options, budget and seed_index; the label does not enter.
+        id: hash of selector, all options, budget and seed_index, and of a user's own source; the label does not enter.
     """
 
     selector: str
@@ -81,6 +81,7 @@ class Experiment:
     Attributes:
         limit: the first N units of each task; None means all.
         out: parent folder of the run folders.
+        fresh: start anew: recorded answers of this and of earlier runs are set aside.
         overrides: the command line, so that results show how to reproduce them.
     """
 
@@ -95,6 +96,7 @@ class Experiment:
     seed: int = 0
     limit: int | None = None
     out: Path = Path("runs")
+    fresh: bool = False
     question: str = ""
     overrides: tuple[str, ...] = ()
 

@@ -1,9 +1,9 @@
 """Hashes of everything that changes records, and of nothing else.
 
-A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector,
-options, its code, budget, repetition). `out`, `limit`, the logger, the Trainer, the batch size, labels and the order
-of samples are not part of the hash, so a run can be resumed with another limit or on other hardware; a new
-option value creates a new arm and leaves the others unchanged.
+A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector, options,
+budget, repetition; the version of the algorithm, and for a class outside this package its source). `out`, `limit`, the
+logger, the Trainer, the batch size, labels and the order of samples are not part of the hash, so a run can be resumed
+with another limit or on other hardware; a new option value creates a new arm and leaves the others unchanged.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.budget import Budget
+from zoo_exp.registry import is_ours
 
 LENGTH = 12
 """Hexadecimal digits of an id: 48 bits; among a million ids a collision has a probability below 0.2 %."""
@@ -29,7 +30,7 @@ MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "
 LATER_FIELDS = ("clip", "prompts", "trust_remote_code")
 """The same; they came later, and enter a hash only where they are set, so that earlier ids stay."""
 FREE = (
-    *("question", "overrides", "out", "limit", "logger", "trainer", "cache", "data.workers"),
+    *("question", "overrides", "out", "limit", "fresh", "logger", "trainer", "cache", "data.workers"),
     *(
         f"model.{item.name}"
         for item in dataclasses.fields(ModelConfig)
@@ -84,31 +85,65 @@ def settings(selector: Any) -> dict[str, Any]:
     defaults = {item.name: item.default for item in dataclasses.fields(selector)}
     options = dataclasses.asdict(selector)
     kept = {name: value for name, value in options.items() if name not in later or value != defaults[name]}
-    return kept | _code(type(selector))
+    # A number of the class, which grows when it selects other tokens than before.
+    algorithm = getattr(selector, "algorithm", 1)
+    return kept if algorithm == 1 else kept | {"algorithm of the class": algorithm}
 
 
-def _code(kind: type) -> dict[str, Any]:
-    """What identifies the code of a selector class.
+def arm_id(
+    selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int, source: str = ""
+) -> str:
+    """The identity of an arm within any cell.
 
-    A class of this package has a number, `algorithm`, which grows when the class selects other tokens than before. Of
-    a class elsewhere, which may change at any time, it is the source of its module.
+    Args:
+        selector: its name.
+        options: all of the selector's, defaults included.
+        budget: of the arm.
+        seed_index: the repetition.
+        source: `source_id` of the selector's class; empty for the classes of this package.
     """
-    algorithm = getattr(kind, "algorithm", 1)
-    own = {} if algorithm == 1 else {"algorithm of the class": algorithm}
-    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
-        return own
-    places: tuple[Any, ...] = (sys.modules.get(kind.__module__), kind)
-    for place in places:  # a notebook is no file, but knows the cell of the class
-        with suppress(OSError, TypeError):
-            source = inspect.getsource(place).encode()
-            return own | {"source of the class": hashlib.sha256(source).hexdigest()}
-    return own
-
-
-def arm_id(selector: str, options: Mapping[str, Any], budget: Budget | None, seed_index: int) -> str:
-    """The identity of an arm within any cell; `options` are all of the selector's, defaults included."""
     kept = None if budget is None else dataclasses.asdict(budget)
-    return digest({"selector": selector, "options": dict(options), "budget": kept, "seed_index": seed_index})
+    content = {"selector": selector, "options": dict(options), "budget": kept, "seed_index": seed_index}
+    return digest(content | ({"source": source} if source else {}))
+
+
+def source_id(kind: type) -> str:
+    """A hash of the modules that define a class and its bases, as far as they are outside this package; else empty.
+
+    A method that is being written changes from run to run while its name stays. Where a class has no file, as in a
+    notebook, its own source counts, or its compiled methods.
+    """
+    outside = [
+        one
+        for one in kind.__mro__
+        if not is_ours(one) and one.__module__.partition(".")[0] not in sys.stdlib_module_names
+    ]
+    return digest(sorted({(one.__module__, _source(one)) for one in outside})) if outside else ""
+
+
+def _source(kind: type) -> str:
+    """The text that defines a class: its module's file, its own source, or its compiled methods."""
+    name = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    try:
+        if name and kind.__module__ != "__main__":
+            return Path(name).read_text(encoding="utf-8")
+        return inspect.getsource(kind)
+    except (OSError, TypeError, UnicodeDecodeError):
+        return repr(sorted((key, _compiled(value)) for key, value in vars(kind).items()))
+
+
+def _compiled(value: Any) -> str:
+    """What a method does, or the text of another attribute, without addresses in memory."""
+    value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return repr(value) if isinstance(value, (str, int, float, bool, tuple, frozenset)) else ""
+    inner = [_compiled_code(one) if inspect.iscode(one) else repr(one) for one in code.co_consts]
+    return repr((code.co_code, code.co_names, inner))
+
+
+def _compiled_code(code: CodeType) -> str:
+    return repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)]))
 
 
 def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:

@@ -153,6 +153,8 @@ class RunConfig:
     """First N units of each task (questions, MME pairs, MMBench groups); None means all."""
     out: str = "runs"
     """Parent folder of the run folders."""
+    fresh: bool = False
+    """Start anew: set recorded answers aside and take none from earlier runs."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """Axes of `-m` unless the command line gives some: override key -> list of values."""
 

@@ -109,6 +109,16 @@ class Attempt:
             if taken:
                 self.console.print(resume.describe(taken), style="dim", markup=False)
                 self._look_up(have)
+            lacking = [
+                arm
+                for arm in self.experiment.arms
+                if any(set(item.ids) - set(item.done.get(arm.id, ())) for item in self.work)
+            ]
+            changed = resume.changed_selectors(self.folder, lacking)
+            if changed:
+                self.console.print(
+                    resume.describe_changed(changed), style="dim", markup=False, soft_wrap=True
+                )
         missing, total = sum(item.answers for item in self.work), sum(item.total for item in self.work)
         if missing < total:
             self.console.print(f"{total - missing} of {total} answers are already recorded", style="dim")

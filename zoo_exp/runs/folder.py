@@ -6,6 +6,7 @@
 * masks/HASH.png: images of the questions in masks.jsonl.
 * cells/TASK.json, locks/NAME.lock: state of each cell, and lock files.
 * results.csv, results.json, results.md, masks.png, masks_BUDGET.png, submissions/, report/: created from the rows.
+* fresh: empty; the run was started anew (`fresh=true`). The folder that it replaced is ID.before1, ID.before2 ...
 * tokens.jsonl, bench/, slurm/: output of the commands of the same name.
 """
 
@@ -18,6 +19,9 @@ KINDS = (RECORDS, TIMINGS, MASKS)
 """Kinds of rows."""
 JOURNALS, CELLS, LOCKS, IMAGES = "journals", "cells", "locks", "masks"
 EXPERIMENT, CONFIG, TOKENS = "experiment.json", "config.yaml", "tokens.jsonl"
+
+FRESH, ASIDE = "fresh", ".before"
+"""Marker of a run that was started anew, and part of the name of the folder that it replaced."""
 
 
 def merged(run: Path, kind: str, suffix: str = ".jsonl") -> Path:
@@ -54,6 +58,11 @@ def recorded(run: Path) -> list[Path]:
 def experiment(run: Path) -> Path:
     """Manifest: resolved configuration, versions, data revisions and device."""
     return run / EXPERIMENT
+
+
+def fresh(run: Path) -> Path:
+    """Marker of a run that was started anew."""
+    return run / FRESH
 
 
 def config(run: Path) -> Path:

@@ -4,14 +4,18 @@ Records are identified by cell and arm. A run with an additional arm or another 
 siblings have already, and computes the rest.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from zoo_exp.config.experiment import Cell
+from zoo_exp import selectors
+from zoo_exp.config.experiment import Arm, Cell
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.files import Row, log, write_bytes
-from zoo_exp.runs import folder, manifest, reading
+from zoo_exp.registry import is_ours
+from zoo_exp.runs import anew, folder, manifest, reading
 from zoo_exp.runs.cells import Answered
 from zoo_exp.runs.journal import Journal
 from zoo_exp.runs.records import MaskRow, Record
@@ -22,7 +26,8 @@ def adopt(
 ) -> dict[str, int]:
     """Copy missing records from sibling folders, with their masks.
 
-    A sibling that cannot be read, or was written by a newer version, is reported and skipped.
+    A sibling that cannot be read, or was written by a newer version, is reported and skipped. A run that was started
+    anew takes nothing.
 
     Args:
         run: the run folder; its siblings are other runs of the same experiment.
@@ -34,7 +39,7 @@ def adopt(
         Name of the sibling folder -> number of copied records.
     """
     taken: dict[str, int] = {}
-    for sibling in sorted(path for path in run.parent.iterdir() if path != run and path.is_dir()):
+    for sibling in [] if anew.is_fresh(run) else _siblings(run):
         try:
             records = _lacking(sibling, cells, wanted, have)
             masks = _masks_of(sibling, records)
@@ -55,6 +60,40 @@ def adopt(
         if count:
             taken[sibling.name] = count
     return taken
+
+
+def _siblings(run: Path) -> list[Path]:
+    """The other runs of the same experiment, without those that were set aside."""
+    found = (path for path in run.parent.iterdir() if path != run and path.is_dir())
+    return sorted(path for path in found if not anew.is_aside(path) and not path.name.startswith("."))
+
+
+def changed_selectors(run: Path, arms: Sequence[Arm]) -> dict[str, str]:
+    """Selectors of the user's own whose source has changed since an earlier run.
+
+    Args:
+        run: the run folder.
+        arms: arms of the run that lack answers.
+
+    Returns:
+        Name of the selector -> name of a sibling folder with answers of the earlier source.
+    """
+    own = [arm for arm in arms if not is_ours(selectors.REGISTRY.load(arm.selector))]
+    if not own:
+        return {}
+    wanted = {_settings(arm.as_dict()): arm for arm in own}
+    found: dict[str, str] = {}
+    for sibling in [run, *_siblings(run)]:
+        for old in manifest.arms(sibling):
+            arm = wanted.get(_settings(old))
+            if arm is not None and old.get("arm_id") not in ("", None, arm.id):
+                found.setdefault(arm.selector, sibling.name)
+    return found
+
+
+def _settings(arm: Mapping[str, Any]) -> str:
+    """What of an arm, in the words of a record, stays when the source of its selector changes."""
+    return json.dumps([arm.get(name) for name in ("selector", "options", "budget", "seed")], default=str)
 
 
 def _lacking(
@@ -99,6 +138,12 @@ def _copy_image(source: Path, target: Path) -> bool:
             return False
         write_bytes(target, content)
     return True
+
+
+def describe_changed(changed: Mapping[str, str]) -> str:
+    """One line about changed selectors."""
+    named = ", ".join(f"{name} (answers of its earlier source: {run})" for name, run in changed.items())
+    return f"changed since an earlier run, so answered again: {named}"
 
 
 def describe(taken: dict[str, int]) -> str:
