@@ -201,14 +201,14 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def pope(folder: Path, image: dict[str, object], **columns: list[object]) -> Path:
-    """A table of one POPE row; its file."""
+def pope(folder: Path, picture: dict[str, object], **columns: object) -> Path:
+    """A table of one POPE row with an image, and other columns in the place of its own; its file."""
     target = folder / "data" / "pope" / "test-00000-of-00001.parquet"
     target.parent.mkdir(parents=True)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = {
         "id": ["1"], "question_id": ["1"], "question": ["Is it?"], "answer": ["yes"], "category": ["random"],
-        "image_source": ["a"], "image": pa.array([image], kind),
+        "image_source": ["a"], "image": pa.array([picture], kind),
     }  # fmt: skip
     pq.write_table(pa.table({k: v for k, v in (table | columns).items() if v is not None}), target)
     return target
