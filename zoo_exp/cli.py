@@ -109,7 +109,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     flags = [argument for argument in rest if argument.startswith("-")]
     if flags or (rest and not hasattr(args, "overrides")):
         meant = hints.without_dashes(arguments, flags) if hasattr(args, "overrides") else ""
-        commands.choices[first].error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
+        commands.choices.get(first, parser).error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     args.debug = debug
