@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
-from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
+from zoo_exp.errors import UnknownNameError, ending
 from zoo_exp.evaluation import stop
 
 DESCRIPTION = (
@@ -109,7 +109,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     flags = [argument for argument in rest if argument.startswith("-")]
     if flags or (rest and not hasattr(args, "overrides")):
         meant = hints.without_dashes(arguments, flags) if hasattr(args, "overrides") else ""
-        commands.choices[first].error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
+        commands.choices.get(first, parser).error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     args.debug = debug
@@ -121,13 +121,9 @@ def _failed(error: Exception, debug: bool) -> int:
     """Print one message; the exit code."""
     if debug:
         traceback.print_exc()
-    ours = as_ours(error)
-    if isinstance(ours, ZooExpError):
-        print(f"error: {ours}", file=sys.stderr)
-        return 2
-    hint = "" if debug else " Rerun with --debug for the traceback"
-    print(f"error: unexpected {ours}. This is a bug in zoo_exp.{hint}", file=sys.stderr)
-    return 1
+    line, code = ending(error, debug)
+    print(line, file=sys.stderr)
+    return code
 
 
 def _interrupted() -> int:

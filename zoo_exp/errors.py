@@ -84,6 +84,20 @@ def as_ours(error: BaseException, where: str = "") -> ZooExpError | UnexpectedEr
     return UnexpectedError(_at(where, _one_line(summary_of(error))))
 
 
+def ending(error: BaseException, debug: bool = False) -> tuple[str, int]:
+    """How a command ends that raised an exception: the line that it prints, and its exit code.
+
+    Args:
+        error: the exception.
+        debug: the traceback was shown already.
+    """
+    ours = as_ours(error)
+    if isinstance(ours, ZooExpError):
+        return f"error: {ours}", 2
+    hint = "" if debug else " Rerun with --debug for the traceback"
+    return f"error: unexpected {ours}. This is a bug in zoo_exp.{hint}", 1
+
+
 def _user_message(error: BaseException, text: str) -> str | None:
     """What a foreign exception says to the user; None if it is a bug."""
     library = _library(type(error).__module__)

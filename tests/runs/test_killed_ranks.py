@@ -4,12 +4,10 @@ import os
 import random
 import shutil
 import signal
-import socket
-import sys
 import time
 
 import pytest
-from kills import at_merge, at_time, at_write, loaded_once
+from kills import as_rank, at_merge, at_time, at_write, ended, fork, free_port, loaded_once
 from rich.console import Console
 
 from zoo_exp import pipeline
@@ -47,72 +45,6 @@ def whole(one_model, tmp_path_factory):
     code, folder = run(tmp_path_factory.mktemp("whole"))
     assert code == 0
     return (folder / "records.jsonl").read_bytes()
-
-
-def fork(work, log):
-    """A child that does some work and ends with its result; what it prints goes to a file."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        code = work()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def ended(children, seconds=120, grace=5):
-    """How the children ended: exit codes, minus the signal for those that were killed.
-
-    Where one ends badly, the others are killed after a moment, as `srun --kill-on-bad-exit` and Lightning do: a rank
-    that waits for another one's first word would wait for half an hour.
-    """
-    codes, deadline = {}, time.monotonic() + seconds
-    bad = False
-    while len(codes) < len(children):
-        for child in children:
-            if child not in codes:
-                done, status = os.waitpid(child, os.WNOHANG)
-                if done:
-                    codes[child] = os.waitstatus_to_exitcode(status)
-                    if codes[child] and not bad:
-                        bad, deadline = True, time.monotonic() + grace
-        if bad and time.monotonic() > deadline:
-            for child in set(children) - set(codes):
-                os.kill(child, signal.SIGKILL)
-            deadline += seconds
-        if time.monotonic() > deadline:
-            for child in set(children) - set(codes):
-                os.kill(child, signal.SIGKILL)
-            pytest.fail(f"hung: {codes}")
-        time.sleep(0.01)
-    return [codes[child] for child in children]
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def as_rank(rank, port, work):
-    """`work` in one of two processes, as torchrun would start it."""
-
-    def inside():
-        os.environ.update(
-            TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", GROUP_RANK="0",
-            LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )  # fmt: skip
-        return work()
-
-    return inside
 
 
 def answers(out):

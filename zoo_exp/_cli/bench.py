@@ -48,6 +48,10 @@ DEFAULTS: dict[str, Any] = {
 DEFAULT_ARMS = "selector=[full,divprune,zoo_closed_form,zoo]"
 
 
+MOST_THREADS = 4096
+"""Largest number of threads that `bench` accepts."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Overrides and flags of `bench`."""
     parser.add_argument(
@@ -181,6 +185,8 @@ def _threads(threads: int | None) -> None:
     import torch
 
     if threads is not None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise InvalidValueError(f"threads={threads}: give a whole number between 1 and {MOST_THREADS}")
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))

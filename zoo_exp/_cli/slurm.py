@@ -50,6 +50,8 @@ def slurm(args: argparse.Namespace) -> int:
     if args.cell is not None:
         from zoo_exp.evaluation import stop
 
+        if args.plan is None:
+            raise InvalidValueError("--cell needs --plan FILE, as the batch script gives it")
         stop.install()  # before slow imports: SIGUSR1 without a handler kills the process
         from zoo_exp import pipeline
         from zoo_exp.cluster.cell import run_cell

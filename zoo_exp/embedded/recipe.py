@@ -1,5 +1,6 @@
 """How the embedded model is trained: stages, sizes, rates."""
 
+import math
 from dataclasses import dataclass, fields
 
 from zoo_exp.errors import InvalidValueError
@@ -31,8 +32,15 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse counts that cannot be."""
         for field in fields(self):
-            if getattr(self, field.name) < 0:
-                raise InvalidValueError(f"{field.name} is {getattr(self, field.name)}: it cannot be negative")
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0:
+                raise InvalidValueError(f"{field.name} is {value}: give a number that is not negative")
+        if (self.dense_steps and not self.dense_images) or (
+            self.steps > self.dense_steps and not self.images
+        ):
+            raise InvalidValueError(
+                "a stage with steps needs images: give images and dense_images of 1 or more"
+            )
         if self.steps % EPOCH:
             raise InvalidValueError(f"the stages have {self.steps} steps in all: give a multiple of {EPOCH}")
 

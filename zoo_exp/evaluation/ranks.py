@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zoo_exp.config.experiment import Cell
-from zoo_exp.errors import OURS, UnexpectedError, ZooExpError, as_ours
+from zoo_exp.errors import OURS, UnexpectedError, ZooExpError, as_ours, ending
 from zoo_exp.evaluation import stop
 from zoo_exp.runs import cells
 
@@ -134,8 +134,8 @@ class Watch:
         """End this process, whose main thread waits for a rank that has left: nothing can wake it."""
         code = stop.EXIT_CODE
         if self.error is not None:
-            code = 2 if isinstance(self.error, ZooExpError) else 1
-            print(f"error: {self.error}", file=sys.stderr, flush=True)
+            line, code = ending(self.error)
+            print(line, file=sys.stderr, flush=True)
         else:
             print("stopped by a signal to another process; rerun the same command to resume", flush=True)
         self.leave(signal.SIGKILL)
