@@ -128,7 +128,7 @@ def test_a_bad_file_is_one_message_with_its_line_and_exit_code_2(task, lines, wo
     ("content", "words"),
     [
         (json.dumps(pope(1)).encode() + b'\n{"doc": {"answer": "\xff"}}\n', ["line 2", "not UTF-8"]),
-        (json.dumps(pope(1)).encode() + b'\n{"doc": {"question_id"', ["line 2", "half written"]),
+        (json.dumps(pope(1)).encode() + b'\n{"doc": {"question_id"', ["line 2", "incomplete"]),
         (b"PK\x03\x04\x00nonsense", ["line 1", "not JSON"]),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_missing_file_and_bad_outputs(file, tmp_path, capsys):
     assert main(["score", "pope", str(file), "--per-sample", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
     assert main(["score", "pope", str(file), "--submission", str(tmp_path)]) == 2
-    assert "pope has no submission file; those that have one: vqav2_testdev" in capsys.readouterr().err
+    assert "pope has no submission file; tasks with one: vqav2_testdev" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["score"], ["score", "pope"], ["score", "pope", "a", "b"]])

@@ -305,9 +305,7 @@ def test_another_name_for_the_same_arms_is_left_out():
 
 
 def test_a_layer_selector_knows_no_tiles():
-    with pytest.raises(
-        InvalidValueError, match=r"budget 128/tile of selector fastv: .* do not support budgets per tile"
-    ):
+    with pytest.raises(InvalidValueError, match="selectors do not support budgets per tile"):
         compose(["selector=fastv", "model=llava_next_7b"])
 
 

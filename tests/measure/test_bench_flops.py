@@ -97,6 +97,6 @@ def test_a_rule_that_kept_everything_is_refused_when_it_has_run():
     inputs = made_up_inputs(adapter, 1, 20, (56, 56))
     arm = Arm("divprune", Budget(count=adapter.n_visual, per="tile"))
     with pytest.raises(
-        InvalidValueError, match=r"arm 'divprune' kept all 16 visual tokens: it prunes nothing"
+        InvalidValueError, match=r"arm 'divprune' kept all 16 visual tokens: nothing is pruned"
     ):
         run_bench(loaded, [arm], lambda _: lambda: inputs, Plan(repeats=1, warmup=0, new_tokens=2))

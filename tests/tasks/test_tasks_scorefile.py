@@ -63,8 +63,8 @@ def test_rows_without_ids_are_known_by_their_line(file):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (b'{"doc": {"id": "2"', r"line 2: not JSON .* half written"),
-        (b"{nonsense}\n", r"line 2: not JSON \((?!.*half written)"),
+        (b'{"doc": {"id": "2"', r"line 2: not JSON .* incomplete"),
+        (b"{nonsense}\n", r"line 2: not JSON \((?!.*incomplete)"),
         (b'["doc"]\n', r"line 2: expected \{\"doc\""),
         (b'{"doc": 3, "response": "a"}\n', r"line 2: expected \{\"doc\""),
         (b'{"doc": {"answer": "a"}}\n', "line 2: the response must be a string, got nothing"),
