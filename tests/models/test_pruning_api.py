@@ -289,7 +289,7 @@ def test_models_of_other_families_are_refused():
         (("zoo", 4), {"positions": "same"}, InvalidValueError, "allowed are contiguous, original"),
         (("zoo", 4), {"fuson": "sum"}, UnknownNameError, "fusion"),
         (("zoo", "many"), {}, InvalidValueError, "not a number"),
-        ((get("zoo"), 4), {"fusion": "sum"}, InvalidValueError, "go with a selector's name"),
+        ((get("zoo"), 4), {"fusion": "sum"}, InvalidValueError, "require a selector's name"),
         ((3, 4), {}, InvalidValueError, "neither a name nor a selector"),
         (("fastv", 4), {"k": 4}, InvalidValueError, "give at most 3"),
     ],

@@ -159,7 +159,7 @@ def test_a_row_without_what_scoring_needs_is_refused(name):
     [
         ("gqa", {"answer": None}, "gqa: the row has no answer"),
         ("gqa", {"answer": 5}, r"gqa: answer must be a text, got int \(5\)"),
-        ("pope", {"answer": "maybe"}, "the right answer is 'maybe', but must be yes or no"),
+        ("pope", {"answer": "maybe"}, "the reference answer is 'maybe', but must be yes or no"),
         (
             "mme",
             {"question_id": "a", "category": "color", "answer": "?"},

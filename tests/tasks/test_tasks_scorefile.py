@@ -78,7 +78,7 @@ def test_rows_without_ids_are_known_by_their_line(file):
             b'{"doc": {"id": "2", "answer": 5}, "response": "a"}\n',
             r"line 2: gqa: answer must be a text, got int \(5\)",
         ),
-        (b'{"doc": {"id": "1", "answer": "a"}, "response": "a"}\n', "line 2: .* '1' is also that of line 1"),
+        (b'{"doc": {"id": "1", "answer": "a"}, "response": "a"}\n', "line 2: .* '1' is also used in line 1"),
     ],
 )
 def test_a_bad_line_is_named(file, second, message):
