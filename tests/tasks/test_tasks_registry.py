@@ -157,7 +157,7 @@ def test_a_row_without_what_scoring_needs_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "doc", "message"),
     [
-        ("gqa", {"answer": None}, "gqa: the row has no answer"),
+        ("gqa", {"answer": None}, "gqa: the row has no reference answer"),
         ("gqa", {"answer": 5}, r"gqa: answer must be a text, got int \(5\)"),
         ("pope", {"answer": "maybe"}, "the reference answer is 'maybe', but must be yes or no"),
         (
