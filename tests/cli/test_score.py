@@ -63,7 +63,7 @@ def test_json_gives_the_references_numbers_and_nothing_else(name, file, capsys):
     assert set(printed["metrics"]) - set(wanted) <= {"mme_total_score"}  # ours: papers call it P+C
 
 
-def test_people_read_values_intervals_and_groups(file, capsys):
+def test_score_prints_values_intervals_and_groups(file, capsys):
     assert main(["score", "pope", write(file, [pope(1), pope(2, "no"), pope(3, "no", "no")])]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "pope: 3 responses, scale 0-1"

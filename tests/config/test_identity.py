@@ -24,7 +24,7 @@ def ids(*overrides):
      "data.workers=2", "data.root=somewhere", "question='why?'",
      "cache.features=somewhere", "cache.limit_gb=3"],
 )  # fmt: skip
-def test_where_and_how_it_runs_does_not_enter(override):
+def test_ids_do_not_depend_on_where_and_how_it_runs(override):
     assert ids(override) == ids()
     same_folder = compose([*BASE, override]).id == compose(BASE).id
     assert same_folder == (override != "limit=3")  # another limit is another table of the same records
@@ -60,7 +60,7 @@ def test_an_option_changes_its_own_arm_only(tmp_path):
     assert {label for label in before if before[label] != after[label]} == {"ours @16", "ours @8"}
 
 
-def test_a_default_written_out_is_the_same_arm():
+def test_an_explicit_default_is_the_same_arm():
     def arm(*options):
         return compose(["selector=zoo", "budget=16", *options]).arms[0].id
 
@@ -73,13 +73,13 @@ def test_arms_differ_by_budget_and_repetition():
     assert len(set(arms.values())) == len(arms)
 
 
-def test_a_label_does_not_enter():
+def test_ids_do_not_depend_on_labels():
     named = compose(["selector=zoo", "budget=16", "selector.label=ours"])
     assert named.arms[0].id == compose(["selector=zoo", "budget=16"]).arms[0].id
     assert named.arms[0].label == "ours @16"
 
 
-def test_weights_enter_by_content(tmp_path):
+def test_ids_depend_on_the_content_of_weights(tmp_path):
     model = ModelConfig(name="m", path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"one")
     before = weights_fingerprint(model)

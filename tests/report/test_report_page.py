@@ -167,7 +167,7 @@ def test_json_in_the_page_cannot_end_its_element():
     assert json.loads(script_json({"x": HOSTILE})) == {"x": HOSTILE}
 
 
-def test_a_page_that_would_be_too_large_omits_images_first_and_says_so(make_whole_run, tmp_path):
+def test_a_page_that_would_be_too_large_omits_images_with_a_note(make_whole_run, tmp_path):
     run = make_whole_run(tokens=True)
     noise = np.random.default_rng(0)
     for path in (run / "images").glob("*.png"):

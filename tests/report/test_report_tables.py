@@ -84,7 +84,7 @@ def test_points_are_not_shown_as_percents(results):
     assert tables.display_scale(points, TASKS[1]) == 100
 
 
-def test_the_legend_says_how_numbers_were_computed(results):
+def test_the_legend_describes_how_numbers_were_computed(results):
     text = " ".join(printed(results).split())
     for words in (
         "paired bootstrap over images",

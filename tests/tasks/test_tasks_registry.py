@@ -49,7 +49,7 @@ def test_an_unknown_name_gets_the_nearest_one():
         tasks.get("popee")
 
 
-def test_descriptions_say_name_metric_and_purpose():
+def test_descriptions_have_name_metric_and_purpose():
     lines = tasks.describe()
     hidden = [
         n for n in tasks.available() if n.startswith("world2") and n.endswith(("_validation", "_confirm"))
@@ -199,7 +199,7 @@ def test_aggregates_refuse_no_rows_and_repeated_samples():
         task.aggregate([{"sample_id": "a", "score": 1.0}, {"sample_id": "a", "score": 0.0}])
 
 
-def test_a_random_letter_is_the_samples_own():
+def test_a_random_letter_depends_on_the_sample_only():
     """Arms must draw the same letter for the same unreadable question, whatever was scored before."""
     task = tasks.get("mmmu_val")
     docs = [
@@ -217,7 +217,7 @@ def test_a_random_letter_is_the_samples_own():
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_the_gold_answer_of_embedded_rows_is_worth_everything(name):
+def test_reference_answers_of_embedded_rows_have_the_maximum_score(name):
     pytest.importorskip("zoo_exp.embedded.benchmarks")
     from zoo_exp.tasks.data import load
 

@@ -107,7 +107,7 @@ def test_a_mean_below_the_full_layers_is_refused(name, least):
     assert get(name).schedule("72 mean", 144, 4) == {1: 0}
 
 
-def test_sparsevlm_says_its_smallest_mean():
+def test_sparsevlm_reports_its_smallest_mean():
     """144 tokens, then 1 and 5 merged ones, then 1 and 1 in two layers: 154 over 4 layers."""
     with pytest.raises(
         InvalidValueError, match=r"smallest possible mean over 4 layers is 38\.5; give 39 or more"
