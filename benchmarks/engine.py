@@ -1,11 +1,11 @@
-"""What the engine costs and what it saves, each printed from one run.
+"""Overhead and gain of the engine.
 
     python benchmarks/engine.py overhead   # embedded model: generate with hooks that keep every token, against none
     python benchmarks/engine.py prefill    # 4 layers of the real LLaVA-1.5-7B with random weights, stage by stage
 
 `prefill` needs about 7 GB for float32 on a CPU; `--device cuda --dtype bfloat16 --layers 32` runs the whole model.
-Times are medians over interleaved repeats, on one thread unless `--threads` says otherwise; on one CPU thread they are
-the process's own time, which other processes on the machine do not lengthen much.
+Times are medians over interleaved repeats, with one thread by default (`--threads`). With one CPU thread, they are CPU
+time of the process, which is largely independent of other processes.
 """
 
 import argparse

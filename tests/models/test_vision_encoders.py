@@ -200,7 +200,7 @@ class TestNext:
         ],
     )
     def test_real_geometry(self, size, tokens, newlines, tiles, real_next):
-        """Token counts of real image sizes (spec: algorithms 6)."""
+        """Token counts of real image sizes."""
         (source,) = real_next.sources(torch.tensor([size]), 576)
         assert (len(source), int((source < 0).sum())) == (tokens, newlines)
         assert (source[source >= 0] // 576).unique().numel() == tiles
