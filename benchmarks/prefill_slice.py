@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--clock", default="wall", choices=CLOCKS, help="process: one thread's own time, on a shared machine"
     )
-    parser.add_argument("--out", type=Path, help="also write table and picture to this folder")
+    parser.add_argument("--out", type=Path, help="also write table and figure to this folder")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, where, and with which exit code."""
+"""The command line: output, streams and exit codes."""
 
 import shlex
 import signal

@@ -1,4 +1,4 @@
-"""`data check`: what it finds in a folder of benchmark files."""
+"""`data check` on folders of benchmark files."""
 
 from io import BytesIO
 

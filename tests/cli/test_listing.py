@@ -1,4 +1,4 @@
-"""`list`: what a terminal shows of it."""
+"""Terminal output of `list`."""
 
 import pytest
 

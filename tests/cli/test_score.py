@@ -1,4 +1,4 @@
-"""`score`: what it prints, what it writes, and how it names every bad line."""
+"""`score`: output, files, and errors with line numbers."""
 
 import json
 import subprocess

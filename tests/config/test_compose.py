@@ -1,4 +1,4 @@
-"""From overrides to an experiment, and what is said about wrong ones."""
+"""From overrides to an experiment, and error messages for invalid ones."""
 
 import re
 import shlex

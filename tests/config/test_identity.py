@@ -1,4 +1,4 @@
-"""An id changes with what changes records, and with nothing else."""
+"""Ids change with everything that affects records, and with nothing else."""
 
 import json
 import subprocess

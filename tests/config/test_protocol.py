@@ -1,4 +1,4 @@
-"""The arms and budgets of every experiment, pinned: what the paper states, and what stands beside it."""
+"""Pinned arms and budgets of every experiment."""
 
 from itertools import groupby
 

@@ -1,4 +1,4 @@
-"""The points of a sweep: which they are, and that a bad one stops all of them."""
+"""The points of a sweep, and errors that stop all of them."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Experiment files from somebody else, and names that leave the output folder: one line, with file and line."""
+"""Untrusted experiment files, and names outside of the output folder: one line with file and line number."""
 
 import pytest
 

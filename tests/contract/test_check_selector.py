@@ -1,5 +1,5 @@
-# ruff: noqa: D101, D102 - the class names say what the rules do
-"""The contract suite itself: a rule that breaks a promise is caught, by the check that is about it."""
+# ruff: noqa: D101, D102 - the class names describe the selectors
+"""The contract suite itself: each check detects the selector that violates it."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Features that are not finite: named at once, or behind a GPU's work at the end of a block."""
+"""Non-finite features are reported immediately, or at the end of a deferred block on a GPU."""
 
 import pytest
 import torch

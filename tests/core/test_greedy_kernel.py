@@ -1,4 +1,4 @@
-"""The greedy kernel picks what the loop in torch picks: in Triton's interpreter, and on a GPU where there is one."""
+"""The greedy kernel equals the loop in torch: in Triton's interpreter, and on a GPU if available."""
 
 import importlib.util
 import json

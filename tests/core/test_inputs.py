@@ -1,4 +1,4 @@
-"""Budgets, seeds and what a selector may look at."""
+"""Budgets, seeds and `VisualTokens`."""
 
 from pathlib import Path
 

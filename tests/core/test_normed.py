@@ -1,4 +1,4 @@
-"""Closed forms of projectors with a norm in front, against automatic differentiation of PyTorch's own modules."""
+"""Closed forms of projectors with a norm, against automatic differentiation of PyTorch modules."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Merging, coverage and the determinantal point process, each against a slow version of its spec."""
+"""Merging, coverage and the determinantal point process, each against a slow reference."""
 
 from pathlib import Path
 

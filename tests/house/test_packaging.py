@@ -1,4 +1,4 @@
-"""What gets installed: the wheel has every module and configuration, also away from the checkout."""
+"""The wheel contains every module and configuration, and works outside of a checkout."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the README tells a reader to type is accepted, and what it points to is there."""
+"""Commands of the README are accepted, and its links exist."""
 
 import re
 import shlex

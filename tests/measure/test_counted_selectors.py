@@ -1,4 +1,4 @@
-"""What records say that a selector costs is what torch counts, for every rule and on every family."""
+"""FLOPs of selectors in records equal torch's count, for every selector and family."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,7 +71,7 @@ def test_input_selectors_cost_what_torch_counts(adapters, family, arm):
 
 @dataclass(frozen=True)
 class Mine(ScoreSelector):
-    """A user's rule whose work depends on the image's content."""
+    """A custom selector whose cost depends on the image's content."""
 
     name: ClassVar[str] = "mine"
     calls: ClassVar[list[int]] = []

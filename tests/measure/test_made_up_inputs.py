@@ -1,4 +1,4 @@
-"""Made-up prompts fit the model: placeholders and images agree, at any batch size and image size."""
+"""Synthetic prompts match the model, for any batch size and image size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Peaks by stage: an outer stage holds what its inner one held."""
+"""Peak memory by stage, including nested stages."""
 
 import sys
 

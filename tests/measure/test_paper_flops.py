@@ -1,4 +1,4 @@
-"""The paper's formulas give the paper's numbers, and the count says by how much they miss."""
+"""The paper's formulas give the paper's numbers, and their difference to a count."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The bench on tiny models: every arm in turn, failures of one arm, rows and what follows from them."""
+"""The bench on tiny models: arms, failures of single arms, rows and derived values."""
 
 import csv
 import io
@@ -147,7 +147,7 @@ def test_nothing_is_left_on_the_model():
 
 
 class _Greedy(type(selectors.get("uniform_grid"))):
-    """A rule that asks for more memory than there is."""
+    """A selector that requests more memory than available."""
 
     def score(self, tokens, generator):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")

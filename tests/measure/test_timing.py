@@ -1,4 +1,4 @@
-"""The clocks: what nests, adds up and spreads, and that a GPU's clock waits once, at the end."""
+"""Clocks: nested and repeated stages, spread, and one synchronisation per GPU reading."""
 
 import math
 import time

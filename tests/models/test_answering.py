@@ -1,4 +1,4 @@
-"""The answer of a batch: one code path for input and layer selectors, shared scores, probes, and what it counts."""
+"""Responses of a batch: input and layer selectors, shared scores, probes and counts."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace

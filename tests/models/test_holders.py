@@ -1,4 +1,4 @@
-"""How people hold a model: quantised, wrapped, compiled, on a kept cache, in threads ... each is right or refused."""
+"""Quantised, wrapped and compiled models, kept caches, and threads: correct or refused."""
 
 import threading
 import warnings

@@ -1,4 +1,4 @@
-"""`load_model`: the one way in, and what it refuses."""
+"""`load_model` and its errors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What people do with a model besides one call of `generate`: each is right, or refused before anything is wrong."""
+"""Uncommon usage of models besides one call of `generate`: correct or refused."""
 
 import gc
 import threading

@@ -1,4 +1,4 @@
-"""`pruned`, `attach`, `detach`: nothing stays on the model, and every mistake has its message."""
+"""`pruned`, `attach`, `detach`: hooks are removed, and every misuse has a message."""
 
 import inspect
 import subprocess

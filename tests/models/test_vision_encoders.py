@@ -1,4 +1,4 @@
-"""What adapters capture, against the model's own outputs and slow recomputation."""
+"""Fields captured by adapters, against the model's outputs and slow recomputation."""
 
 import pytest
 import torch

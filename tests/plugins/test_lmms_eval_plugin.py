@@ -307,7 +307,7 @@ IMAGE = ROWS[0]["image"]
 
 
 def shape(ask):
-    """Texts, and `<>` for a picture."""
+    """Texts, and `<>` for an image."""
     return [part.get("text", "<>") for message in ask.messages for part in message["content"]]
 
 

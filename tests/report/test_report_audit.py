@@ -1,4 +1,4 @@
-"""The audit finds what is known to disagree, and what is put in on purpose."""
+"""The audit finds known and injected inconsistencies."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Who draws the figures makes no difference to them, and what goes wrong there is not lost."""
+"""Figures are independent of the drawing process, and its errors are reported."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Figures appear where their data is there and nowhere else, and show the numbers that they should."""
+"""Figures are drawn if their data exist, and show the right numbers."""
 
 import json
 import re

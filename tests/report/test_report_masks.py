@@ -1,4 +1,4 @@
-"""Mask galleries: which pixels stay bright, where outlines run, which questions are chosen."""
+"""Mask galleries: brightness, outlines and the choice of questions."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Runs of one experiment can be told apart in a report."""
+"""Names that distinguish runs of one experiment in a report."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The report as a user gets it: all files, nothing from the network, nothing unescaped, the same each time."""
+"""The report as a whole: all files, no network, escaped text, reproducible."""
 
 import base64
 import hashlib

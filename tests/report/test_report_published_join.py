@@ -1,4 +1,4 @@
-"""Published rows stand beside ours only where model, benchmark, metric, budget and method are the same."""
+"""Published rows are joined only if model, benchmark, metric, budget and method agree."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""Published numbers stand beside ours in every kind of table, marked, and in no row of ours."""
+"""Published numbers are shown in every kind of table, marked and in separate rows."""
 
 import io
 import json

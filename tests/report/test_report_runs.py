@@ -1,4 +1,4 @@
-"""Run folders: found by name, refused where they do not fit, and honest about what is missing."""
+"""Run folders: finding, loading, refusing incompatible ones, and notes on missing data."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The printed table and the Markdown document: what a reader sees, and that hostile names stay text."""
+"""Terminal and Markdown output, including hostile names."""
 
 import io
 import json

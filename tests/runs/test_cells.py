@@ -1,4 +1,4 @@
-"""How a cell stands follows from its records and its lock; its file only adds what they cannot say."""
+"""The state of a cell from its records, its lock and its state file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Locks: one writer per cell; the refused one learns who the other is; the dead hold nothing."""
+"""Locks: one writer per cell, named in errors, released when it exits."""
 
 import signal
 import subprocess

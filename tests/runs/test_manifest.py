@@ -1,4 +1,4 @@
-"""A half-done run goes on with the configuration it was begun with, or says what is different."""
+"""A run is resumed with its configuration, or refused with the differences."""
 
 import dataclasses
 import json

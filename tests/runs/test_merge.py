@@ -1,4 +1,4 @@
-"""The merge: whatever made the records, and in how many pieces, the merged files are the same bytes."""
+"""Merged files are byte-identical, regardless of how the records were produced."""
 
 import json
 import random

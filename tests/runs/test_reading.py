@@ -1,4 +1,4 @@
-"""Reading what a run left behind, whole or not."""
+"""Reading complete and damaged run folders."""
 
 import json
 import math

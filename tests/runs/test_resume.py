@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or split goes on where it was, and ends with the same bytes."""
+"""A killed, stopped or split run is resumed and ends with the same bytes."""
 
 import json
 import os

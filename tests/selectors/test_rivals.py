@@ -1,4 +1,4 @@
-"""The other input selectors: each against what its spec says, on small images."""
+"""Other input selectors against their definitions, on small images."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`slurm` without a cluster: what is submitted, what is said, and what is refused."""
+"""`slurm` without a cluster: submissions, messages and errors."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The bootstrap against slow resampling, known variances, and its own promises."""
+"""The bootstrap against slow resampling and known variances."""
 
 import numpy as np
 import pytest

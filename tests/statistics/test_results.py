@@ -1,4 +1,4 @@
-"""From records to numbers: by hand where it can be done, and the promises that the tables make."""
+"""From records to numbers: hand-computed values and properties of the tables."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Which arms share a row."""
+"""Grouping of arms into table rows."""
 
 import pytest
 

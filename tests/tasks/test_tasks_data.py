@@ -1,4 +1,4 @@
-"""Rows from a folder, from the hub (stood in for), from the package; and what is wrong with bad data."""
+"""Rows from a folder, from a mocked hub and from the package, and errors for invalid data."""
 
 from io import BytesIO
 

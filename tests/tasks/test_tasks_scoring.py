@@ -1,4 +1,4 @@
-"""Fast scoring rules beside slow, literal ones, and what must hold for any text."""
+"""Fast scoring functions against slow, literal ones, and their properties."""
 
 import re
 import string

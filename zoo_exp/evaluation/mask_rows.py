@@ -83,7 +83,7 @@ def make(
                 question=mine[0].question,
                 reference=mine[0].reference,
                 grid=(int(view.grid[0]), int(view.grid[1])),
-                image=_write_image(run, task, sample, view.picture),
+                image=_write_image(run, task, sample, view.image),
                 arms=arms,
             )
         )
