@@ -292,12 +292,8 @@ def generate(
         with probe.stage("prompt"):
             prompt = prune_prompt(adapter, batch.inputs, batch.tokens, selected.selections, positions)
         with probe.generation() as more:
-            more = {**options, **more}
-            more["logits_processor"] = [
-                *options.get("logits_processor", ()),
-                *more.get("logits_processor", ()),
-                logits,
-            ]
+            given = (*options.get("logits_processor", ()), *more.get("logits_processor", ()))
+            more = {**options, **more, "logits_processor": [*given, logits]}
             if inside is None:
                 new_tokens = generate_pruned(loaded.model, prompt, **more)
             else:
