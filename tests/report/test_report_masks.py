@@ -11,7 +11,7 @@ from PIL import Image
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.report.gallery import darkened, draw_gallery, font, outline, overlay, resized, shorten, wrap
-from zoo_exp.report.masks import MaskArm, MaskItem, choose, kept_mask, read_masks
+from zoo_exp.report.mask_items import MaskArm, MaskItem, choose, kept_mask, read_masks
 
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 GREY = Image.new("RGB", (96, 96), (200, 200, 200))
