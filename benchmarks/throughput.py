@@ -25,8 +25,8 @@ from rich.console import Console
 from zoo_exp import pipeline, tasks
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.evaluation.batches import Collate, Sample
 from zoo_exp.evaluation.module import PrunedVLM
+from zoo_exp.evaluation.sample_batches import Collate, Sample
 from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, EncodedBatch, generate
 from zoo_exp.models.loading import LoadedModel, load_model
 from zoo_exp.tasks import data

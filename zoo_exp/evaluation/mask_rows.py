@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation.batches import Batch, Sample
+from zoo_exp.evaluation.sample_batches import Batch, Sample
 from zoo_exp.evaluation.seen import seen
 from zoo_exp.files import replaced
 from zoo_exp.models.answering import Generated
