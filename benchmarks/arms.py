@@ -1,9 +1,9 @@
-"""What thirteen arms cost beside the full-token arm alone: two real runs of the fusion ablation, wall time.
+"""Cost of thirteen arms compared with the full-token arm alone: wall time of two runs of the fusion ablation.
 
     python benchmarks/arms.py [limit]
 
-Both runs load the model, make the questions, answer and write records; the second has the four fusions at three
-budgets on top of `full`. One vision pass and one rating of the tokens serve all arms, and pruned prompts are short.
+Both runs load the model, create the questions, generate responses and write records; the second has the four fusions at
+three budgets in addition to `full`. All arms share one vision pass and one scoring pass, and pruned prompts are short.
 """
 
 import sys

@@ -1,15 +1,15 @@
-"""How often the report's 95 % intervals hold the truth, in simulated runs whose truth is known.
+"""Coverage of the report's 95 % intervals, in simulated runs with known true values.
 
     python benchmarks/coverage.py --runs 400                     # minutes on one core
     python benchmarks/coverage.py --runs 2000 --units 100        # one size, more precisely
 
-A run has nine tasks as the embedded benchmarks have: six means, POPE's F1, MME's pairs, MMBench's rotation groups.
-All ask about the same images. A latent difficulty has a part of the image, a part of the question that the arms share
-(their correlation is RHO), and a part of its own for each response. Two scenarios: `typical`, where the full-token
-arm is right in 90 % of the questions, and `ceiling`, where it is in 99.5 %. Two arms are equally good: the last
-column says how often one of them is printed bold all the same (wanted: at most 5 %).
+A run has nine tasks like the embedded benchmarks: six means, POPE's F1, MME pairs and MMBench rotation groups, all on
+the same images. The latent difficulty has a component per image, a component per question that the arms share (with
+correlation RHO), and a component per response. There are two scenarios: `typical`, where the full-token arm answers
+90 % of the questions correctly, and `ceiling` with 99.5 %. Two arms are equally good: the last column is the rate at
+which one of them is printed in bold (target: at most 5 %).
 
-Truth comes from a simulation of TRUTH units. Wanted coverage: 93 to 97 % at 100 units, 90 % at 50.
+True values come from a simulation of TRUTH units. Target coverage: 93 to 97 % with 100 units, 90 % with 50.
 """
 
 import argparse

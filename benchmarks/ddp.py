@@ -1,20 +1,19 @@
-"""Two ranks against one on the same questions: throughput, and whether the records are the same bytes.
+"""Two ranks compared with one on the same questions: throughput, and equality of the records.
 
     python benchmarks/ddp.py                    # embedded model, four tasks, one thread for each rank
     python benchmarks/ddp.py --limit 40 --repeats 1
 
-Every rank has one thread, so that one rank uses one core and two use two. All runs are processes of their own, in turn
-and repeated. What counts is the time from the moment at which all ranks are ready to the moment at which all rows are
-on disk, without imports, loading and tables (those are the same for any number of ranks and shrink with the
-size of a study); the whole command stands beside it.
+Every rank has one thread, so that one rank uses one core and two use two. All runs are separate processes, alternating
+and repeated. The time is measured from the moment when all ranks are ready until all rows are on disk, without imports,
+loading and tables, which are independent of the number of ranks; the time of the whole command is shown as well.
 
-The default is two full batches of one rank for each task: with fewer questions than that, two ranks work on half-empty
-batches, which cost more than half, and a real study has thousands of questions.
+By default, one rank has two full batches for each task: with fewer questions, two ranks would run half-empty batches,
+which cost more than half of a full one.
 
-Two columns say what the machine was doing meanwhile. `apart`: as many independent one-rank runs at the same time, which
-is what this machine can give at best. `share`: how much of a core the busiest rank got; below 0.9 something else was
-running, and the speed-up is not to be trusted. `by CPU time` divides the CPU seconds of one rank by those of the
-busiest of several; it holds on a machine that is in use too.
+Two columns describe the load of the machine. `apart`: the same number of independent one-rank runs in parallel, an
+upper bound for this machine. `share`: CPU share of the busiest rank; below 0.9, other processes were running and the
+speed-up is not reliable. `by CPU time` divides the CPU seconds of one rank by those of the busiest of several; it is
+also valid on a machine with other load.
 """
 
 import argparse

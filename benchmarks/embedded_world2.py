@@ -1,4 +1,4 @@
-"""Whether the budgets of world 2 ask something: accuracy of a model under selectors and controls, and coverage.
+"""Difficulty of world 2 by budget: accuracy of a model under selectors and controls, and coverage.
 
     python benchmarks/embedded_world2.py embedded_world2 --rows 100 --budgets 8 16
     python benchmarks/embedded_world2.py embedded_next --rows 50 --budgets 2/tile 8/tile --original

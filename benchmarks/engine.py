@@ -1,11 +1,11 @@
-"""What the engine costs and what it saves, each printed from one run.
+"""Overhead and gain of the engine.
 
     python benchmarks/engine.py overhead   # embedded model: generate with hooks that keep every token, against none
     python benchmarks/engine.py prefill    # 4 layers of the real LLaVA-1.5-7B with random weights, stage by stage
 
 `prefill` needs about 7 GB for float32 on a CPU; `--device cuda --dtype bfloat16 --layers 32` runs the whole model.
-Times are medians over interleaved repeats, on one thread unless `--threads` says otherwise; on one CPU thread they are
-the process's own time, which other processes on the machine do not lengthen much.
+Times are medians over interleaved repeats, with one thread by default (`--threads`). With one CPU thread, they are CPU
+time of the process, which is largely independent of other processes.
 """
 
 import argparse
@@ -96,13 +96,13 @@ def prefill(options: argparse.Namespace) -> None:
         "attention_mask": torch.ones_like(ids).to(model.device),
         "pixel_values": torch.randn(1, 3, side, side, dtype=model.dtype).to(model.device),
     }
-    rules = {label: get(name, **settings) for label, (name, settings) in SELECTORS.items()}
-    needs = frozenset().union(*(rule.needs for rule in rules.values()))
+    chosen = {label: get(name, **settings) for label, (name, settings) in SELECTORS.items()}
+    needs = frozenset().union(*(one.needs for one in chosen.values()))
     tokens = adapter.encode(inputs, needs)
 
-    def select(rule: object, budget: int | None) -> PrunedPrompt:
-        chosen = rule.select(tokens[0][0], budget, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
-        return prune_prompt(adapter, inputs, tokens, [[chosen]])
+    def select(selector: object, budget: int | None) -> PrunedPrompt:
+        kept = selector.select(tokens[0][0], budget, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+        return prune_prompt(adapter, inputs, tokens, [[kept]])
 
     prompts = {"full": select(get("full"), None), "pruned": select(get("divprune"), options.budget)}
 
@@ -119,8 +119,8 @@ def prefill(options: argparse.Namespace) -> None:
         "prefill, all": lambda: read(prompts["full"]),
         "prefill, pruned": lambda: read(prompts["pruned"]),
     }
-    for label, rule in rules.items():
-        stages[label] = lambda rule=rule: select(rule, options.budget)
+    for label, selector in chosen.items():
+        stages[label] = lambda selector=selector: select(selector, options.budget)
     times = interleaved(stages, options.repeats or 5)
     print(
         f"{options.model}, {options.layers} layers, random weights, {options.dtype}, {options.device}: "
@@ -129,7 +129,7 @@ def prefill(options: argparse.Namespace) -> None:
     for label in list(stages)[:3]:
         print(f"{label:<28}{times[label]:>10.1f} ms")
     print(f"{'selector and short prompt':<28}{'alone':>13}{'with prefill':>16}{'speed-up':>11}")
-    for label in rules:
+    for label in chosen:
         total = times[label] + times["prefill, pruned"]
         print(f"{label:<28}{times[label]:>10.1f} ms{total:>13.1f} ms{times['prefill, all'] / total:>10.2f}x")
 

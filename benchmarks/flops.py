@@ -1,11 +1,11 @@
-"""FLOPs of the paper's models and budgets, counted and by the paper's formula; nothing runs, nothing is downloaded.
+"""FLOPs for the paper's models and budgets, by our cost model and by the paper's formula; needs no model or download.
 
     python benchmarks/flops.py                                  # prints the table
     python benchmarks/flops.py --out experiments/efficiency     # and writes flops.csv there
 
-One answer of 16 tokens on 60 words and one image. LLaVA-NeXT: an image of 672 x 672, five tiles; its newline tokens are
-left out, as in the paper's count of 2880. The selector's kinds differ in what they cost, not in what they look for:
-`released` perturbs every token along every direction in front of the whole projector.
+FLOPs of one response of 16 tokens to 60 text tokens and one image. LLaVA-NeXT: an image of 672 x 672 with five tiles,
+without newline tokens, as in the paper's count of 2880. The variants of the selector compute the same quantity at
+different cost: `released` perturbs every token along every direction at the input of the projector.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from zoo_exp.report.gallery import darkened, draw_gallery, overlay, resized
-from zoo_exp.report.masks import MaskArm, MaskItem, kept_mask
+from zoo_exp.report.mask_items import MaskArm, MaskItem, kept_mask
 
 
 def made_up_items(questions: int, arms: int, grid: int) -> list[MaskItem]:

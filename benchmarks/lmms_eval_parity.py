@@ -1,14 +1,14 @@
-r"""Do lmms-eval with our plug-in, and our own loop, give equal answers and scores?
+r"""Compare responses and scores of lmms-eval (with the plug-in) and of this package.
 
-lmms-eval's requirements clash with ours, so it lies beside our environment and not in it:
+The requirements of lmms-eval conflict with ours, so it is installed into a separate folder:
 
     pip install --no-deps --target OVERLAY lmms-eval==0.7.3 accelerate loguru sacrebleu portalocker tabulate \
         colorama lxml evaluate pytz tenacity openpyxl pytablewriter dataproperty typepy mbstrdecoder chardet \
         tcolorpy pathvalidate tabledata
     PYTHONPATH=OVERLAY python benchmarks/lmms_eval_parity.py --limit 60 --selector zoo --budget 16
 
-The rows of embedded tasks are written as parquet in the official columns; lmms-eval reads them through its own task
-files with the prompts of the embedded model (the bare question). It exits with 1 if anything differs.
+The rows of embedded tasks are written as Parquet with the official columns; lmms-eval reads them through its own task
+files with the prompts of the embedded model (only the question). The exit code is 1 if anything differs.
 """
 
 import argparse

@@ -4,11 +4,10 @@
     python benchmarks/prefill_slice.py --layers 1 --repeats 1
 
 Real shapes, random weights (no download), float32 on a CPU and bfloat16 on a GPU, one prompt of 576 visual tokens and
-60 words. A slice makes the share of the selector larger, not smaller: the whole model has 32 layers to pay for it.
-The released algorithm runs as published: all M = 64 directions perturb all tokens in front of the whole projector, and
-the selection compares all pairs by broadcasting (here in blocks of rows, since the published [N, N, D] temporary takes
-5.4 GB; the arithmetic is the same). On a CPU it runs once, as do finite differences with shared directions: they take
-minutes.
+60 words. On a slice, the share of the selector is larger than on the whole model with its 32 layers. The released
+algorithm runs as published: all M = 64 directions perturb all tokens at the input of the projector, and the selection
+compares all pairs by broadcasting (here in blocks of rows, because the published [N, N, D] temporary takes 5.4 GB; the
+results are the same). On a CPU it runs once, like finite differences with shared directions, because they take minutes.
 """
 
 import argparse
@@ -45,7 +44,7 @@ STEP, DIRECTIONS, AT_ONCE = 0.01, 64, 8
 
 @dataclass(frozen=True)
 class Released(Selector):
-    """ZOO-Prune as its code does it (spec: algorithms 1.1, 1.2), in the arithmetic of the features."""
+    """ZOO-Prune as in the released code, in the dtype of the features."""
 
     name: ClassVar[str] = "released"
     NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "projector"})
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--clock", default="wall", choices=CLOCKS, help="process: one thread's own time, on a shared machine"
     )
-    parser.add_argument("--out", type=Path, help="also write table and picture to this folder")
+    parser.add_argument("--out", type=Path, help="also write table and figure to this folder")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.set_num_threads(args.threads)

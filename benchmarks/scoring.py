@@ -1,4 +1,4 @@
-"""How long scoring takes: 100,000 VQA answers, each against ten annotators, on one core.
+"""Time to score 100,000 VQA responses against ten annotators each, on one core.
 
 Run: python benchmarks/scoring.py
 """

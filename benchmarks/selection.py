@@ -1,19 +1,19 @@
-"""What selection costs: the released algorithms as published, ours, the ratio, the error and the memory.
+"""Cost of selection: the released algorithms as published, ours, the speed-up, the error and the memory.
 
     python benchmarks/selection.py            # Dv 1024, D 4096, M 64; N 576 and 2880; K 64, 192, 640
     python benchmarks/selection.py --quick    # small sizes, seconds
 
 On a CUDA device inputs are bfloat16 and times are CUDA events; on a CPU they are float32, one thread, and its
-processor time, so that other load on the machine does not show. Weights are random, as drawn ("flat") or with
-a falling spectrum like trained ones ("falling").
+CPU time, which is independent of other load. Weights are random, either unchanged ("flat") or with a decaying spectrum
+like that of trained weights ("falling").
 
-Errors are against finite differences along 4096 other directions in float64, which have a standard error of
-their own, in the column beside. "Up to a factor" is the error after one factor common to all tokens is taken
-out, which no ranking sees: most of the closed form's error is such a factor, the gap between a mean of lengths
-and the root of their mean square.
+Errors are relative to finite differences along 4096 other directions in float64, whose own standard error is in the
+next column. "Up to a factor" is the error after removing one factor common to all tokens, which does not affect
+rankings: most of the closed form's error is such a factor, the difference between a mean of lengths and the root of
+their mean square.
 
-On a CPU the released sensitivity runs along 8 of the 64 directions and its time is scaled up, marked with ~.
-Memory is the peak above what was held before (on a CPU: of resident pages).
+On a CPU, the released sensitivity runs along 8 of the 64 directions and its time is extrapolated, marked with ~.
+Memory is the peak above the previous level (resident set size on a CPU).
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How fast an evaluation is: every arm on one vision pass in batches, against one arm at a time with batch size 1.
+"""Throughput of an evaluation: all arms on one vision pass in batches, and one arm at a time with batch size 1.
 
     python benchmarks/throughput.py                    # embedded model, 20 questions of each of nine tasks, 26 arms
     python benchmarks/throughput.py --limit 5 --clock process    # on a machine shared with other work
 
-Both answer the same questions under the same arms (input selectors, and FastV inside the language model), in this
-process, with the same number of threads, and both are timed from the first question to the last answer, without loading
-and tables. One answer is one question under one arm. Ours is the test loop of a `run`, with its journals, fsync, FLOPs
+Both process the same questions under the same arms (input selectors, and FastV inside the language model), in this
+process, with the same number of threads. Times are from the first question to the last response, without loading and
+tables. One response is one question under one arm. Ours is the test loop of a `run`, with its journals, fsync, FLOPs
 and masks. The baseline is the bare loop of a harness that evaluates one forked model after another: for every arm and
 every question preprocessing, vision encoder, selection, generation and scoring, without writing anything. The ratio
 therefore favours the baseline. The responses must be equal, one by one.
@@ -25,8 +25,8 @@ from rich.console import Console
 from zoo_exp import pipeline, tasks
 from zoo_exp.config.compose import compose
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.evaluation.batches import Collate, Sample
 from zoo_exp.evaluation.module import PrunedVLM
+from zoo_exp.evaluation.sample_batches import Collate, Sample
 from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, EncodedBatch, generate
 from zoo_exp.models.loading import LoadedModel, load_model
 from zoo_exp.tasks import data

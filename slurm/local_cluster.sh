@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A private SLURM cluster on one machine, for tests and demos: several nodes, simulated GPUs, no root daemons of the
-# system, nothing outside of DIR. Needs Debian's slurmctld, slurmd, slurm-client and munge.
+# A private SLURM cluster on one machine, for tests and demos: several nodes and simulated GPUs, without system daemons
+# or files outside of DIR. Needs Debian's slurmctld, slurmd, slurm-client and munge.
 #
 #   slurm/local_cluster.sh start DIR [nodes=2] [cpus=2] [gpus=0]    then: . DIR/env.sh
 #   slurm/local_cluster.sh stop DIR
@@ -47,7 +47,7 @@ start() {
     exit 1
 }
 
-# Ports come from the folder's name, so that two clusters on one machine do not meet.
+# Ports are derived from the folder's name, so that several clusters can run on one machine.
 configure() {
     local dir=$1 nodes=$2 cpus=$3 gpus=$4 host memory port n g
     host=$(hostname -s)
@@ -63,7 +63,7 @@ configure() {
         for n in $(seq 1 "$nodes"); do
             mkdir -p "$dir/gpu/n$n"
             for g in $(seq 0 $((gpus - 1))); do
-                # A device that is no GPU: enough for SLURM to count it and to set CUDA_VISIBLE_DEVICES.
+                # A fake device, sufficient for SLURM to count GPUs and to set CUDA_VISIBLE_DEVICES.
                 [ -e "$dir/gpu/n$n/nvidia$g" ] || mknod "$dir/gpu/n$n/nvidia$g" c 1 3
                 echo "NodeName=n$n Name=gpu File=$dir/gpu/n$n/nvidia$g" >> "$dir/gres.conf"
             done
@@ -77,7 +77,7 @@ SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job waits as long as a credential lives: 2 minutes by default, 5 seconds here.
+# A requeued job waits for the lifetime of a credential: 2 minutes by default, 5 seconds here.
 AuthInfo=socket=$dir/munge/socket,cred_expire=5
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
@@ -85,13 +85,13 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd-%n.pid
 SlurmctldLogFile=$dir/log/slurmctld.log
 SlurmdLogFile=$dir/log/slurmd-%n.log
-# Neither systemd nor cgroups.
+# Without systemd and cgroups.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SwitchType=switch/none
-# Every node may claim the whole machine.
+# Every node may use the whole machine.
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
@@ -116,7 +116,7 @@ PartitionName=urgent Nodes=ALL MaxTime=600 State=UP PriorityTier=10 PreemptMode=
 CONF
 }
 
-# Ends the jobs, then exactly the daemons that `start` started, by their own PID files.
+# Stops the jobs, then the daemons started by `start`, using their PID files.
 stop() {
     local dir file pid
     [ -d "$1" ] || { echo "no folder $1" >&2; exit 2; }

@@ -1,4 +1,4 @@
-"""What every test starts from."""
+"""Common fixtures."""
 
 import signal
 import sys

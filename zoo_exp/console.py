@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 class _Console(Console):
-    """Goes on in silence when its reader, such as `head`, has closed the pipe: a run must not end for that."""
+    """Ignores a closed pipe (for example of `head`), so that a run is not ended by it."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

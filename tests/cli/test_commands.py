@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, where, and with which exit code."""
+"""The command line: output, streams and exit codes."""
 
 import shlex
 import signal
@@ -38,7 +38,7 @@ def runner(monkeypatch):
     return module
 
 
-def test_nothing_typed_prints_help(capsys):
+def test_without_arguments_help_is_printed(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
     for command in ("run", "list", "show", "embedded"):
@@ -54,7 +54,7 @@ def test_help_of_each_command_has_examples(command, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "models"], ["list", "tasks"], ["list", "exps"]])
-def test_looking_around_imports_nothing_heavy(arguments):
+def test_listing_and_help_import_nothing_heavy(arguments):
     heavy = ["torch", "lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
     code = (
         "import sys; from zoo_exp.cli import main\n"
@@ -124,7 +124,7 @@ def test_flags_and_overrides_may_stand_in_any_order(runner, capsys):
         (["run", "selector=full", "--config-dir", "nowhere"], ["nowhere", "no such folder"]),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(arguments, words, capsys, runner):
+def test_a_user_error_is_one_message_and_exit_code_2(arguments, words, capsys, runner):
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -159,7 +159,7 @@ def test_argparse_refuses_with_exit_code_2(arguments, capsys):
      (["tokens", "--model.layers", "4"], "model.layers=4"), (["run", "--model"], "model=VALUE"),
      (["bench", "--exp", "--debug"], "+exp=VALUE")],
 )  # fmt: skip
-def test_an_override_with_dashes_is_told_without_them(arguments, hint, capsys):
+def test_an_override_with_dashes_gets_a_hint(arguments, hint, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
@@ -176,7 +176,7 @@ def test_other_unknown_flags_get_no_hint(capsys):
 @pytest.mark.parametrize("words", [
     "logger=none", "trainer=ddp  ", "data=folder data.root=DIR", "model.path=DIR", "--config-dir DIR",
 ])  # fmt: skip
-def test_the_help_of_run_names_what_people_look_for(words, capsys):
+def test_the_help_of_run_names_common_options(words, capsys):
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     described = capsys.readouterr().out.partition("key=, +key=")[2]
@@ -206,7 +206,7 @@ def test_show_repeats_what_a_shell_takes(capsys):
     assert shlex.split(first)[-2:] == ["selector=zoo", "budget=<=64"]
 
 
-def test_an_error_of_the_runner_is_told_without_traceback(runner, capsys):
+def test_an_error_of_the_runner_is_one_line_without_traceback(runner, capsys):
     runner.answer = InvalidValueError("the weights are broken")
     assert main(["run", "selector=full"]) == 2
     assert capsys.readouterr().err == "error: the weights are broken\n"
@@ -267,7 +267,7 @@ def test_a_folder_in_which_nothing_can_be_made(key, runner, capsys):
     assert runner.seen == []
 
 
-def test_looking_whether_a_folder_can_be_written_to_leaves_nothing(runner, tmp_path):
+def test_checking_a_folder_for_write_access_leaves_nothing(runner, tmp_path):
     assert main(["run", "selector=full", f"out={tmp_path}/runs"]) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -279,7 +279,7 @@ def exit_after_interrupt():
         raise SystemExit(1)  # noqa: B904 - what Lightning's Trainer does
 
 
-def test_ctrl_c_is_told_in_one_line(runner, capsys):
+def test_ctrl_c_is_one_line(runner, capsys):
     runner.answer = KeyboardInterrupt()
     assert main(["run", "selector=full"]) == 130
     assert "same command to resume" in capsys.readouterr().err

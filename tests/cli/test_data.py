@@ -1,4 +1,4 @@
-"""`data check`: what it finds in a folder of benchmark files."""
+"""`data check` on folders of benchmark files."""
 
 from io import BytesIO
 
@@ -57,7 +57,7 @@ def test_missing_rows_are_an_error_where_all_are_wanted(folder, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "complete"
 
 
-def test_what_is_wrong_is_one_message_and_exit_code_2(folder, capsys):
+def test_bad_data_is_one_message_and_exit_code_2(folder, capsys):
     def refused(*arguments):
         assert main(["data", *arguments]) == 2
         captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`list`: what a terminal shows of it."""
+"""Terminal output of `list`."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_where_a_program_reads_it_a_selector_has_one_line(capsys, monkeypatch):
     assert selectors.get("dart").paper in line
 
 
-def test_a_ready_made_arm_has_the_paper_and_the_needs_of_its_selector():
+def test_a_preset_has_the_paper_and_the_needs_of_its_selector():
     info = selectors.get("zoo")
     text = cells("zoo_closed_form")[-1]
     assert info.paper in text
@@ -44,7 +44,7 @@ def test_needs_are_those_of_the_options(tmp_path):
     assert "hidden, projector, replay" in text
 
 
-def test_nothing_points_to_a_document_that_a_reader_does_not_have(capsys):
+def test_listings_have_no_references_to_missing_documents(capsys):
     for what in listing.LISTINGS:
         assert main(["list", what]) == 0
     assert "spec:" not in capsys.readouterr().out

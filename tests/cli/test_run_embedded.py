@@ -45,14 +45,14 @@ def finished(tmp_path_factory):
     return out
 
 
-def test_everything_promised_is_there(finished):
+def test_a_run_writes_all_documented_files(finished):
     (folder,) = folders(finished)
     promised = ("records.jsonl", "results.csv", "results.json", "results.md", "config.yaml", "masks.png")
     assert all((folder / name).stat().st_size > 0 for name in promised)
     assert (folder / "masks.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_record_says_what_happened(finished):
+def test_a_record_has_the_selector_budget_and_response(finished):
     rows = records(finished)
     arms = {row["arm"] for row in rows}
     assert arms == {"full", "blind", *(f"random @16 seed {i}" for i in range(3))} | {
@@ -66,7 +66,7 @@ def test_a_record_says_what_happened(finished):
     assert set(measured.values()) == {16}
 
 
-def test_the_same_command_again_answers_nothing_twice(finished, capsys):
+def test_rerunning_a_command_answers_nothing_twice(finished, capsys):
     (folder,) = folders(finished)
     before = (folder / "records.jsonl").read_bytes()
     assert run(finished) == 0
@@ -143,7 +143,7 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_keeps_the_records_and_the_same_command_resumes(tmp_path):
     command = [sys.executable, "-m", "zoo_exp", *RUN, "limit=25", "model.batch_size=1", f"out={tmp_path}"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""`score`: what it prints, what it writes, and how it names every bad line."""
+"""`score`: output, files, and errors with line numbers."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_json_gives_the_references_numbers_and_nothing_else(name, file, capsys):
     assert set(printed["metrics"]) - set(wanted) <= {"mme_total_score"}  # ours: papers call it P+C
 
 
-def test_people_read_values_intervals_and_groups(file, capsys):
+def test_score_prints_values_intervals_and_groups(file, capsys):
     assert main(["score", "pope", write(file, [pope(1), pope(2, "no"), pope(3, "no", "no")])]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "pope: 3 responses, scale 0-1"
@@ -128,7 +128,7 @@ def test_a_bad_file_is_one_message_with_its_line_and_exit_code_2(task, lines, wo
     ("content", "words"),
     [
         (json.dumps(pope(1)).encode() + b'\n{"doc": {"answer": "\xff"}}\n', ["line 2", "not UTF-8"]),
-        (json.dumps(pope(1)).encode() + b'\n{"doc": {"question_id"', ["line 2", "half written"]),
+        (json.dumps(pope(1)).encode() + b'\n{"doc": {"question_id"', ["line 2", "incomplete"]),
         (b"PK\x03\x04\x00nonsense", ["line 1", "not JSON"]),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_missing_file_and_bad_outputs(file, tmp_path, capsys):
     assert main(["score", "pope", str(file), "--per-sample", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
     assert main(["score", "pope", str(file), "--submission", str(tmp_path)]) == 2
-    assert "pope has no submission file; those that have one: vqav2_testdev" in capsys.readouterr().err
+    assert "pope has no submission file; tasks with one: vqav2_testdev" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["score"], ["score", "pope"], ["score", "pope", "a", "b"]])

@@ -1,4 +1,4 @@
-"""The arms and budgets of every experiment, pinned: what the paper states, and what stands beside it."""
+"""Pinned arms and budgets of every experiment."""
 
 from itertools import groupby
 
@@ -158,7 +158,7 @@ def test_the_papers_arms_on_llava_next_have_its_projector():
 
 
 @pytest.mark.parametrize("name", sorted(set(ARMS) - WITHOUT_CONTROLS))
-def test_controls_stand_in_every_study_at_every_budget(name):
+def test_every_study_has_controls_at_every_budget(name):
     arms = compose([f"+exp={name}"]).arms
     plain = [a for a in arms if a.selector == "zoo" and a.options.get("fusion") == "multiply"]
     main = {a.budget for a in plain if not a.row.startswith(PER_IMAGE)}
@@ -178,7 +178,7 @@ def test_tables_run_on_the_embedded_model(name):
 @pytest.mark.parametrize(
     "model", sorted(p.stem for p in (folders.search_path([])[0] / "model").glob("*.yaml"))
 )
-def test_every_model_says_its_budgets_per_image(model):
+def test_every_model_declares_budgets_per_image(model):
     """For layer selectors, which know no tiles; five tiles make the total."""
     path = ["model.path=somewhere", "model.family=llava"] if model == "hub" else []
     config = compose(["selector=full", f"model={model}", *path]).model

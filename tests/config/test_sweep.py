@@ -1,4 +1,4 @@
-"""The points of a sweep: which they are, and that a bad one stops all of them."""
+"""The points of a sweep, and errors that stop all of them."""
 
 import itertools
 
@@ -56,7 +56,7 @@ def test_at_most_with_commas_is_refused_with_what_a_shell_takes():
         points(["selector=zoo", "budget=<=64,<=32"])
 
 
-def test_a_bare_name_is_told_what_to_type():
+def test_a_bare_name_gets_a_hint():
     with pytest.raises(InvalidValueError, match=r"type \+exp=ablation_fusion"):
         points(["ablation_fusion"])
 
@@ -75,7 +75,7 @@ def test_an_experiment_file_may_name_the_axes(folder):
     assert typed(["+exp=mine"], folder, sweep=False) == [("+exp=mine",)]
 
 
-def test_the_command_line_takes_the_place_of_an_axis_of_the_file(folder):
+def test_the_command_line_replaces_an_axis_of_the_file(folder):
     expected = [("+exp=mine", "budget=9", f"seed={seed}") for seed in (0, 1)]
     assert typed(["+exp=mine", "budget=9"], folder) == expected
 

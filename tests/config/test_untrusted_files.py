@@ -1,4 +1,4 @@
-"""Experiment files from somebody else, and names that leave the output folder: one line, with file and line."""
+"""Untrusted experiment files, and names outside of the output folder: one line with file and line number."""
 
 import pytest
 
@@ -87,7 +87,7 @@ def test_what_files_may_hold_still_works(tmp_path):
     assert [str(arm.budget) for arm in found.arms] == ["48", "32", "16"]
 
 
-def test_a_resolver_works_on_the_users_own_command_line(monkeypatch):
+def test_a_resolver_works_on_the_command_line(monkeypatch):
     monkeypatch.setenv("SOME_QUESTION", "why")
     assert compose(["selector=full", "question=${oc.env:SOME_QUESTION}"]).question == "why"
 

@@ -1,4 +1,4 @@
-"""The worked example of docs/adding_a_selector.md runs, and is as short as it says."""
+"""The example of docs/adding_a_selector.md runs and has the stated length."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A selector's answer that is wrong is refused by the base class, with the class's name, and never evaluated."""
+"""Invalid results of a selector are refused by the base class, with the class's name, and never evaluated."""
 
 from dataclasses import dataclass
 from typing import ClassVar

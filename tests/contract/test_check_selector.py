@@ -1,5 +1,5 @@
-# ruff: noqa: D101, D102 - the class names say what the rules do
-"""The contract suite itself: a rule that breaks a promise is caught, by the check that is about it."""
+# ruff: noqa: D101, D102 - the class names describe the selectors
+"""The contract suite itself: each check detects the selector that violates it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -139,12 +139,12 @@ BROKEN = {
 }
 
 
-def test_a_good_rule_passes():
+def test_a_correct_selector_passes():
     check_selector(Good())
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_broken_rule_is_caught(rule):
+def test_a_broken_selector_is_detected(rule):
     with pytest.raises(ContractError, match=rule.name):
         CHECKS[BROKEN[rule]](rule())
     with pytest.raises(ContractError):
@@ -160,11 +160,11 @@ def test_scores_of_a_wrong_length_are_refused():
         CHECKS["scores"](Trusting())
 
 
-def test_every_check_about_the_answer_catches_something():
+def test_every_check_of_the_result_detects_an_error():
     assert set(CHECKS) - set(BROKEN.values()) == {"everything_and_nothing"}
 
 
-def test_a_rule_that_refuses_nothing_is_caught():
+def test_a_selector_without_checks_is_detected():
     class Endless(Good):
         def plan(self, tokens, budget):
             return super().plan(tokens, min(budget, tokens.count) if isinstance(budget, int) else budget)

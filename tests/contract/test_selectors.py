@@ -1,4 +1,4 @@
-"""Every registered selector, with the options that change its rule, keeps every rule of the contract."""
+"""Every registered selector, with its variants, passes the contract suite."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Features that are not finite: named at once, or behind a GPU's work at the end of a block."""
+"""Non-finite features are reported immediately, or at the end of a deferred block on a GPU."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_block_names_the_first_at_its_end(queued):
     assert reached == ["inner", "outer"]
     with deferred_checks():  # nothing is left over
         check_features(torch.zeros(2, 2))
-    with pytest.raises(InvalidValueError, match="features hold"):  # outside, it is at once
+    with pytest.raises(InvalidValueError, match="features contain"):  # outside, it is at once
         check_features(torch.full((2, 2), torch.nan))
 
 

@@ -74,7 +74,7 @@ def test_patch_merger_matches_jacrev(seed, patches, eps):
 
 
 @pytest.mark.parametrize("block", [1, 7, 12, 40])
-def test_blocks_of_the_kernel_do_not_show(monkeypatch, block):
+def test_the_block_size_of_the_kernel_has_no_influence(monkeypatch, block):
     """Only what stands left of the diagonal is multiplied, whatever the block size and its remainder."""
     monkeypatch.setattr("zoo_exp.core.closed_form.KERNEL_BLOCK", block)
     mlp = random_mlp(hidden=24)
@@ -107,7 +107,7 @@ def test_low_rank_projector_has_a_closed_form_too():
     torch.testing.assert_close(closed_form(x, thin), jacobian_norm(x, thin), rtol=1e-4, atol=0)
 
 
-def test_it_is_the_limit_of_finite_differences():
+def test_closed_form_is_the_limit_of_finite_differences():
     """Against 4096 directions the closed form ranks tokens better than 64 directions do."""
     mlp, g = random_mlp(width=64, hidden=128, out=96), torch.Generator().manual_seed(0)
     x = torch.randn(200, 64, generator=g) * (torch.rand(200, 1, generator=g) * 2)
@@ -127,7 +127,7 @@ def kendall_errors(a, b):
     return ((a[:, None] > a) != (b[:, None] > b)).sum().item()
 
 
-def test_first_order_is_what_finite_differences_tend_to():
+def test_first_order_is_the_limit_of_finite_differences():
     mlp, g = random_mlp(), torch.Generator().manual_seed(0)
     x, directions = torch.randn(12, 16, generator=g), draw_directions(5, 16, g)
     small = zeroth_order(x, in_double(mlp), directions, 1e-4, dtype=torch.float64).float()

@@ -81,7 +81,7 @@ def problems(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(problems(), st.sampled_from(["multiply", "sum"]))
-def test_greedy_is_its_definition_with_ties(problem, combine):
+def test_greedy_equals_its_definition_with_ties(problem, combine):
     embeddings, k, weights = problem
     assert greedy(embeddings, k, weights, combine=combine).tolist() == by_definition(
         embeddings, k, weights, combine
@@ -90,7 +90,7 @@ def test_greedy_is_its_definition_with_ties(problem, combine):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 20), st.integers(0, 999), st.booleans())
-def test_greedy_is_its_definition_on_real_values(n, seed, weighted):
+def test_greedy_equals_its_definition_on_real_values(n, seed, weighted):
     g = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(n, 5, generator=g)
     weights = torch.rand(n, generator=g) if weighted else None

@@ -26,7 +26,7 @@ def test_min_max_keeps_the_order_and_ignores_units(values, scale, shift):
         torch.testing.assert_close(min_max(scores * scale + shift), scaled, rtol=0, atol=2e-2)
 
 
-def test_min_max_is_its_formula():
+def test_min_max_equals_its_formula():
     torch.testing.assert_close(min_max(torch.tensor([1.0, 2.0, 5.0])), torch.tensor([0, 0.25, 1]))
     low, high = SCORES.min(), SCORES.max()
     assert torch.equal(min_max(SCORES), (SCORES - low) / (high - low + 1e-8))
@@ -57,7 +57,7 @@ def slow_order(scores, combine):
     return picked
 
 
-def test_greedy_picks_with_weights_are_what_the_fusions_say():
+def test_greedy_picks_with_weights_follow_the_fusions():
     weights = min_max(SCORES)
     for combine, formula in (("sum", lambda s, d: s + d), ("multiply", lambda s, d: s * d)):
         picks = greedy(EMBEDDINGS, 12, weights, combine=combine).tolist()

@@ -1,4 +1,4 @@
-"""The greedy kernel picks what the loop in torch picks: in Triton's interpreter, and on a GPU where there is one."""
+"""The greedy kernel equals the loop in torch: in Triton's interpreter, and on a GPU if available."""
 
 import importlib.util
 import json
@@ -123,7 +123,7 @@ class Refusing:
         raise RuntimeError("Failed to find C compiler")
 
 
-def test_without_a_compiler_the_loop_takes_over_and_says_so_once(monkeypatch):
+def test_without_a_compiler_the_loop_runs_after_one_warning(monkeypatch):
     monkeypatch.setattr(greedy_kernel, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
     monkeypatch.setattr(greedy_kernel, "_kernel", Refusing())
     monkeypatch.setattr(greedy_kernel, "_FAILED", [])
@@ -138,7 +138,7 @@ def test_without_a_compiler_the_loop_takes_over_and_says_so_once(monkeypatch):
         assert greedy_kernel.greedy_launch(*given) is None
 
 
-def test_without_triton_the_loop_takes_over(monkeypatch):
+def test_without_triton_the_loop_runs(monkeypatch):
     monkeypatch.setattr(greedy_kernel, "triton", None)
     batch, k = problem(3)
     assert (

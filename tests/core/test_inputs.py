@@ -1,4 +1,4 @@
-"""Budgets, seeds and what a selector may look at."""
+"""Budgets, seeds and `VisualTokens`."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def test_a_count_above_the_image_is_named():
         Budget(count=65).resolve(64)
 
 
-def test_a_small_image_keeps_all_it_has_where_that_is_said():
+def test_at_most_keeps_all_tokens_of_a_small_image():
     assert [Budget.parse("<=65").resolve(n) for n in (64, 65, 66)] == [64, 65, 65]
     with pytest.raises(InvalidValueError, match="at_most requires a count"):
         Budget.parse("<=50%")

@@ -1,4 +1,4 @@
-"""Closed forms of projectors with a norm in front, against automatic differentiation of PyTorch's own modules."""
+"""Closed forms of projectors with a norm, against automatic differentiation of PyTorch modules."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_values_and_sensitivities_are_those_of_the_stock_modules(norm, patches, 
     )
 
 
-def test_a_linear_layer_has_one_sensitivity_and_says_so():
+def test_a_linear_layer_has_a_constant_sensitivity():
     linear, _ = projector("none", 1, None)
     assert linear.constant
     scores = closed_form(torch.randn(4, WIDTH), linear)

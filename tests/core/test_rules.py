@@ -1,4 +1,4 @@
-"""Merging, coverage and the determinantal point process, each against a slow version of its spec."""
+"""Merging, coverage and the determinantal point process, each against a slow reference."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def slow_merge(attention, keys, features, dominant, contextual):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 14), st.integers(0, 999), st.data())
-def test_merging_is_its_spec(n, seed, data):
+def test_merging_equals_its_definition(n, seed, data):
     dominant = data.draw(st.integers(0, n))
     contextual = data.draw(st.integers(0, n - dominant))
     g = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def test_dpp_is_the_greedy_determinant(n, seed):
     assert conditional_dpp(embeddings, q, n).tolist() == slow_dpp(embeddings, q, n)
 
 
-def test_dpp_fills_up_by_relevance_when_the_rank_is_used_up():
+def test_dpp_fills_up_by_relevance_when_the_rank_is_exhausted():
     embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 1], [2, 1]])
     assert conditional_dpp(embeddings, torch.tensor([1.0, 0.9, 0.2, 0.3]), 4).tolist() == [0, 1, 3, 2]
     assert conditional_dpp(embeddings, torch.zeros(4), 3).tolist() == [0, 1, 2]

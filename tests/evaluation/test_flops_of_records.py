@@ -7,8 +7,8 @@ import pytest
 
 from zoo_exp import cli
 from zoo_exp.config import compose
-from zoo_exp.evaluation.batches import Collate, Sample
 from zoo_exp.evaluation.module import PrunedVLM
+from zoo_exp.evaluation.sample_batches import Collate, Sample
 from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import load_work
 from zoo_exp.measure.stages import FlopProbe, answer, exclusive

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo_exp.config.schema import TrainerConfig
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import launch, stop
-from zoo_exp.evaluation.batches import shard
+from zoo_exp.evaluation.sample_batches import shard
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
 

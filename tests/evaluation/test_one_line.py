@@ -33,7 +33,7 @@ from zoo_exp.errors import (
     ZooExpError,
     as_ours,
 )
-from zoo_exp.evaluation.batches import Batch, Failure, Guarded, Sample, make_loader, opened
+from zoo_exp.evaluation.sample_batches import Batch, Failure, Guarded, Sample, make_loader, opened
 
 
 def jpeg():
@@ -141,7 +141,7 @@ def test_a_bug_in_a_worker_names_the_sample_of_the_batch(workers):
         def sample_id(self, doc):
             return doc["id"]
 
-    from zoo_exp.evaluation.batches import Pending
+    from zoo_exp.evaluation.sample_batches import Pending
 
     loader = make_loader(Pending(Task(), Rows(), [0, 2, 1]), collate, 2, workers)
     whole, failed = list(loader)

@@ -26,8 +26,8 @@ def test_cropped_parts_are_not_shown():
     inputs = dict(processor(images=[Image.new("RGB", (60, 60)), wide()], return_tensors="pt"))
     tokens = VisualTokens(projected=torch.zeros(16, 2), grid=(4, 4))
     view = seen(tokens, wide(), inputs, 1, processor)
-    assert view.picture.size == (48, 48)
-    middle = np.asarray(view.picture)[4:-4, 4:-4].reshape(-1, 3)
+    assert view.image.size == (48, 48)
+    middle = np.asarray(view.image)[4:-4, 4:-4].reshape(-1, 3)
     assert np.abs(middle - np.array([220, 0, 0])).max() <= 3
     assert view.grid == (4, 4)
     assert view.marked(torch.tensor([0, 5, 15])) == [0, 5, 15]
@@ -36,7 +36,7 @@ def test_cropped_parts_are_not_shown():
 def test_flat_patches_show_the_whole_image():
     inputs = {"pixel_values": torch.zeros(8 * 4, 588), "image_grid_thw": torch.tensor([[1, 4, 8]])}
     view = seen(VisualTokens(projected=torch.zeros(8, 2), grid=(2, 4)), wide(), inputs, 0, None)
-    assert view.picture.size == (200, 100)
+    assert view.image.size == (200, 100)
     assert view.grid == (2, 4)
 
 
@@ -54,13 +54,13 @@ def test_tiles_are_shown_beside_the_base_image_with_kept_tokens_in_place():
     view = seen(tiled_tokens(), wide(), inputs, 0, processor)
     rows, columns = view.grid
     assert (rows, columns) == (3, 3 + 1 + 6)
-    assert view.picture.size == (columns * CELL, rows * CELL)
+    assert view.image.size == (columns * CELL, rows * CELL)
     # The last token of the base tile, the first of the tiles, a newline (which has no cell), the last token.
     assert view.marked(torch.tensor([8, 9, 15, 21])) == [4, columns + 9, 2 * columns + 2]
 
     def colour(cell):
         x, y = (cell % columns * CELL + CELL // 2, cell // columns * CELL + CELL // 2)
-        return view.picture.getpixel((x, y))
+        return view.image.getpixel((x, y))
 
     assert colour(4)[0] < 60  # the left of the tiles is green,
     assert colour(4)[1] > 120

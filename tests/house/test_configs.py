@@ -31,7 +31,7 @@ def test_every_group_has_files():
 @pytest.mark.parametrize(
     "path", [path for files in FILES.values() for path in files.values()], ids=lambda p: p.stem
 )
-def test_the_first_line_says_what_the_file_is(path):
+def test_the_first_line_describes_the_file(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 10
@@ -55,7 +55,7 @@ def test_every_model_composes_with_a_whole_experiment(name):
 
 
 @pytest.mark.parametrize("name", every("selector"))
-def test_every_ready_made_arm_composes(name):
+def test_every_preset_composes(name):
     content = yaml.safe_load(FILES["selector"][name].read_text())
     assert set(content) <= {field.name for field in fields(ArmConfig)}
     assert {arm.selector for arm in compose([f"selector={name}", "budget=16"]).arms} == {content["selector"]}

@@ -1,4 +1,4 @@
-"""The floors of the house: imports only go down, and what is light stays light."""
+"""Imports only go down the floors, and light modules stay light."""
 
 import ast
 import re

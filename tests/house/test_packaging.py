@@ -1,4 +1,4 @@
-"""What gets installed: the wheel has every module and configuration, also away from the checkout."""
+"""The wheel contains every module and configuration, and works outside of a checkout."""
 
 import os
 import re
@@ -96,7 +96,7 @@ def test_every_pin_lies_within_the_declared_range():
         assert requirement.specifier.contains(version(requirement.name).split("+")[0]), text
 
 
-def test_every_dependency_says_why():
+def test_every_dependency_has_a_reason():
     text = (ROOT / "pyproject.toml").read_text()
     block = text.split("dependencies = [")[1].split("\n]")[0].strip().splitlines()
     assert [line for line in block if '"' in line and "#" not in line] == []

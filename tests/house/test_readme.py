@@ -1,4 +1,4 @@
-"""What the README tells a reader to type is accepted, and what it points to is there."""
+"""Commands of the README are accepted, and its links exist."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ def test_every_snippet_runs_as_it_stands(code, capsys):
     assert "ASSISTANT: " in capsys.readouterr().out
 
 
-def test_links_and_pictures_exist():
+def test_links_and_images_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert targets
     missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]

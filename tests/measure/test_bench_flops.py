@@ -79,7 +79,7 @@ def test_flops_are_what_torch_counts_for_every_selector(rows):
         assert (row.flops.select == 0) == (row.selector in FREE), row.arm
 
 
-def test_the_tables_total_holds_the_selector(rows):
+def test_the_total_includes_the_selector(rows):
     lines = list(csv.DictReader(io.StringIO(csv_text(bench_columns(rows)))))
     for line, row in zip(lines, rows, strict=True):
         stages = sum(
@@ -89,7 +89,7 @@ def test_the_tables_total_holds_the_selector(rows):
         assert float(line["total_tflop"]) == pytest.approx(row.counted_flops / 1e12, rel=0.01)
 
 
-def test_a_rule_that_kept_everything_is_refused_when_it_has_run():
+def test_a_selector_that_kept_everything_is_refused_after_its_run():
     """A budget per tile is known to prune nothing only once the tiles are."""
     model = tiny_model("llava")
     adapter = adapter_for(model)
@@ -97,6 +97,6 @@ def test_a_rule_that_kept_everything_is_refused_when_it_has_run():
     inputs = made_up_inputs(adapter, 1, 20, (56, 56))
     arm = Arm("divprune", Budget(count=adapter.n_visual, per="tile"))
     with pytest.raises(
-        InvalidValueError, match=r"arm 'divprune' kept all 16 visual tokens: it prunes nothing"
+        InvalidValueError, match=r"arm 'divprune' kept all 16 visual tokens: nothing is pruned"
     ):
         run_bench(loaded, [arm], lambda _: lambda: inputs, Plan(repeats=1, warmup=0, new_tokens=2))

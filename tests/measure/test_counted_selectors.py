@@ -1,4 +1,4 @@
-"""What records say that a selector costs is what torch counts, for every rule and on every family."""
+"""FLOPs of selectors in records equal torch's count, for every selector and family."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,7 +71,7 @@ def test_input_selectors_cost_what_torch_counts(adapters, family, arm):
 
 @dataclass(frozen=True)
 class Mine(ScoreSelector):
-    """A user's rule whose work depends on the image's content."""
+    """A custom selector whose cost depends on the image's content."""
 
     name: ClassVar[str] = "mine"
     calls: ClassVar[list[int]] = []
@@ -83,7 +83,7 @@ class Mine(ScoreSelector):
         return tokens.projected @ rows.mean(0) + (rows @ rows.T).sum()
 
 
-def test_a_users_rule_is_counted_image_by_image(adapters):
+def test_a_custom_selector_is_counted_image_by_image(adapters):
     images = [adapters["llava"].encode(tiny_inputs(adapters["llava"].model, [[(56, 56)]], seed=s), frozenset())[0][0]
               for s in (0, 1, 2)]  # fmt: skip
     counted = [count_flops(lambda i=i: Mine().select(i, 4, torch.Generator())) for i in images]
@@ -136,7 +136,7 @@ def test_layer_selectors_cost_what_torch_counts(adapters, family, arm):
     assert own > 0
 
 
-def test_padding_does_not_enter(adapters):
+def test_padding_is_not_counted(adapters):
     adapter = adapters["llava"]
     config = adapter.model.config.get_text_config()
     alone = []
@@ -175,7 +175,7 @@ class MyLayers(LayerSelector):
         return LayerAnswer(torch.arange(count))
 
 
-def test_a_users_layer_selector_is_counted(adapters):
+def test_a_custom_layer_selector_is_counted(adapters):
     adapter = adapters["llava"]
     config = adapter.model.config.get_text_config()
     rule = CountedLayerSelector(MyLayers(), config)

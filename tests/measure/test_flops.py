@@ -117,7 +117,7 @@ ARMS = {
         if not (family == "qwen2_5_vl" and "low_rank" in arm)
     ],
 )
-def test_what_a_selector_costs_agrees_with_the_counter(adapters, family, arm):
+def test_selector_flops_agree_with_the_counter(adapters, family, arm):
     adapter = adapters[family]
     selector = selectors.get(arm.split("_")[0] if arm not in selectors.available() else arm, **ARMS[arm])
     inputs = tiny_inputs(adapter.model, [[SHAPES[family][-1]]])
@@ -178,7 +178,7 @@ class OtherName(WithFormula):
     name = "other"
 
 
-def test_a_selector_speaks_for_itself_and_an_unknown_one_says_so():
+def test_flops_come_from_the_selector_or_are_unknown():
     tokens = VisualTokens(projected=torch.zeros(7, 3))
     assert selector_flops(WithFormula(), tokens, 5) == 35
     assert selector_flops(OtherScores(), tokens, 5) is None  # the formula is not about its work
@@ -224,7 +224,7 @@ def test_counts_from_the_number_of_tokens_are_those_of_the_images(adapters):
         ("Qwen/Qwen2.5-VL-7B-Instruct", 640, 8.517),
     ],
 )
-def test_prefills_at_real_size_are_those_of_the_specification(name, length, tflop):
+def test_flops_of_prefill_at_real_size(name, length, tflop):
     costs = CostModel(architecture(name))
     assert (costs.prefill(length) - costs.head()) / 1e12 == pytest.approx(tflop, rel=2e-4)
 
@@ -252,7 +252,7 @@ def test_a_model_type_that_cannot_be_pruned_is_refused():
         ({"estimator": "closed_form"}, 0.0157),  # of the kernel (0.0242 with all of it) its stairs
     ],
 )
-def test_sensitivity_at_real_size_costs_what_the_specification_says(options, tflop):
+def test_flops_of_sensitivity_at_real_size(options, tflop):
     def empty(*shape):
         return torch.empty(*shape, device="meta")
 

@@ -1,4 +1,4 @@
-"""Made-up prompts fit the model: placeholders and images agree, at any batch size and image size."""
+"""Synthetic prompts match the model, for any batch size and image size."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from zoo_exp.models.tiny import tiny_model
 
 @pytest.mark.parametrize("size", [(56, 56), (112, 100), (60, 150)])
 @pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"])
-def test_the_adapter_takes_them(family, size):
+def test_adapters_accept_synthetic_inputs(family, size):
     adapter = adapter_for(tiny_model(family))
     inputs = made_up_inputs(adapter, 2, 20, size)
     tokens = adapter.encode(inputs, frozenset())
@@ -21,7 +21,7 @@ def test_the_adapter_takes_them(family, size):
     assert inputs["attention_mask"].all()
 
 
-def test_words_are_no_placeholders_and_the_seed_decides():
+def test_words_exclude_placeholders_and_depend_on_the_seed():
     adapter = adapter_for(tiny_model("qwen2_5_vl"))
     inputs = made_up_inputs(adapter, 3, 500, (56, 56))
     words = inputs["input_ids"][inputs["input_ids"] != adapter.image_token_id]

@@ -1,4 +1,4 @@
-"""Peaks by stage: an outer stage holds what its inner one held."""
+"""Peak memory by stage, including nested stages."""
 
 import sys
 
@@ -11,7 +11,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="residen
 
 
 @linux
-def test_a_stage_sees_what_it_held_and_the_next_one_does_not():
+def test_a_stage_has_its_own_peak():
     memory = PeakMemory(torch.device("cpu"))
     with memory.stage("large"):
         torch.ones(2**24).sum()  # 64 MiB
@@ -22,7 +22,7 @@ def test_a_stage_sees_what_it_held_and_the_next_one_does_not():
 
 
 @linux
-def test_the_outer_stage_holds_the_inner_ones_peak():
+def test_an_outer_stage_includes_the_inner_peak():
     memory = PeakMemory(torch.device("cpu"))
     with memory.stage("outer"):
         with memory.stage("inner"):
@@ -58,7 +58,7 @@ def test_stages_nest_on_a_gpu_as_on_a_cpu(monkeypatch):
     assert memory.peaks == {"inner": 5, "outer": 7, "after": 2}
 
 
-def test_where_the_system_does_not_say_the_peak_is_unknown(monkeypatch, tmp_path):
+def test_without_system_support_the_peak_is_nan(monkeypatch, tmp_path):
     from zoo_exp.measure import memory
 
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""The bench on tiny models: every arm in turn, failures of one arm, rows and what follows from them."""
+"""The bench on tiny models: arms, failures of single arms, rows and derived values."""
 
 import csv
 import io
@@ -106,7 +106,7 @@ def test_stages_do_not_overlap(rows):
     assert 0 < zoo.selector_share.p50 < 1
 
 
-def test_a_layer_selectors_work_is_taken_out_of_the_prefill(rows):
+def test_a_layer_selectors_time_is_subtracted_from_the_prefill(rows):
     assert of(rows, "fastv @5").times("select").p50 > 0
     assert of(rows, "fastv @5").times("score").p50 == 0
 
@@ -147,13 +147,13 @@ def test_nothing_is_left_on_the_model():
 
 
 class _Greedy(type(selectors.get("uniform_grid"))):
-    """A rule that asks for more memory than there is."""
+    """A selector that requests more memory than available."""
 
     def score(self, tokens, generator):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
 
-def test_an_arm_out_of_memory_says_so_and_the_others_go_on():
+def test_an_arm_out_of_memory_is_reported_and_the_others_continue():
     model = loaded()
     some = [arms()[0], StandIn("greedy @5", _Greedy(), Budget(count=5)), arms()[1]]
     rows = run_bench(model, some, prepare_for(model), Plan(repeats=2, warmup=0, new_tokens=2))
@@ -165,7 +165,7 @@ def test_an_arm_out_of_memory_says_so_and_the_others_go_on():
     assert csv_text(bench_columns(rows)).count("\n") == 4
 
 
-def test_a_rule_that_takes_minutes_can_do_without_the_passes_for_memory_and_flops():
+def test_a_slow_selector_can_skip_the_passes_for_memory_and_flops():
     class Counting(type(selectors.get("uniform_grid"))):
         def score(self, tokens, generator):
             calls.append(1)
@@ -193,7 +193,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
 @pytest.mark.parametrize("budget", [Budget(count=16), Budget(keep_ratio=1.0), Budget(keep_ratio=0.99)])
 def test_a_budget_that_prunes_nothing_is_refused_before_anything_runs(budget):
     model, arm = loaded(), StandIn("divprune", selectors.get("divprune"), budget)
-    with pytest.raises(InvalidValueError, match=r"prunes nothing.*selector=full"):
+    with pytest.raises(InvalidValueError, match=r"nothing is pruned.*selector=full"):
         run_bench(model, [arm], prepare_for(model), Plan())
     assert arm.calls == []
 
@@ -242,12 +242,12 @@ def test_a_mixed_comparison_is_refused():
     with pytest.raises(InvalidValueError, match="attention sdpa and eager"):
         check_comparable(mixed)
     for make in (bench_table, bench_columns):
-        with pytest.raises(InvalidValueError, match="not measured alike"):
+        with pytest.raises(InvalidValueError, match="measured under different conditions"):
             make(mixed)
     check_comparable([made_up("a", [1]), made_up("b", [2])])
 
 
-def test_a_row_that_sees_its_own_noise_is_marked():
+def test_a_noisy_row_is_marked():
     calm, wild = made_up("a", [100, 101, 102]), made_up("b", [100, 101, 190])
     assert calm.remark == ""
     assert wild.noisy == ["prefill", "ttft", "end_to_end"]
@@ -255,7 +255,7 @@ def test_a_row_that_sees_its_own_noise_is_marked():
     assert "noisy" in markdown(bench_table([calm, wild]))
 
 
-def test_rows_of_two_clocks_do_not_compare():
+def test_rows_of_two_clocks_are_not_comparable():
     mixed = [made_up("a", [1]), made_up("b", [1], clock="process")]
     assert "process time" in str(mixed[1].conditions)
     assert "process time" not in str(mixed[0].conditions)
@@ -270,7 +270,7 @@ def test_an_unknown_clock_is_refused_before_anything_runs():
     assert arm.calls == []
 
 
-def test_gains_are_against_full_with_the_selector_paid():
+def test_gains_are_relative_to_full_and_include_the_selector():
     full, fast = made_up("full", [100], "full"), made_up("fast", [19])
     assert baseline_of(fast, [full, fast]) is full
     line = cells(fast, [full, fast])

@@ -1,4 +1,4 @@
-"""The clocks: what nests, adds up and spreads, and that a GPU's clock waits once, at the end."""
+"""Clocks: nested and repeated stages, spread, and one synchronisation per GPU reading."""
 
 import math
 import time
@@ -45,7 +45,7 @@ def test_stages_add_up_and_lie_inside_others():
     assert hand.waits == 1
 
 
-def test_the_cpu_clock_sees_a_sleep():
+def test_the_wall_clock_includes_a_sleep():
     clock = StageClock()
     with clock.stage("sleep"):
         time.sleep(0.02)
@@ -94,7 +94,7 @@ def test_the_spread_does_not_depend_on_the_unit(values, unit):
     assert Spread([unit * v for v in values]).relative == pytest.approx(Spread(values).relative)
 
 
-def test_noise_is_told_from_a_steady_measurement():
+def test_noise_is_detected():
     assert not Spread([100, 101, 102, 103, 99]).noisy
     assert Spread([100, 101, 150, 103, 70]).noisy
     assert not Spread([5.0]).noisy
@@ -106,7 +106,7 @@ def test_nothing_measured_is_nan_and_not_noise():
     assert not Spread([]).noisy
 
 
-def test_process_time_does_not_see_others(monkeypatch):
+def test_process_time_excludes_other_processes(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     clock = StageClock(marks_for(torch.device("cpu"), "process"))
     with clock.stage("sleep"):

@@ -1,4 +1,4 @@
-"""The answer of a batch: one code path for input and layer selectors, shared scores, probes, and what it counts."""
+"""Responses of a batch: input and layer selectors, shared scores, probes and counts."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -135,6 +135,17 @@ def test_a_probe_sees_every_stage_and_may_add_to_generation(loaded, batch):
     generated = run(loaded, batch, "zoo", probe=probe)
     assert probe.seen == ["score", "select", "prompt", "generation"]
     assert generated.new_tokens.shape[1] == 6
+
+
+def test_processors_of_the_caller_run_once_per_token(loaded, batch):
+    lengths = []
+
+    def count(ids, logits):
+        lengths.append(ids.shape[1])
+        return logits
+
+    generated = run(loaded, batch, "full", logits_processor=[count])
+    assert len(lengths) == len(set(lengths)) == generated.new_tokens.shape[1]
 
 
 def test_a_probe_may_replace_the_layer_selector(loaded, batch):

@@ -1,4 +1,4 @@
-"""Pruned prompts against a reference that puts embeddings, mask and positions together by hand, without a cache."""
+"""Pruned prompts against a reference with manually constructed embeddings, mask and positions, without a cache."""
 
 import pytest
 import torch

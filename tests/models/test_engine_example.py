@@ -1,4 +1,4 @@
-"""The example of the documentation runs, and is as short as it says."""
+"""The example of the documentation runs and has the stated length."""
 
 import runpy
 from pathlib import Path

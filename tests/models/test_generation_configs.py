@@ -77,7 +77,9 @@ def test_full_is_the_stock_model(family, layout, penalty, configured, inputs, mi
 @pytest.mark.parametrize("selector", ["divprune", "blind"])
 @pytest.mark.parametrize("layout", ["one", "ragged"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pruned_prompts_have_one_rule(family, layout, selector, penalty, configured, inputs, mixes_up_images):
+def test_logits_processors_see_pruned_ids(
+    family, layout, selector, penalty, configured, inputs, mixes_up_images
+):
     model = configured(family)
     given = inputs(model, layout)
     options = {"max_new_tokens": STEPS, "do_sample": False, **PENALTIES[penalty]}

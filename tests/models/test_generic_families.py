@@ -165,7 +165,7 @@ def test_prompts_that_are_pruned_before_generation_give_the_same(model, rows):
     assert torch.equal(out.sequences[:, -4:], ids[:, -4:])
 
 
-def test_nothing_stays_on_a_model(model):
+def test_no_hooks_remain_on_a_generic_model(model):
     given = tiny_prompt(model)
     ids, logits = answer(model, given, 2)
     with zoo_exp.pruned(model, EveryOther()):

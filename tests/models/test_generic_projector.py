@@ -60,7 +60,7 @@ def test_sensitivity_is_that_of_automatic_differentiation(model_type):
 
 
 @pytest.mark.parametrize("model_type", LINEAR)
-def test_a_linear_projector_is_said_to_have_one_sensitivity_and_zoo_is_divprune_then(model_type):
+def test_a_linear_projector_warns_and_zoo_equals_divprune(model_type):
     tokens = encoded(tiny_family(model_type))[0]
     assert tokens.mlp.constant
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]

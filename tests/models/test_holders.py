@@ -1,4 +1,4 @@
-"""How people hold a model: quantised, wrapped, compiled, on a kept cache, in threads ... each is right or refused."""
+"""Quantised, wrapped and compiled models, kept caches, and threads: correct or refused."""
 
 import threading
 import warnings
@@ -142,7 +142,7 @@ def test_data_parallel_is_refused_with_what_to_give():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "inside"])
-def test_a_compiled_model_is_never_unpruned_without_a_word(when):
+def test_a_compiled_model_is_never_silently_unpruned(when):
     """The compiled call is refused, `generate` is pruned, and after the block the compiled call is whole again."""
     model, given = made("llava")
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_several_threads(family):
     assert wrong == []
 
 
-def test_the_self_check_names_the_family_and_can_be_switched_off(monkeypatch):
+def test_the_self_check_names_the_family_and_can_be_disabled(monkeypatch):
     from zoo_exp.models import self_check
 
     model, given = made("internvl")

@@ -1,4 +1,4 @@
-"""Pruning that keeps every token changes no bit, also where the tokens go through the gather path."""
+"""Keeping every token is bit-identical, also through the gather path."""
 
 import pytest
 import torch

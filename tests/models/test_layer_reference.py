@@ -1,4 +1,4 @@
-"""Layer selectors against a slow reference: layer by layer, attention written out, every step from scratch."""
+"""Layer selectors against a slow reference without hooks or cache."""
 
 import math
 

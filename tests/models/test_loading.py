@@ -1,4 +1,4 @@
-"""`load_model`: the one way in, and what it refuses."""
+"""`load_model` and its errors."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_names_of_model_configurations_work(name):
     assert other.model.config.text_config._attn_implementation == "eager"
 
 
-def test_a_folder_goes_before_a_configuration_of_its_name(checkpoint, tmp_path, monkeypatch):
+def test_a_folder_takes_precedence_over_a_configuration_of_its_name(checkpoint, tmp_path, monkeypatch):
     shutil.copytree(checkpoint, tmp_path / "llava15_7b")
     monkeypatch.chdir(tmp_path)
     assert zoo_exp.load_model("llava15_7b").n_visual == 144
@@ -95,7 +95,7 @@ def test_a_family_from_elsewhere_is_found_by_its_model_type(checkpoint, monkeypa
         fresh.names()
 
 
-def test_every_family_tells_its_name_and_its_classes():
+def test_every_family_declares_its_name_and_classes():
     for name in FAMILIES.names():
         adapter = FAMILIES.load(name)
         assert adapter.family == name

@@ -1,4 +1,4 @@
-"""docs/models.md says what the models do."""
+"""docs/models.md equals the behaviour of the models."""
 
 import pytest
 import transformers

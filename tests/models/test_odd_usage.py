@@ -1,4 +1,4 @@
-"""What people do with a model besides one call of `generate`: each is right, or refused before anything is wrong."""
+"""Uncommon usage of models besides one call of `generate`: correct or refused."""
 
 import gc
 import threading
@@ -81,7 +81,7 @@ def test_two_models_at_once(family, inputs):
     assert b.layer_counts[0][-1] == 3
 
 
-def test_a_block_inside_a_block_is_refused_and_the_outer_one_goes_on(models, inputs):
+def test_a_nested_block_is_refused_and_the_outer_one_continues(models, inputs):
     model = models("llava")
     given = inputs(model, "one")
     with zoo_exp.pruned(model, "zoo", 3) as outer:

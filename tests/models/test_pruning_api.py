@@ -1,4 +1,4 @@
-"""`pruned`, `attach`, `detach`: nothing stays on the model, and every mistake has its message."""
+"""`pruned`, `attach`, `detach`: hooks are removed, and every misuse has a message."""
 
 import inspect
 import subprocess
@@ -38,7 +38,7 @@ def stop(*_):
 
 @pytest.mark.parametrize("selector", [("zoo", 3), ("fastv", 3)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_stays_behind(family, selector, models, inputs, answer):
+def test_no_hooks_remain(family, selector, models, inputs, answer):
     model = models(family)
     given = inputs(model, "one")
     answer(model, given, steps=2)  # Qwen notes its last rope deltas by itself
@@ -54,7 +54,7 @@ def test_nothing_stays_behind(family, selector, models, inputs, answer):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_stays_behind_an_error(family, models, inputs, answer):
+def test_no_hooks_remain_after_an_error(family, models, inputs, answer):
     model = models(family)
     given = inputs(model, "one")
     plain = answer(model, given, steps=2)
@@ -112,7 +112,7 @@ def test_the_name_of_a_selector_configuration_works(models, inputs, answer):
     assert (named.selector.name, named.selector.estimator) == ("zoo", "closed_form")
 
 
-def test_seeds_decide_and_batches_do_not(models, inputs, answer):
+def test_selections_depend_on_seeds_and_not_on_batches(models, inputs, answer):
     model = models("llava")
     given = inputs(model, "ragged")
     kept = []
@@ -127,7 +127,7 @@ def test_seeds_decide_and_batches_do_not(models, inputs, answer):
 
 
 @pytest.mark.parametrize("selector", ["fastv", "dart", "sparsevlm"])
-def test_a_layer_selector_says_what_it_kept(selector, models, inputs, answer):
+def test_a_layer_selector_reports_kept_tokens(selector, models, inputs, answer):
     model = models("llava_next")
     given = inputs(model, "one")
     with zoo_exp.pruned(model, selector, "22.2%") as pruning:
@@ -289,7 +289,7 @@ def test_models_of_other_families_are_refused():
         (("zoo", 4), {"positions": "same"}, InvalidValueError, "allowed are contiguous, original"),
         (("zoo", 4), {"fuson": "sum"}, UnknownNameError, "fusion"),
         (("zoo", "many"), {}, InvalidValueError, "not a number"),
-        ((get("zoo"), 4), {"fusion": "sum"}, InvalidValueError, "go with a selector's name"),
+        ((get("zoo"), 4), {"fusion": "sum"}, InvalidValueError, "require a selector's name"),
         ((3, 4), {}, InvalidValueError, "neither a name nor a selector"),
         (("fastv", 4), {"k": 4}, InvalidValueError, "give at most 3"),
     ],
@@ -302,7 +302,7 @@ def test_bad_arguments(arguments, options, error, message, models):
         zoo_exp.detach(model)
 
 
-def test_the_engine_needs_no_evaluation_packages():
+def test_the_engine_imports_no_evaluation_packages():
     code = (
         "import sys, zoo_exp; zoo_exp.pruned; zoo_exp.load_model; import zoo_exp.models.tiny as t;"
         "m = t.tiny_model('llava'); g = t.tiny_inputs(m)\n"

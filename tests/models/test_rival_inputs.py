@@ -1,5 +1,5 @@
 # ruff: noqa: D102 - the names say what the methods do
-"""What adapters fill for the rivals: attention of other layers, words of the question, CLIP's own embeddings."""
+"""Fields for other methods: attention of other layers, words of the question, CLIP's embeddings."""
 
 import pytest
 import torch

@@ -92,7 +92,7 @@ def test_insert_equals_lists(masks, counts, three_axes):
             assert torch.equal(longer.positions[..., b, start + i], before)
 
 
-def test_every_form_of_mask_says_the_same():
+def test_all_forms_of_masks_are_equivalent():
     flat = torch.tensor([[0, 1, 1], [1, 1, 1]])
     wide = torch.zeros(2, 1, 3, 5, dtype=torch.bool)
     wide[:, 0, -1, :3] = flat.bool()

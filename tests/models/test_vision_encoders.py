@@ -1,4 +1,4 @@
-"""What adapters capture, against the model's own outputs and slow recomputation."""
+"""Fields captured by adapters, against the model's outputs and slow recomputation."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_projected_is_what_the_model_reads(family, layout, models, inputs):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_vision_pass_whatever_is_needed(family, models, inputs):
+def test_there_is_one_vision_pass_for_all_needs(family, models, inputs):
     model = models(family)
     vision_model = model.model.visual if family == "qwen2_5_vl" else model.model.vision_tower
     calls = []
@@ -54,7 +54,7 @@ def test_one_vision_pass_whatever_is_needed(family, models, inputs):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_is_captured_unasked(family, models, inputs):
+def test_only_needed_fields_are_captured(family, models, inputs):
     (image,) = encoded(models(family), inputs(models(family), "one"), frozenset())
     assert not any(image.has(need) for need in NEEDS | {"resize", "text"})
 
@@ -173,7 +173,7 @@ class TestNext:
     @pytest.mark.parametrize(
         "size", [(56, 56), (100, 60), (60, 100), (56, 150), (150, 56), (112, 112), (33, 31), (200, 37)]
     )
-    def test_every_row_is_where_its_number_says(self, size, models):
+    def test_tokens_are_in_the_order_of_their_sources(self, size, models):
         """Projecting the features of a row gives that row; newlines are the learned one."""
         from zoo_exp.models.tiny import tiny_inputs
 
@@ -200,7 +200,7 @@ class TestNext:
         ],
     )
     def test_real_geometry(self, size, tokens, newlines, tiles, real_next):
-        """Token counts of real image sizes (spec: algorithms 6)."""
+        """Token counts of real image sizes."""
         (source,) = real_next.sources(torch.tensor([size]), 576)
         assert (len(source), int((source < 0).sum())) == (tokens, newlines)
         assert (source[source >= 0] // 576).unique().numel() == tiles

@@ -268,7 +268,7 @@ def test_unsupported_request_types_are_refused(models):
         model.generate_until_multi_round([])
 
 
-def test_without_lmms_eval_the_error_says_what_to_install(monkeypatch):
+def test_without_lmms_eval_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lmms_eval.api.instance", None)
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     module = importlib.import_module(NAME)
@@ -307,7 +307,7 @@ IMAGE = ROWS[0]["image"]
 
 
 def shape(ask):
-    """Texts, and `<>` for a picture."""
+    """Texts, and `<>` for an image."""
     return [part.get("text", "<>") for message in ask.messages for part in message["content"]]
 
 

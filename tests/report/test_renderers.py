@@ -167,7 +167,7 @@ def test_bold_and_published_cells_are_marked_everywhere():
     assert '<td class="published" data-v="58.47">' in text
 
 
-def test_a_column_without_any_value_is_left_out():
+def test_a_column_without_values_is_omitted():
     columns = [Column("a", lambda line: "x"), Column("b", lambda line: str(line["b"]), needs="b")]
     assert build("t", "T", columns, [{"b": None}, {"b": float("nan")}]).headers == ["a"]
     assert build("t", "T", columns, [{"b": None}, {"b": 0.0}]).headers == ["a", "b"]

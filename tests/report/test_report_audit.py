@@ -1,4 +1,4 @@
-"""The audit finds what is known to disagree, and what is put in on purpose."""
+"""The audit finds known and injected inconsistencies."""
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_a_claim_that_holds_is_not_reported(table):
     assert "MMMU" not in "\n".join(texts(audit(table), "claims"))
 
 
-def test_rows_of_two_harnesses_are_told_apart(table):
+def test_rows_of_two_harnesses_are_distinguished(table):
     found = texts(audit(table), "above the unpruned")
     (seven,) = [text for text in found if text.startswith("LLaVA-1.5-7B, pope")]
     assert (
@@ -86,13 +86,13 @@ def test_rows_of_two_harnesses_are_told_apart(table):
     assert "(100.2 to 100.3 %)" in seed
 
 
-def test_the_proof_is_questioned(table):
+def test_the_audit_questions_the_proof(table):
     remainder, length = texts(audit(table), "proofs")
     assert "leave O(h), not O(h^2)" in remainder
     assert "unit length" in length
 
 
-def test_without_the_file_it_says_where_it_lies(table):
+def test_without_the_file_the_message_has_its_path(table):
     with pytest.raises(MissingFileError, match=r"published\.csv.*checkout"):
         audit(table.head(0))
 

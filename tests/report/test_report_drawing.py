@@ -1,4 +1,4 @@
-"""Who draws the figures makes no difference to them, and what goes wrong there is not lost."""
+"""Figures are independent of the drawing process, and its errors are reported."""
 
 import time
 
@@ -13,7 +13,7 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_other_processes_draw_the_same_bytes(make_whole_run, tmp_path):
+def test_figures_from_worker_processes_are_identical(make_whole_run, tmp_path):
     runs = [make_whole_run("one", tokens=True), make_whole_run("two")]
     here = build(runs, tmp_path / "here", draws=50)
     there = build(runs, tmp_path / "there", draws=50, processes=2)
@@ -29,7 +29,7 @@ def test_figures_that_cannot_be_written_are_an_error(make_whole_run, tmp_path, p
         build([make_whole_run()], tmp_path / "out", draws=50, processes=processes)
 
 
-def test_an_error_elsewhere_does_not_wait_for_the_drawers():
+def test_an_error_does_not_wait_for_drawing_processes():
     waiting = []
 
     def fail():
@@ -45,6 +45,6 @@ def test_an_error_elsewhere_does_not_wait_for_the_drawers():
 @pytest.mark.parametrize(
     ("runs", "cores", "expected"), [(1, 8, 0), (2, 8, 0), (14, 2, 2), (14, 64, 4), (3, 64, 1)]
 )
-def test_processes_are_started_where_they_pay(monkeypatch, runs, cores, expected):
+def test_processes_are_started_for_many_figures_only(monkeypatch, runs, cores, expected):
     monkeypatch.setattr(drawing.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     assert drawing.spare_processes(runs) == expected

@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from zoo_exp.report.masks import MaskArm, MaskItem, failures, focus_arm, successes
+from zoo_exp.report.mask_items import MaskArm, MaskItem, failures, focus_arm, successes
 from zoo_exp.statistics.arm_rows import group
 
 ARMS = [

@@ -1,4 +1,4 @@
-"""Figures appear where their data is there and nowhere else, and show the numbers that they should."""
+"""Figures are drawn if their data exist, and show the right numbers."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from zoo_exp.report import figures_results
 from zoo_exp.report.figure_style import COLOURS, base_label, line_style, series
 from zoo_exp.report.figures_results import budget_curve, cost, heat_map, heat_tables, layer_curve
 from zoo_exp.report.figures_tokens import correlations, effective_ranks, positions, shares
-from zoo_exp.report.masks import MaskArm, MaskItem
+from zoo_exp.report.mask_items import MaskArm, MaskItem
 
 
 def average(arm, selector="zoo", options=None, budget_of="16", retained=90.0, **more):

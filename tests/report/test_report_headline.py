@@ -60,13 +60,13 @@ def test_without_a_full_arm_or_a_budget_there_is_none(compute_some):
     assert headline(compute_some(without=("zoo", "random"))) is None
 
 
-def test_one_arm_alone_is_ahead_of_nobody(compute_some):
+def test_a_single_arm_has_no_comparison(compute_some):
     found = headline(compute_some(without=("zoo none @16", "random")))
     assert (found.arm, found.ahead, found.rivals, found.random) == ("zoo multiply @16", False, (), "")
     assert len(found.sentences()) == 1
 
 
-def test_without_intervals_nothing_is_said_about_significance():
+def test_without_intervals_significance_is_not_mentioned():
     rivals = (("zoo none @16", "+21.1"),)
     found = Headline("zoo @16", 16, 144, 92.0, math.nan, math.nan, False, rivals, "", math.nan)
     assert (

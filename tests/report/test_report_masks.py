@@ -1,4 +1,4 @@
-"""Mask galleries: which pixels stay bright, where outlines run, which questions are chosen."""
+"""Mask galleries: brightness, outlines and the choice of questions."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from PIL import Image
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.report.gallery import darkened, draw_gallery, font, outline, overlay, resized, shorten, wrap
-from zoo_exp.report.masks import MaskArm, MaskItem, choose, kept_mask, read_masks
+from zoo_exp.report.mask_items import MaskArm, MaskItem, choose, kept_mask, read_masks
 
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 GREY = Image.new("RGB", (96, 96), (200, 200, 200))
@@ -104,7 +104,7 @@ def test_text_is_cut_to_its_width(text):
     assert (shorten(text, face, 120) == text) == (face.getlength(text) <= 120)
 
 
-def test_nothing_to_draw(tmp_path):
+def test_empty_galleries_are_not_drawn(tmp_path):
     with pytest.raises(InvalidValueError, match="at least one question"):
         draw_gallery([], tmp_path / "masks.png")
 
@@ -145,7 +145,7 @@ def test_images_outside_the_run_folder_are_not_opened(make_run, caplog, name):
     assert "outside the run folder" in caplog.text
 
 
-def test_a_damaged_row_or_image_is_named_and_left_out(make_run, caplog):
+def test_a_damaged_row_or_image_is_reported_and_skipped(make_run, caplog):
     run = make_run()
     row = json.loads((run / "masks.jsonl").read_text().splitlines()[0])
     (run / "masks.jsonl").write_text(json.dumps({**row, "grid": [12]}) + "\n")

@@ -1,4 +1,4 @@
-"""Runs of one experiment can be told apart in a report."""
+"""Names that distinguish runs of one experiment in a report."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_runs_that_were_typed_alike_are_named_by_their_ids(make_whole_run):
     assert titles(runs) == ["made_up (a)", "made_up (b)"]
 
 
-def test_models_tell_runs_apart_in_file_names(make_whole_run):
+def test_models_distinguish_runs_in_file_names(make_whole_run):
     one, two = (load_run(make_whole_run("x y", run_id=name, name=name)) for name in ("m1", "m/2"))
     assert slugs([one, two]) == ["x-y-m1", "x-y-m-2"]
     assert slugs([one]) == ["x-y"]

@@ -1,4 +1,4 @@
-"""The report as a user gets it: all files, nothing from the network, nothing unescaped, the same each time."""
+"""The report as a whole: all files, no network, escaped text, reproducible."""
 
 import base64
 import hashlib
@@ -167,7 +167,7 @@ def test_json_in_the_page_cannot_end_its_element():
     assert json.loads(script_json({"x": HOSTILE})) == {"x": HOSTILE}
 
 
-def test_a_page_that_would_be_too_large_omits_images_first_and_says_so(make_whole_run, tmp_path):
+def test_a_page_that_would_be_too_large_omits_images_with_a_note(make_whole_run, tmp_path):
     run = make_whole_run(tokens=True)
     noise = np.random.default_rng(0)
     for path in (run / "images").glob("*.png"):

@@ -1,4 +1,4 @@
-"""Published rows stand beside ours only where model, benchmark, metric, budget and method are the same."""
+"""Published rows are joined only if model, benchmark, metric, budget and method agree."""
 
 import pandas as pd
 import pytest
@@ -31,7 +31,7 @@ def test_points_stay_points():
     ] == pytest.approx(1700 - 1674.4)
 
 
-def test_equal_numbers_of_poster_and_supplement_stand_once_and_others_twice():
+def test_equal_numbers_of_poster_and_supplement_are_listed_once():
     assert len(joined(row())) == 1
     two = joined(row("zoo", '{"fusion": "multiply"}', "mme", value=1780.0), model="llava15_13b")
     assert sorted(two["published"]) == [1780.03, 1780.83]
@@ -54,7 +54,7 @@ def test_equal_numbers_of_poster_and_supplement_stand_once_and_others_twice():
         {"above_budget": True},  # a layer selector's mean over layers is above what the papers count
     ],
 )
-def test_what_was_measured_otherwise_is_not_joined(change):
+def test_rows_measured_differently_are_not_joined(change):
     assert joined(row(**change)).empty
 
 
@@ -80,7 +80,7 @@ def experiment(limit=None, **model):
         "hub/models--llava-hf--llava-1.5-7b-hf/snapshots/b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
     ],
 )
-def test_the_papers_checkpoint_may_lie_anywhere(path):
+def test_the_papers_checkpoint_may_be_in_any_folder(path):
     table, notes = published.beside(pd.DataFrame([row()]), experiment(path=path))
     assert len(table) == 1
     assert notes == []
@@ -105,7 +105,7 @@ def test_the_name_of_a_model_is_not_enough(change, why):
     assert why in note
 
 
-def test_nothing_is_said_where_there_is_nothing_to_leave_out():
+def test_without_published_rows_there_is_no_note():
     other = experiment(limit=100, name="embedded", path="embedded")
     table, notes = published.beside(pd.DataFrame([row()]), other)
     assert table.empty
@@ -149,7 +149,7 @@ def test_nothing_else_is_joined_on_llava_next(other):
     assert joined(other, model="llava_next_7b").empty
 
 
-def test_the_rank_may_be_left_out():
+def test_the_rank_is_optional():
     """128 is the selector's default; elsewhere the paper's projector is the full one."""
     options = NEXT.replace(', "rank": 128', "")
     assert len(joined(row("zoo", options, budget="32/tile"), model="llava_next_7b")) == 1

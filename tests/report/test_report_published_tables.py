@@ -1,4 +1,4 @@
-"""Published numbers stand beside ours in every kind of table, marked, and in no row of ours."""
+"""Published numbers are shown in every kind of table, marked and in separate rows."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def test_every_published_number_of_the_run_is_there(results):
     assert not [note for note in results.notes if "published" in note]
 
 
-def test_a_part_of_the_benchmarks_has_none_and_says_why(run):
+def test_a_subset_of_the_benchmarks_has_none_and_a_note(run):
     text = (run / "experiment.json").read_text()
     (run / "experiment.json").write_text(text.replace('"limit": null', '"limit": 24'))
     results = results_of(load_run(run), draws=50)
@@ -78,7 +78,7 @@ def test_markdown_marks_them(results):
     )
 
 
-def test_latex_has_a_table_of_them_and_misreads_no_label(results):
+def test_latex_has_a_table_of_published_rows(results):
     text = run_document.latex_document(results, "llava15_7b")
     tables = text.count(r"\begin{tabular}")
     assert (
@@ -98,7 +98,7 @@ def test_latex_has_no_control_characters():
     assert escape_latex("a\x00b\x1b[31m\u202e \n c") == "a b {[}31m c"
 
 
-def test_csv_has_them_in_a_file_of_their_own(results, tmp_path):
+def test_csv_has_published_rows_in_a_separate_file(results, tmp_path):
     path = tmp_path / "r.csv"
     run_document.write_csv(results, path)
     assert "58.47" not in path.read_text()

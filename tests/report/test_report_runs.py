@@ -1,4 +1,4 @@
-"""Run folders: found by name, refused where they do not fit, and honest about what is missing."""
+"""Run folders: finding, loading, refusing incompatible ones, and notes on missing data."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_a_run_that_has_no_records_yet_does_not_count_as_the_newest(make_whole_r
 
 
 @pytest.mark.parametrize(("name", "match"), [("nowhere", "no folder"), (".", "contains no run with records")])
-def test_what_is_no_run_says_what_to_give(tmp_path, name, match):
+def test_a_folder_without_a_run_is_refused_with_a_hint(tmp_path, name, match):
     with pytest.raises(MissingFileError, match=match):
         find_runs([tmp_path / name])
 
@@ -110,7 +110,7 @@ def test_cells_that_differ_mean_other_weights_or_data(make_whole_run):
         check_together([load_run(second)])
 
 
-def test_half_a_run_says_what_is_missing(make_whole_run):
+def test_an_unfinished_run_reports_what_is_missing(make_whole_run):
     run = make_whole_run()
     rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
     kept = [
@@ -126,7 +126,7 @@ def test_half_a_run_says_what_is_missing(make_whole_run):
     assert "embedded_gqa: unfinished, between 22 and 24 questions" in notes
 
 
-def test_a_task_that_all_arms_left_at_the_same_question_is_unfinished_too(make_whole_run):
+def test_a_task_that_stopped_at_the_same_question_for_all_arms_is_unfinished(make_whole_run):
     run = make_whole_run()
     (run / "cells").mkdir()
     for task, samples in (("embedded_gqa", 30), ("embedded_pope", 24), ("embedded_vqav2", 50)):
@@ -146,14 +146,14 @@ def test_a_task_that_all_arms_left_at_the_same_question_is_unfinished_too(make_w
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"cell": "cell of embedded_gqa", "samples": null}'])
-def test_a_damaged_count_of_questions_is_no_reason_to_fail(make_whole_run, content):
+def test_a_damaged_count_of_questions_is_ignored(make_whole_run, content):
     run = make_whole_run()
     (run / "cells").mkdir()
     (run / "cells" / "embedded_gqa.json").write_text(content)
     assert not [note for note in results_of(load_run(run), draws=50).notes if "unfinished" in note]
 
 
-def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
+def test_journals_of_an_interrupted_run_count(make_whole_run, tmp_path):
     run = make_whole_run("one")
     rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
     whole = load_run(run).records
@@ -169,7 +169,7 @@ def test_journals_of_a_run_that_was_cut_off_count(make_whole_run, tmp_path):
     assert len(load_run(run).records) == len(rows) - 100
 
 
-def test_a_folder_above_several_runs_says_which_one_it_stands_for(make_whole_run):
+def test_a_folder_with_several_runs_selects_the_newest_with_a_note(make_whole_run):
     older = make_whole_run("made_up", run_id="a" * 12)
     newer = make_whole_run("made_up", run_id="b" * 12)
     os.utime(older / "records.jsonl", (1, 1))

@@ -1,4 +1,4 @@
-"""The whole way: a run folder in, tables and pictures out."""
+"""From a run folder to tables and figures."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The printed table and the Markdown document: what a reader sees, and that hostile names stay text."""
+"""Terminal and Markdown output, including hostile names."""
 
 import io
 import json
@@ -84,7 +84,7 @@ def test_points_are_not_shown_as_percents(results):
     assert tables.display_scale(points, TASKS[1]) == 100
 
 
-def test_the_legend_says_how_numbers_were_computed(results):
+def test_the_legend_describes_how_numbers_were_computed(results):
     text = " ".join(printed(results).split())
     for words in (
         "paired bootstrap over images",

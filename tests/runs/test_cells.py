@@ -1,4 +1,4 @@
-"""How a cell stands follows from its records and its lock; its file only adds what they cannot say."""
+"""The state of a cell from its records, its lock and its state file."""
 
 import pytest
 
@@ -39,13 +39,13 @@ def test_records_decide_what_is_done(tmp_path):
     assert state(tmp_path, GQA).state == cells.MISSING
 
 
-def test_the_word_done_without_records_is_worth_nothing(tmp_path):
+def test_a_done_state_without_records_is_ignored(tmp_path):
     cells.note(tmp_path, POPE, cells.DONE, samples=4)
     answer(tmp_path, POPE, 4, arms=POPE.arms[:1])
     assert (state(tmp_path).state, state(tmp_path).answers, state(tmp_path).expected) == (cells.MISSING, 4, 8)
 
 
-def test_a_process_that_vanished_has_failed(tmp_path):
+def test_a_cell_of_a_killed_process_has_failed(tmp_path):
     cells.note(tmp_path, POPE, cells.RUNNING, samples=4)
     with lock.cells(tmp_path, [POPE.id]):
         assert state(tmp_path).state == cells.RUNNING
@@ -61,7 +61,7 @@ def test_how_an_attempt_ended_is_kept_with_what_is_known(tmp_path, name):
     assert (state(tmp_path).state, state(tmp_path).note, state(tmp_path).expected) == (name, "no memory", 8)
 
 
-def test_a_note_about_another_cell_of_the_same_task_does_not_count(tmp_path):
+def test_the_state_of_another_cell_of_the_same_task_is_ignored(tmp_path):
     other = compose(["selector=[full,zoo]", "budget=16", "task=embedded_pope", "seed=1"]).cells()[0]
     cells.note(tmp_path, other, cells.FAILED, samples=4, error="old")
     assert state(tmp_path).state == cells.MISSING
@@ -69,7 +69,7 @@ def test_a_note_about_another_cell_of_the_same_task_does_not_count(tmp_path):
     assert state(tmp_path).expected is None
 
 
-def test_a_damaged_note_is_no_note(tmp_path):
+def test_a_damaged_state_file_is_ignored(tmp_path):
     cells.note(tmp_path, POPE, cells.FAILED, samples=4)
     (tmp_path / "cells" / "embedded_pope.json").write_text("{")
     assert state(tmp_path).state == cells.MISSING

@@ -1,4 +1,4 @@
-"""Whatever the moment of a kill: records, masks, their images and timings are those of an undisturbed run."""
+"""After a kill at any point, records, masks, images and timings equal those of an undisturbed run."""
 
 import os
 import random

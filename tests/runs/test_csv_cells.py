@@ -92,7 +92,7 @@ def test_attacks_are_neutralised(text):
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_is_harmless_stays(text):
+def test_harmless_text_is_unchanged(text):
     assert csv_cell(text) == text
 
 

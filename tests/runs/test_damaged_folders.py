@@ -1,4 +1,4 @@
-"""Rows that are JSON and no record, in this run or in a sibling: named, set aside, never the end of a run or report."""
+"""Invalid rows in a run or a sibling are reported and set aside, and never end a run or report."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whole files or nothing."""
+"""Atomic file writes."""
 
 import os
 import signal

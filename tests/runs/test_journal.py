@@ -1,4 +1,4 @@
-"""Journals: whatever kills the writer, every whole row that was written is read back, and nothing else is."""
+"""Journals: all complete rows can be read after any interruption, and nothing else."""
 
 import resource
 import signal

@@ -1,4 +1,4 @@
-"""Locks: one writer per cell; the refused one learns who the other is; the dead hold nothing."""
+"""Locks: one writer per cell, named in errors, released when it exits."""
 
 import signal
 import subprocess
@@ -30,14 +30,14 @@ def other(tmp_path):
         process.kill()
 
 
-def test_the_refusal_names_the_other_process(tmp_path, other):
+def test_the_error_names_the_other_process(tmp_path, other):
     with pytest.raises(ZooExpError, match=rf"written by another run \(process {other.pid} on .*out=DIR"):
         lock.cells(tmp_path, ["b", "a"]).__enter__()
     with lock.cells(tmp_path, ["b"]):  # given back by the refused one, and no business of the other's
         pass
 
 
-def test_a_killed_process_holds_nothing(tmp_path, other):
+def test_locks_of_a_killed_process_are_released(tmp_path, other):
     assert f"process {other.pid}" in lock.holder(tmp_path, "a")
     other.send_signal(signal.SIGKILL)
     other.wait()
@@ -46,7 +46,7 @@ def test_a_killed_process_holds_nothing(tmp_path, other):
         pass
 
 
-def test_looking_takes_nothing(tmp_path):
+def test_reading_the_holder_does_not_take_the_lock(tmp_path):
     assert lock.holder(tmp_path, "a") is None
     with lock.cells(tmp_path, ["a"]):
         pass

@@ -1,4 +1,4 @@
-"""A half-done run goes on with the configuration it was begun with, or says what is different."""
+"""A run is resumed with its configuration, or refused with the differences."""
 
 import dataclasses
 import json
@@ -59,13 +59,13 @@ def test_what_changes_records_is_refused_and_shown(begun, change, shown):
     assert "out=DIR" in str(refusal.value)
 
 
-def test_a_folder_without_a_manifest_is_new(tmp_path):
+def test_a_folder_without_a_manifest_is_treated_as_new(tmp_path):
     manifest.check(tmp_path, compose(BASE))
     (tmp_path / folder.EXPERIMENT).write_text("{")
     manifest.check(tmp_path, compose(BASE))
 
 
-def test_it_says_what_made_the_records(begun):
+def test_the_manifest_has_configuration_versions_and_device(begun):
     content = json.loads((begun / folder.EXPERIMENT).read_text())
     assert content["experiment"]["tasks"] == ["embedded_pope"]
     assert content["attention"] == "sdpa"
@@ -86,7 +86,7 @@ def test_every_field_of_the_model_is_either_part_of_a_records_identity_or_free()
     assert free | identity == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
-def test_ids_are_those_of_the_first_edition():
+def test_ids_equal_those_of_version_1():
     """Records of earlier versions belong to the same cells and arms."""
     experiment = compose(["selector=[full,zoo,random]", "budget=[16,0.5]", "task=embedded_pope"])
     ids = [arm.id for arm in experiment.arms]
@@ -111,7 +111,7 @@ def test_a_damaged_manifest_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '{"experiment": "x"}', "[" * 100_000])
-def test_a_damaged_manifest_is_written_anew(tmp_path, content):
+def test_a_damaged_manifest_is_rewritten(tmp_path, content):
     (tmp_path / folder.EXPERIMENT).write_text(content)
     manifest.write(tmp_path, compose(BASE), {})
     assert manifest.read(tmp_path)["experiment"]["tasks"] == ["embedded_pope"]

@@ -1,4 +1,4 @@
-"""The merge: whatever made the records, and in how many pieces, the merged files are the same bytes."""
+"""Merged files are byte-identical, regardless of how the records were produced."""
 
 import json
 import random
@@ -106,7 +106,7 @@ def test_an_arm_may_be_renamed(tmp_path):
     assert (tmp_path / "records.jsonl").read_bytes() == reference(renamed)
 
 
-def test_what_was_merged_before_stays(tmp_path):
+def test_rows_merged_earlier_are_kept(tmp_path):
     scatter(tmp_path, ALL[:1], 0, files=1)
     merge.merge(tmp_path)
     scatter(tmp_path, [{**ALL[0], "kept_tokens": 99}], 0, files=1)
@@ -131,7 +131,7 @@ def test_damage_is_named_and_the_damaged_file_is_kept(tmp_path, caplog, where):
     assert path.with_name(f"{path.name}.damaged").read_bytes() == broken
 
 
-def test_a_merge_that_fails_leaves_everything_as_it_was(tmp_path, monkeypatch):
+def test_a_failed_merge_changes_nothing(tmp_path, monkeypatch):
     scatter(tmp_path, ALL[:8], 5)
     merge.merge(tmp_path)
     scatter(tmp_path, ALL[8:], 6)

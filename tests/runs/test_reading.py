@@ -1,4 +1,4 @@
-"""Reading what a run left behind, whole or not."""
+"""Reading complete and damaged run folders."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_fills_in_what_a_record_may_leave_out(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
-def test_a_torn_last_line_is_ignored(tmp_path, cut):
+def test_an_incomplete_last_line_is_ignored(tmp_path, cut):
     torn = json.dumps({**ROW, "sample_id": 8})[:cut]
     assert len(read_records(write(tmp_path, ROW, torn, end=""))) == 1
 
@@ -53,14 +53,14 @@ GARBAGE = ["{", "\x00\x00", '"text"', "[1]", "[" * 100_000 + "]" * 100_000, '{"t
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_is_named_with_its_line_and_the_rest_is_kept(tmp_path, caplog, garbage):
+def test_damaged_lines_are_reported_and_the_rest_is_kept(tmp_path, caplog, garbage):
     write(tmp_path, ROW, garbage, {**ROW, "sample_id": 8})
     assert len(read_records(tmp_path)) == 2
     (entry,) = caplog.records
     assert entry.message.startswith(f"{tmp_path / 'records.jsonl'}, line 2 is damaged (")
 
 
-def test_a_line_end_after_a_torn_line_makes_it_damage(tmp_path, caplog):
+def test_an_incomplete_line_with_a_line_break_is_damaged(tmp_path, caplog):
     assert len(read_records(write(tmp_path, ROW, '{"task": "gq'))) == 1
     assert "line 2 is damaged" in caplog.text
 
@@ -76,13 +76,13 @@ def test_the_same_answer_recorded_twice_counts_once(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["task", "arm", "sample_id", "response", "score", "kept_tokens"])
-def test_a_row_without_a_required_key_is_no_record(tmp_path, caplog, key):
+def test_a_row_without_a_required_key_is_damaged(tmp_path, caplog, key):
     row = {k: v for k, v in ROW.items() if k != key}
     assert len(read_records(write(tmp_path, ROW, row))) == 1
     assert f"line 2 is damaged (it lacks {key})" in caplog.text
 
 
-def test_an_answer_that_only_a_server_can_score_has_no_score(tmp_path):
+def test_a_response_for_an_evaluation_server_has_no_score(tmp_path):
     assert math.isnan(read_records(write(tmp_path, {**ROW, "score": None})).score[0])
 
 
@@ -107,7 +107,7 @@ def test_an_answer_that_only_a_server_can_score_has_no_score(tmp_path):
         ("version", "two"),
     ],
 )
-def test_a_row_with_an_impossible_value_is_no_record(tmp_path, caplog, key, value):
+def test_a_row_with_an_impossible_value_is_damaged(tmp_path, caplog, key, value):
     assert len(read_records(write(tmp_path, ROW, {**ROW, "sample_id": 8, key: value}))) == 1
     assert f"line 2 is damaged ({key} is" in caplog.text
 
@@ -146,7 +146,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert {key: line[key] for key in line} == {key: VERSION_2[key] for key in line}
 
 
-def test_tokens_that_entered_and_tokens_of_the_layers_are_two_columns(tmp_path):
+def test_kept_tokens_and_layer_tokens_are_separate_columns(tmp_path):
     old = {**ROW, "sample_id": 1, "kept_tokens": 144, "layer_tokens": 20.5}
     frame = read_records(write(tmp_path, ROW, old))
     assert frame["kept_tokens"].tolist() == [144, 144]
@@ -168,7 +168,7 @@ def test_the_row_of_version_1_is_its_label_without_the_suffix_that_it_wrote_itse
     assert frame[["arm", "row", "seed"]].to_dict("records") == [{"arm": arm, "row": row, "seed": seed}]
 
 
-def test_records_of_arms_that_the_experiment_does_not_have_are_left_out(tmp_path):
+def test_records_of_other_arms_are_skipped(tmp_path):
     write(tmp_path, ROW, {**ROW, "arm_id": "other"})
     assert read_records(tmp_path, {"full#0"})["arm_id"].tolist() == ["full#0"]
 
@@ -199,7 +199,7 @@ def test_a_run_without_timings_has_none(tmp_path):
 @pytest.mark.parametrize(
     "bad", [{"batch_size": 0}, {"select_ms": -1.0}, {"select_ms": "fast"}, {"task": 3}, {"sample_ids": [1]}]
 )
-def test_a_bad_timing_is_named_and_left_out(tmp_path, caplog, bad):
+def test_a_bad_timing_is_reported_and_skipped(tmp_path, caplog, bad):
     good = {"task": "gqa", "arm": "a", "batch_size": 1, "select_ms": 1.0}
     frame = read_timings(write(tmp_path, good, good | bad, name="timings.jsonl"))
     assert frame["select_ms"].tolist() == [1.0]
@@ -220,14 +220,14 @@ MASK = {
         {"arms": [{"arm": "full", "indices": [0], "score": math.inf}]},
     ],
 )  # fmt: skip
-def test_bad_masks_are_named_and_left_out(tmp_path, caplog, bad):
+def test_bad_masks_are_reported_and_skipped(tmp_path, caplog, bad):
     (row,) = reading.masks(write(tmp_path, MASK, MASK | {"sample_id": "2"} | bad, name="masks.jsonl"))
     assert row.arms[0].indices == (0, 3)
     assert "masks.jsonl, line 2 is damaged (" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["timings", "masks"])
-def test_a_file_of_timings_or_masks_that_cannot_be_read_is_left_out(tmp_path, caplog, name):
+def test_an_unreadable_file_of_timings_or_masks_is_skipped(tmp_path, caplog, name):
     (tmp_path / f"{name}.jsonl").mkdir()
     assert read_timings(tmp_path).empty
     assert reading.masks(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or split goes on where it was, and ends with the same bytes."""
+"""A killed, stopped or split run is resumed and ends with the same bytes."""
 
 import json
 import os
@@ -65,14 +65,14 @@ def test_cells_run_one_by_one_end_in_the_same_folder_with_the_same_bytes(whole, 
         run(tmp_path, tasks=["embedded_pop"])
 
 
-def test_nothing_is_asked_twice(whole, tmp_path, monkeypatch):
+def test_no_question_is_answered_twice(whole, tmp_path, monkeypatch):
     _, run_dir = run(tmp_path)
     monkeypatch.setattr(attempt, "_load", None)  # a finished run needs no model
     assert run(tmp_path) == (0, run_dir)
     assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
-def test_lost_records_are_made_again_and_only_they(whole, tmp_path):
+def test_only_lost_records_are_recomputed(whole, tmp_path):
     _, run_dir = run(tmp_path)
     lines = whole.splitlines(keepends=True)
     gone = random.Random(0).sample(range(len(lines)), 5)
@@ -93,13 +93,13 @@ def test_lost_records_are_made_again_and_only_they(whole, tmp_path):
     assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
-def test_another_limit_and_another_arm_take_over_what_there_is(whole, tmp_path):
+def test_another_limit_and_another_arm_reuse_existing_records(whole, tmp_path):
     run(tmp_path, "limit=3", "selector=[full,zoo]")
     _, run_dir = run(tmp_path)
     assert (run_dir / "records.jsonl").read_bytes() == whole
 
 
-def test_a_signal_stops_between_two_arms_and_the_next_run_goes_on(whole, tmp_path, monkeypatch):
+def test_a_signal_stops_between_two_arms_and_the_next_run_resumes(whole, tmp_path, monkeypatch):
     answer, calls = attempt.PrunedVLM._answer, []
 
     def interrupted(self, *args):

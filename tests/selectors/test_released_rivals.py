@@ -220,7 +220,7 @@ def test_every_case_is_tested():
     }
 
 
-def test_listing_says_what_is_proven():
+def test_listing_names_the_verified_release():
     proven = "vispruner mmtok cdpruner scope hiprune dart zoo divprune visionzip fastv sparsevlm"
     for name in proven.split():
         paper = type(selectors.get(name)).paper

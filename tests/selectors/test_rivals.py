@@ -1,4 +1,4 @@
-"""The other input selectors: each against what its spec says, on small images."""
+"""Other input selectors against their definitions, on small images."""
 
 import dataclasses
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_visionzip_per_tile_gives_every_tile_its_own_split():
 # MMTok, CDPruner, VisPruner
 
 
-def test_mmtok_is_its_spec():
+def test_mmtok_equals_its_definition():
     """Every number written out: a row per sub-token, softmax over visual tokens, greedy sum of row maxima."""
     words = TOKENS.question_words["keywords"]
 
@@ -167,7 +167,7 @@ def test_mmtok_weight_and_temperature_are_checked():
 
 
 @pytest.mark.parametrize("relevance", ["llm_embeddings", "clip"])
-def test_cdpruner_is_its_spec(relevance):
+def test_cdpruner_equals_its_definition(relevance):
     def cos(a, b):
         return torch.nn.functional.cosine_similarity(a[:, None].double(), b[None].double(), dim=-1)
 
@@ -208,7 +208,7 @@ def slow_vispruner(attention, features, k, share):
 
 @pytest.mark.parametrize("k", [1, 2, 7, 20, 45])
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_vispruner_is_its_spec(k, share):
+def test_vispruner_equals_its_definition(k, share):
     expected = slow_vispruner(TOKENS.cls_attention, TOKENS.features, k, share)
     assert select("vispruner", k, important_share=share).indices.tolist() == expected
 

@@ -97,7 +97,7 @@ def test_installed_selectors_are_entry_points(monkeypatch):
     assert "theirs" in selectors.available()
 
 
-def test_what_is_no_selector_is_refused(monkeypatch):
+def test_an_object_that_is_not_a_selector_is_refused(monkeypatch):
     monkeypatch.setattr(selectors.REGISTRY, "_added", {"odd": 3})
     with pytest.raises(InvalidValueError, match="selector odd is 3: it must be a dataclass"):
         selectors.get("odd")

@@ -1,4 +1,4 @@
-"""VisionZip on tiled images as released: the golden order of rows, and the whole way on a tiny LLaVA-NeXT."""
+"""VisionZip on tiled images as released: golden order of rows, and end to end on a tiny LLaVA-NeXT."""
 
 import dataclasses
 from pathlib import Path

@@ -147,7 +147,7 @@ def test_estimators_score_as_their_functions():
 
 
 def test_low_rank_is_for_sensitivity_only():
-    """Diversity still sees the full projector's output (spec: algorithms 1.4)."""
+    """Diversity still sees the full projector's output (supplement C.2)."""
     tokens = sample_tokens()
     s = zeroth_order(tokens.features, low_rank(tokens.mlp, 2), draw_directions(64, 16, generator()), 0.01)
     answer = Zoo(projector="low_rank", rank=2).select(tokens, 9, generator())

@@ -166,7 +166,7 @@ def queued(shell):
     return shell("squeue", "--noheader").strip()
 
 
-def test_a_partition_that_is_not_there_is_refused_with_those_that_are(cluster, tmp_path):
+def test_an_unknown_partition_is_refused_with_the_existing_ones(cluster, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "zoo_exp", "slurm", *BASE, f"out={tmp_path}", "partition=mian"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`slurm` without a cluster: what is submitted, what is said, and what is refused."""
+"""`slurm` without a cluster: submissions, messages and errors."""
 
 import os
 import subprocess
@@ -125,19 +125,19 @@ def test_status_without_a_controller_shows_what_is_on_disk(fake, experiment, cap
     assert printed.err == ""
 
 
-def test_status_without_slurm_says_so(fake, experiment, capsys, monkeypatch):
+def test_status_without_slurm_reports_it(fake, experiment, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert slurm(experiment, "--status") == 0
     assert "queue unknown (squeue is not on the PATH)" in capsys.readouterr().out
 
 
-def test_a_queue_that_is_known_gets_no_remark(fake, experiment, capsys):
+def test_a_known_queue_state_has_no_remark(fake, experiment, capsys):
     assert slurm(experiment, "--status") == 0
     assert "unknown" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["squeue", "sinfo"])
-def test_submission_without_a_controller_says_where_to_run_it(fake, experiment, capsys, command):
+def test_submission_without_a_controller_is_refused_with_a_hint(fake, experiment, capsys, command):
     (fake / command).write_text(SILENT)
     assert slurm(experiment, "partition=gpu") == 2
     assert capsys.readouterr().err == (
@@ -155,7 +155,7 @@ def test_an_error_without_a_fatal_line_is_shown_by_its_first(fake, experiment, c
     assert "queue unknown (squeue: slurm_load_jobs error: no answer)" in capsys.readouterr().out
 
 
-def test_a_cell_that_died_before_it_could_say_anything_has_failed(fake, experiment):
+def test_a_cell_that_was_killed_without_a_message_has_failed(fake, experiment):
     logs = experiment.run_dir / "slurm" / "logs"
     logs.mkdir(parents=True)
     (logs / "3_0.out").write_text("error: the configuration has changed\n")
@@ -172,49 +172,49 @@ def test_dry_run_prints_the_script_and_touches_nothing(fake, experiment, capsys,
     assert not experiment.run_dir.exists()
 
 
-def test_without_sbatch_it_says_what_to_do(fake, experiment, capsys, monkeypatch):
+def test_without_sbatch_there_is_a_hint(fake, experiment, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert slurm(experiment) == 2
     assert "sbatch is not on the PATH: submit from a login node" in capsys.readouterr().err
 
 
-def test_a_partition_that_does_not_exist_is_refused_with_those_that_do(fake, experiment, capsys):
+def test_a_missing_partition_is_refused_with_the_existing_ones(fake, experiment, capsys):
     assert slurm(experiment, "partition=gpuu") == 2
     error = capsys.readouterr().err
     assert "unknown partition 'gpuu'. Did you mean 'gpu'? Available: cpu, gpu." in error
     assert submitted(fake) == []
 
 
-def test_what_sbatch_says_is_shown(fake, experiment, capsys):
+def test_messages_of_sbatch_are_shown(fake, experiment, capsys):
     (fake / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid account' >&2; exit 1\n")
     assert slurm(experiment) == 2
     assert capsys.readouterr().err == "error: sbatch failed: sbatch: error: invalid account\n"
 
 
-def test_nothing_typed_is_refused(capsys):
+def test_without_arguments_the_command_is_refused(capsys):
     assert cli.main(["slurm"]) == 2
     assert "+exp=NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["gpus=two", "gpus=-1", "nodes=0", "time=1h", "mem="])
-def test_resources_that_make_no_sense_are_refused(text):
+def test_invalid_resources_are_refused(text):
     with pytest.raises(InvalidValueError, match=text):
         resources.split([text])
 
 
-def test_resources_and_overrides_are_told_apart():
+def test_resources_and_overrides_are_distinguished():
     wanted, rest = resources.split(["+exp=x", "gpus=0", "time=2-00:00:00", "trainer.devices=2", "budget=16"])
     assert (wanted.gpus, wanted.time) == (0, "2-00:00:00")
     assert rest == ["+exp=x", "trainer.devices=2", "budget=16"]
 
 
-def test_a_real_model_gets_a_gpu_by_itself(tmp_path):
+def test_a_real_model_gets_a_gpu_by_default(tmp_path):
     big = compose([*BASE, "model=llava15_7b", f"out={tmp_path}"])
     assert "--gpus-per-node=1" in submission.prepare(big, resources.Resources(), [0]).command
     assert "--gpus-per-node=1" not in submission.prepare(big, resources.Resources(gpus=0), [0]).command
 
 
-def test_a_script_of_the_users_own_takes_the_place_of_ours(tmp_path):
+def test_a_custom_batch_script_replaces_the_default(tmp_path):
     own = tmp_path / "own.sbatch"
     with pytest.raises(MissingFileError, match=r"own\.sbatch"):
         submission.batch_script(str(own))
@@ -237,7 +237,7 @@ def test_a_configuration_that_changed_after_the_submission_is_refused(fake, expe
         cell.run_cell(tmp_path / "no.json", 0, pipeline.run)
 
 
-def test_the_last_cell_that_could_not_report_leaves_it_to_the_next_command(fake, experiment, monkeypatch):
+def test_a_missing_report_of_the_last_cell_is_made_by_the_next_command(fake, experiment, monkeypatch):
 
     for one in experiment.cells():
         complete(experiment, one)
@@ -250,7 +250,7 @@ def test_the_last_cell_that_could_not_report_leaves_it_to_the_next_command(fake,
     assert len(seen) == 1
 
 
-def test_waiting_says_what_changes(fake, experiment, monkeypatch):
+def test_waiting_prints_changes(fake, experiment, monkeypatch):
     queues = [{0: "PENDING", 1: "PENDING"}, {0: "RUNNING", 1: "PENDING"}, {0: "RUNNING", 1: "PENDING"}, {}]
     monkeypatch.setattr(tools, "queue", lambda name: queues.pop(0))
     said = []

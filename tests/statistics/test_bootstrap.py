@@ -1,4 +1,4 @@
-"""The bootstrap against slow resampling, known variances, and its own promises."""
+"""The bootstrap against slow resampling and known variances."""
 
 import numpy as np
 import pytest
@@ -82,14 +82,14 @@ def test_the_spread_is_the_standard_error_known_from_theory():
     assert spread == pytest.approx(np.sqrt(p * (1 - p) / 1000), rel=0.04)
 
 
-def test_copies_of_a_question_add_no_certainty():
+def test_duplicate_questions_do_not_narrow_the_interval():
     scores = (np.random.default_rng(0).random((100, 1)) < 0.5).astype(float)
     once = drawn(mean_of(scores, np.arange(100)))
     often = drawn(mean_of(np.repeat(scores, 5, 0), np.repeat(np.arange(100), 5)))
     np.testing.assert_allclose(once, often)
 
 
-def test_pairing_makes_differences_sharp():
+def test_pairing_narrows_intervals_of_differences():
     generator = np.random.default_rng(0)
     hard = generator.random(800)
     scores = np.stack([hard < 0.70, hard < 0.73], axis=1).astype(float)
@@ -171,7 +171,7 @@ def test_the_expanded_percentile_interval_of_a_mean_is_students():
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
 
 
-def test_draws_without_a_value_are_left_out_while_they_are_few():
+def test_few_draws_without_a_value_are_ignored():
     values = np.linspace(0, 1, 1000)
     few, many = values.copy(), values.copy()
     few[:9], many[:20] = np.nan, np.nan

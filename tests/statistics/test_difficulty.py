@@ -84,7 +84,7 @@ def test_by_hand():
     }
 
 
-def test_questions_of_all_tasks_weigh_the_same_and_only_what_is_significant_is_best():
+def test_all_questions_have_equal_weight_and_best_means_significant():
     generator = np.random.default_rng(0)
     frames = []
     for task, n in (("t", 400), ("u", 100)):
@@ -152,7 +152,7 @@ def add_resize(run):
     write_jsonl(run / "records.jsonl", rows + own)
 
 
-def test_the_split_stands_on_the_page_and_in_markdown(make_whole_run):
+def test_the_split_is_on_the_page_and_in_markdown(make_whole_run):
     from zoo_exp.report.build import build
 
     run = make_whole_run()
@@ -201,7 +201,7 @@ def test_image_contribution_has_paired_intervals():
     assert line["relative_low"] < line["relative"] < line["relative_high"]
 
 
-def test_a_contribution_of_nothing_is_not_significant_and_an_infinite_one_has_an_end():
+def test_zero_and_infinite_contributions():
     same = contribution_of([1, 0] * 20, [1, 0] * 20, draws=200)
     assert (same["difference"], same["significant"]) == (0, False)
     line = contribution_of([1] * 20, [1] + [0] * 19, draws=500)

@@ -82,7 +82,7 @@ def test_holm_by_hand_and_never_below_the_plain_values():
     assert holm([]) == []
 
 
-def test_several_p_values_make_one_that_holds_its_level():
+def test_combined_p_values_keep_their_level():
     assert twice_median([0.2]) == 0.2
     generator = np.random.default_rng(0)
     # One shared and one own part: dependent p values, each uniform.

@@ -1,4 +1,4 @@
-"""From records to numbers: by hand where it can be done, and the promises that the tables make."""
+"""From records to numbers: hand-computed values and properties of the tables."""
 
 from dataclasses import dataclass, replace
 
@@ -95,7 +95,7 @@ def test_a_task_has_the_same_intervals_beside_other_tasks(make_run):
     pd.testing.assert_frame_equal(*pick)
 
 
-def test_bold_is_for_what_is_significant(make_run):
+def test_bold_rows_are_significant(make_run):
     run = make_run()
     results = results_of(run)
     assert line(results, "zoo multiply @16", "average")["best"]
@@ -111,7 +111,7 @@ def test_bold_is_for_what_is_significant(make_run):
     assert not tied.frame["best"].any()
 
 
-def test_who_keeps_more_tokens_than_the_budget_names_does_not_compete(make_run):
+def test_rows_above_their_budget_are_excluded_from_comparisons(make_run):
     """A layer selector's mean over layers can stand far above the budget that it is listed under."""
     run = make_run()
     records = read_records(run)
@@ -156,7 +156,7 @@ class NeedsPairs(GQA):
         raise InvalidValueError("an image has one question of its two")
 
 
-def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
+def test_a_task_whose_metric_cannot_be_computed_is_excluded(make_run):
     run = make_run()
 
     results = results_of(
@@ -170,7 +170,7 @@ def test_a_metric_that_half_a_run_cannot_give_leaves_its_task_out(make_run):
     ]
 
 
-def test_answers_for_a_server_have_no_metric(make_run):
+def test_responses_for_a_server_have_no_metric(make_run):
     run = make_run()
     hidden = replace(tasks.get("vqav2_testdev"), name=TASKS[2])
     results = results_of(run, tasks=[*known()[:2], hidden], draws=50)
@@ -178,7 +178,7 @@ def test_answers_for_a_server_have_no_metric(make_run):
     assert "only the benchmark's server can score its responses" in results.notes[0]
 
 
-def test_an_image_with_a_gap_is_left_out_as_a_whole(make_run):
+def test_an_image_with_a_missing_response_is_excluded(make_run):
     run = make_run()
     records = read_records(run)
     gap = (records["arm"] == "full") & (records["task"] == TASKS[0]) & (records["sample_id"] == "004-1")
@@ -186,7 +186,7 @@ def test_an_image_with_a_gap_is_left_out_as_a_whole(make_run):
     assert (line(results, "full", TASKS[0])["n"], line(results, "full", TASKS[0])["images"]) == (117, 39)
 
 
-def test_half_a_run_is_compared_on_common_questions_and_says_so(make_run):
+def test_an_unfinished_run_is_compared_on_common_questions_with_a_note(make_run):
     run = make_run()
     records = read_records(run)
     late = (records["arm"] == "blind") & (records["task"] == TASKS[0]) & (records["sample_id"] >= "020")
@@ -200,7 +200,7 @@ def test_half_a_run_is_compared_on_common_questions_and_says_so(make_run):
     )
 
 
-def test_an_arm_that_has_not_begun_is_named_and_has_no_average(make_run):
+def test_an_arm_without_records_is_named_and_has_no_average(make_run):
     run = make_run()
     records = read_records(run)
     missing = (records["arm"] == "zoo none @16") & (records["task"] == TASKS[0])
@@ -212,7 +212,7 @@ def test_an_arm_that_has_not_begun_is_named_and_has_no_average(make_run):
     assert line(results, "full", TASKS[0])["n"] == 120
 
 
-def test_a_row_that_lacks_a_seed_has_no_value(make_run):
+def test_a_row_with_a_missing_seed_has_no_value(make_run):
     run = make_run()
     records = read_records(run)
     results = results_of(run, records[records["arm_id"] != "random @16-1"])

@@ -1,4 +1,4 @@
-"""Which arms share a row."""
+"""Grouping of arms into table rows."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_label_stays_as_the_user_wrote_it(label):
 
 
 @pytest.mark.parametrize("labels", [("ours #1", "ours #2"), ("x (a)", "x (b)"), ("x seed 0", "x seed 1")])
-def test_labels_that_look_alike_are_different_rows(labels):
+def test_similar_labels_are_different_rows(labels):
     fusions = ("sum", "multiply")
     version_1 = [
         arm(name, "16", options={"fusion": fusion}, seed_index=0)
@@ -47,7 +47,7 @@ def test_arms_of_version_1_share_a_row_by_their_recorded_seed():
     assert [(row.label, row.row) for row in rows] == [("random @16 (3 seeds)", "random @16")]
 
 
-def test_order_is_the_papers():
+def test_rows_are_in_the_papers_order():
     rows = group(
         [
             arm("blind", selector="blind"),

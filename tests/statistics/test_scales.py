@@ -1,4 +1,4 @@
-"""The unit of a metric is what the task declares, never what its values look like."""
+"""The unit of a metric is declared by the task and not derived from its values."""
 
 import pandas as pd
 import pytest

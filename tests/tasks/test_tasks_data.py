@@ -1,4 +1,4 @@
-"""Rows from a folder, from the hub (stood in for), from the package; and what is wrong with bad data."""
+"""Rows from a folder, from a mocked hub and from the package, and errors for invalid data."""
 
 from io import BytesIO
 
@@ -165,7 +165,7 @@ def test_a_limit_below_one_is_refused(limit):
         load(tasks.get("pope"), limit=limit)
 
 
-def test_a_missing_folder_says_what_to_download_and_where_to(tmp_path):
+def test_a_missing_folder_is_refused_with_the_download_command(tmp_path):
     with pytest.raises(MissingFileError) as caught:
         load(tasks.get("pope"), tmp_path)
     message = str(caught.value)
@@ -196,7 +196,7 @@ def test_bad_tables_are_named(tmp_path):
         load(task, tmp_path)
 
 
-def test_a_folder_with_other_splits_says_which(tmp_path):
+def test_a_folder_with_other_splits_is_refused_with_their_names(tmp_path):
     write(tmp_path / "pope" / "train-00000-of-00001.parquet", [pope(1)])
     with pytest.raises(InvalidValueError, match=r"has the split\(s\) train, but 'test' is needed"):
         load(tasks.get("pope"), tmp_path)
@@ -280,7 +280,7 @@ def test_hub_images_stay_encoded_until_they_are_needed(monkeypatch):
     assert task.images(loaded)[0].size == (6, 4)
 
 
-def test_a_hub_that_does_not_answer_says_what_to_do_instead(monkeypatch):
+def test_an_unreachable_hub_gives_the_download_command(monkeypatch):
     def answer(config):
         raise ConnectionError("no route to host")
 

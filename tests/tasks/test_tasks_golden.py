@@ -124,7 +124,7 @@ def test_vqa_normalisers_step_by_step():
             assert [normalize(a) for a in case["doc"]["answers"]] == case["normalized_answers"], case["id"]
 
 
-def test_vqa_test_answers_are_handed_in_as_they_are():
+def test_vqa_test_answers_are_submitted_unchanged():
     task = tasks.get("vqav2_testdev")
     for row in golden("vqav2_val")["vqav2_test_submission"]["rows"]:
         want = row["per_sample"]["submission"]

@@ -49,18 +49,18 @@ def test_the_metric_is_the_aggregate_whatever_the_order_and_the_repeats(name, fi
     assert metric.compute() == single(task, rows)
 
 
-def test_ids_and_parts_go_together():
+def test_ids_and_parts_must_have_equal_lengths():
     with pytest.raises(InvalidValueError, match="2 sample ids for 1 scores"):
         TaskMetric(tasks.get("gqa")).update(["a", "b"], [{"score": 1.0}])
 
 
-def test_an_empty_metric_says_so():
+def test_an_empty_metric_is_an_error():
     metric = TaskMetric(tasks.get("gqa"))
     with pytest.warns(UserWarning, match="before the"), pytest.raises(InvalidValueError, match="no rows"):
         metric.compute()
 
 
-def test_of_two_results_for_one_sample_the_choice_does_not_depend_on_who_came_first():
+def test_the_choice_between_duplicate_results_does_not_depend_on_their_order():
     values = []
     for order in ((0.0, 1.0), (1.0, 0.0)):
         metric = TaskMetric(tasks.get("gqa"))

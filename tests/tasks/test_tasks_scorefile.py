@@ -35,14 +35,14 @@ def test_a_file_is_scored_row_by_row(file, tmp_path):
     assert list(out.parent.iterdir()) == [out]  # no temporary file stays
 
 
-def test_blank_lines_and_a_missing_last_line_break_are_no_trouble(file):
+def test_blank_lines_and_a_missing_last_line_break_are_accepted(file):
     file.write_text(
         "\n" + json.dumps(GOOD) + "\n\n" + json.dumps({**GOOD, "doc": {**GOOD["doc"], "id": "2"}})
     )
     assert [row.line for row in read_predictions(file)] == [2, 4]
 
 
-def test_a_byte_order_mark_is_no_trouble(file):
+def test_a_byte_order_mark_is_accepted(file):
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\n")
     assert len(read_predictions(file)) == 1
 
@@ -53,7 +53,7 @@ def test_separators_inside_strings_do_not_break_lines(file):
     assert read_predictions(file)[0].response == "a\u2028b\x85c"
 
 
-def test_rows_without_ids_are_known_by_their_line(file):
+def test_rows_without_ids_are_identified_by_their_line(file):
     rows = [{"doc": {"choices": ["a", "b"], "answer": 0}, "response": "A"}] * 3
     assert score_file(tasks.get("scienceqa_img"), write(file, rows)).metrics == {"exact_match": 1.0}
     scored = score_file(tasks.get("gqa"), write(file, [{"doc": {"answer": "a"}, "response": "a"}] * 2))
@@ -63,8 +63,8 @@ def test_rows_without_ids_are_known_by_their_line(file):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (b'{"doc": {"id": "2"', r"line 2: not JSON .* half written"),
-        (b"{nonsense}\n", r"line 2: not JSON \((?!.*half written)"),
+        (b'{"doc": {"id": "2"', r"line 2: not JSON .* incomplete"),
+        (b"{nonsense}\n", r"line 2: not JSON \((?!.*incomplete)"),
         (b'["doc"]\n', r"line 2: expected \{\"doc\""),
         (b'{"doc": 3, "response": "a"}\n', r"line 2: expected \{\"doc\""),
         (b'{"doc": {"answer": "a"}}\n', "line 2: the response must be a string, got nothing"),
@@ -78,7 +78,7 @@ def test_rows_without_ids_are_known_by_their_line(file):
             b'{"doc": {"id": "2", "answer": 5}, "response": "a"}\n',
             r"line 2: gqa: answer must be a text, got int \(5\)",
         ),
-        (b'{"doc": {"id": "1", "answer": "a"}, "response": "a"}\n', "line 2: .* '1' is also that of line 1"),
+        (b'{"doc": {"id": "1", "answer": "a"}, "response": "a"}\n', "line 2: .* '1' is also used in line 1"),
     ],
 )
 def test_a_bad_line_is_named(file, second, message):

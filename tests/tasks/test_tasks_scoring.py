@@ -1,4 +1,4 @@
-"""Fast scoring rules beside slow, literal ones, and what must hold for any text."""
+"""Fast scoring functions against slow, literal ones, and their properties."""
 
 import re
 import string
@@ -123,7 +123,7 @@ def test_mmbench_questions_without_an_unrotated_row_do_not_count():
     assert mmbench.circular(rows, lambda row: None) == {2: 1}
 
 
-def test_mmbench_asks_for_help_only_where_it_can_matter():
+def test_mmbench_uses_the_fallback_only_if_it_can_change_the_result():
     asked = []
     rows = [
         mmbench.Rotation(1, "A", None),

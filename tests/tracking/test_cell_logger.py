@@ -132,7 +132,7 @@ def test_a_failing_wandb_is_named_once_and_stops_nothing(experiment, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["disabled", "none"])
-def test_switched_off_means_off(tmp_path, monkeypatch, how):
+def test_disabled_wandb_is_not_used(tmp_path, monkeypatch, how):
     if how == "disabled":
         monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = "logger=none" if how == "none" else "logger=wandb"
@@ -209,7 +209,7 @@ def online(experiment, server):
 
 
 @pytest.mark.slow
-def test_online_by_choice_a_resumed_run_is_the_same_run_and_repeats_nothing(experiment, server, online):
+def test_a_resumed_online_run_continues_the_same_run(experiment, server, online):
     for numbers in ([0, 1, 2], [3, 4, 5]):
         tell = online()
         assert tell([[0, numbers]]) == []
@@ -226,7 +226,7 @@ def test_online_by_choice_a_resumed_run_is_the_same_run_and_repeats_nothing(expe
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_costs_a_line_and_bounded_time(experiment, server, online):
+def test_an_unreachable_server_costs_one_line_and_bounded_time(experiment, server, online):
     tell = online()
     assert tell([[0, [0]]]) == []
     server.close()
@@ -243,7 +243,7 @@ def test_a_server_that_goes_away_costs_a_line_and_bounded_time(experiment, serve
 
 
 @pytest.mark.slow
-def test_offline_nothing_leaves_the_machine(server, online):
+def test_offline_runs_open_no_connection(server, online):
     tell = online(WANDB_MODE="offline")
     tell([[0, list(range(QUESTIONS))]])
     tell("close")

@@ -29,7 +29,7 @@ def no_account(monkeypatch, tmp_path):
     return tmp_path / "netrc"
 
 
-def test_the_variable_beats_the_configuration_beats_the_key(monkeypatch):
+def test_the_variable_takes_precedence_over_the_configuration(monkeypatch):
     assert resolve_mode().name == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert resolve_mode().name == "online"
@@ -41,14 +41,14 @@ def test_the_variable_beats_the_configuration_beats_the_key(monkeypatch):
     assert resolve_mode("online").name == "offline"
 
 
-def test_a_key_for_another_host_is_no_key(no_account):
+def test_a_key_for_another_host_is_ignored(no_account):
     no_account.write_text("machine example.org login user password abc\ndefault login u password p\n")
     assert resolve_mode().name == "offline"
     no_account.write_text("machine api.wandb.ai login user password abc\n")
     assert resolve_mode().name == "online"
 
 
-def test_a_broken_netrc_is_no_key(no_account):
+def test_a_broken_netrc_is_ignored(no_account):
     no_account.write_text("machine machine machine")
     assert resolve_mode().name == "offline"
 

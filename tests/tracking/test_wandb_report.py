@@ -16,7 +16,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch, make_whole_run, tmp_path):
+def test_without_the_package_the_error_names_what_to_install(monkeypatch, make_whole_run, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
@@ -24,14 +24,14 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, make_whole_run
         make_report([make_whole_run()], tmp_path)
 
 
-def test_disabled_makes_nothing(monkeypatch, make_whole_run, tmp_path):
+def test_disabled_wandb_creates_nothing(monkeypatch, make_whole_run, tmp_path):
     pytest.importorskip("wandb_workspaces")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert "disabled" in make_report([make_whole_run()], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_offline_the_specification_lies_beside_the_page(make_whole_run, tmp_path, capsys):
+def test_offline_the_report_specification_is_saved_beside_the_page(make_whole_run, tmp_path, capsys):
     pytest.importorskip("wandb_workspaces")
     run = make_whole_run()
     assert main(["report", str(run), "--out", str(tmp_path / "out"), "--wandb"]) == 0

@@ -212,7 +212,7 @@ def _prepare(
 
         return made_up
     from zoo_exp import tasks
-    from zoo_exp.evaluation.batches import Collate, Sample
+    from zoo_exp.evaluation.sample_batches import Collate, Sample
     from zoo_exp.models.chat import to_device
     from zoo_exp.tasks import data
 

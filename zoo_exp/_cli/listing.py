@@ -1,4 +1,4 @@
-"""List what there is: selectors, tasks, models or exps, one line each.
+"""List selectors, tasks, models or exps, one line each.
 
 Examples:
   python -m zoo_exp list selectors
@@ -19,11 +19,11 @@ from zoo_exp.errors import UnknownNameError
 
 Rows = list[tuple[str, ...]]
 SMALL = " model=embedded"
-"""How the first line ends in files of experiments that name a model which needs a GPU."""
+"""End of the first line in experiment files whose default model needs a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to list."""
+    """Declare the arguments."""
     parser.add_argument("what", metavar="selectors|tasks|models|exps")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
@@ -37,7 +37,7 @@ def list_names(args: argparse.Namespace) -> int:
     if args.what not in LISTINGS:
         raise UnknownNameError("listing", args.what, LISTINGS)
     head, rows = LISTINGS[args.what](search_path(args.config_dir))
-    # One line each where a program reads them.
+    # One line each if the output is not a terminal.
     wrapped = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = shutil.get_terminal_size((120, 24)).columns if wrapped else 10_000
     print("\n".join(table([head, *rows], width)))
@@ -45,7 +45,7 @@ def list_names(args: argparse.Namespace) -> int:
 
 
 def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Aligned lines; the last column takes what is left of `width` characters and continues below itself.
+    """Aligned lines; the last column is wrapped to the rest of `width` characters.
 
     >>> table([("name", "what"), ("zoo", "drops tokens")], 80)
     ['name  what', 'zoo   drops tokens']
@@ -74,14 +74,14 @@ def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
             content: dict[str, Any] = read(path)
             selector, options = str(content.get("selector", name)), content.get("options") or {}
             (base,) = selectors.describe(selector)
-            # Options may change the inputs. The package's own files do not (a test), which saves importing torch.
+            # Options may change the required inputs. Those of presets do not (tested), which avoids importing torch.
             needs = base.needs if path.parents[1] == built_in() else selectors.get(selector, **options).needs
             rows.append((name, _selector(f"Preset: {_summary(path)}", base.paper, needs)))
     return ("name", "description [source; required inputs]"), rows
 
 
 def _selector(summary: str, paper: str, needs: Iterable[str]) -> str:
-    """One cell, since columns of their own would leave no room for the sentence at 80 characters."""
+    """One cell, since separate columns would leave no space for the description in 80 characters."""
     looks = ", ".join(sorted(needs))
     return f"{summary} [{paper}{'; ' if looks else ''}{looks}]"
 
@@ -92,7 +92,7 @@ def _tasks(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
 
     rows: Rows = [(info.name, info.metric, info.summary) for info in tasks.describe()]
     rows += [(name, "(a set)", _summary(path)) for name, path in choices("task", folders).items()]
-    return ("name", "metric", "what it asks"), rows
+    return ("name", "metric", "description"), rows
 
 
 def _models(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
@@ -102,7 +102,7 @@ def _models(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     for name, path in choices("model", folders).items():
         content = read(path)
         rows.append((name, str(content.get("family", "")), str(content.get("path", "")), _summary(path)))
-    return ("name", "family", "checkpoint", "what it is"), rows
+    return ("name", "family", "checkpoint", "description"), rows
 
 
 def _exps(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
@@ -112,11 +112,11 @@ def _exps(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     for name, path in choices("exp", folders).items():
         rows.append((name, str(read(path).get("question", ""))))
         rows += [("", command) for command in _commands(_summary(path))]
-    return ("name", "question, and the command that asks it"), rows
+    return ("name", "question and command"), rows
 
 
 def _commands(first: str) -> list[str]:
-    """How an experiment is run, from its first line; one with a large model in its file also in small."""
+    """Commands of an experiment from its first line; for those with a large model, also with an embedded one."""
     command = first.removesuffix(SMALL)
     return [f"{command}  # GPU", f"{first}  # any machine"] if command != first else [first]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Runs, output folder and W&B."""
+    """Declare the arguments."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder above")
     parser.add_argument(
         "--out",

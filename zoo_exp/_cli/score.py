@@ -7,7 +7,7 @@ The intervals are those that `run` and `report` show for the same responses.
 Examples:
   python -m zoo_exp score pope answers.jsonl
   python -m zoo_exp score mme answers.jsonl --json
-  python -m zoo_exp score textvqa_val answers.jsonl --per-sample scores.jsonl --submission handin
+  python -m zoo_exp score textvqa_val answers.jsonl --per-sample scores.jsonl --submission submission
 """
 
 import argparse

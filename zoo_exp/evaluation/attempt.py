@@ -12,11 +12,11 @@ from zoo_exp import selectors
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
 from zoo_exp.evaluation import launch, ranks, stop
-from zoo_exp.evaluation.batches import Collate
 from zoo_exp.evaluation.datamodule import CellsData
 from zoo_exp.evaluation.feature_cache import open_cache
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
+from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.models.loading import LoadedModel

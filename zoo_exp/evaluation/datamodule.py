@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from zoo_exp.config.identity import digest
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.evaluation.batches import Batch, Pending, Sample, make_loader, shard
+from zoo_exp.evaluation.sample_batches import Batch, Pending, Sample, make_loader, shard
 from zoo_exp.evaluation.work import Work
 
 

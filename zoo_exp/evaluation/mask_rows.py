@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.evaluation.batches import Batch, Sample
+from zoo_exp.evaluation.sample_batches import Batch, Sample
 from zoo_exp.evaluation.seen import seen
 from zoo_exp.files import replaced
 from zoo_exp.models.answering import Generated
@@ -83,7 +83,7 @@ def make(
                 question=mine[0].question,
                 reference=mine[0].reference,
                 grid=(int(view.grid[0]), int(view.grid[1])),
-                image=_write_image(run, task, sample, view.picture),
+                image=_write_image(run, task, sample, view.image),
                 arms=arms,
             )
         )

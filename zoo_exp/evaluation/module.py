@@ -12,9 +12,9 @@ import torch
 from zoo_exp.config.experiment import Arm
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
-from zoo_exp.evaluation.batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.running_scores import RunningScores
+from zoo_exp.evaluation.sample_batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.work import Work
 from zoo_exp.evaluation.writer import CellWriter
 from zoo_exp.measure.cost_model import CostModel

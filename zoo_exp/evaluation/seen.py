@@ -26,12 +26,12 @@ class Seen:
     """One image with its token grid.
 
     Attributes:
-        picture: the image as the model saw it; the grid divides it evenly.
+        image: the image as the model received it; the grid divides it evenly.
         grid: rows and columns of the grid.
         cells: cell of each visual token, row by row from 0; -1 for newline tokens, which have no place [N].
     """
 
-    picture: Image.Image
+    image: Image.Image
     grid: tuple[int, int]
     cells: NDArray[np.int64]
 
@@ -61,7 +61,7 @@ def seen(
     cells = np.arange(tokens.count)
     if isinstance(pixels, Tensor) and pixels.ndim in (4, 5) and number < len(pixels):
         image = pixels[number] if pixels.ndim == 4 else pixels[number, 0]
-        return Seen(_picture(image, processor), tokens.grid, cells)
+        return Seen(_model_view(image, processor), tokens.grid, cells)
     # Flat patches: such a processor resizes the whole image to the grid without cropping.
     return Seen(original.convert("RGB"), tokens.grid, cells)
 
@@ -96,17 +96,17 @@ def _tiled(
         start = base + row * (width + 1)
         cells[start : start + width] = row * columns + side + GAP + np.arange(width)
     plain = original.convert("RGB")
-    picture = Image.new("RGB", (columns * CELL, grid[0] * CELL), BACK)
+    canvas = Image.new("RGB", (columns * CELL, grid[0] * CELL), BACK)
     left = plain
     if isinstance(pixels, Tensor) and pixels.ndim == 5 and number < len(pixels):
-        left = _picture(pixels[number, 0], processor)
-    picture.paste(left.resize((side * CELL, side * CELL)), (0, 0))
+        left = _model_view(pixels[number, 0], processor)
+    canvas.paste(left.resize((side * CELL, side * CELL)), (0, 0))
     if rows:
-        picture.paste(plain.resize((width * CELL, rows * CELL)), ((side + GAP) * CELL, 0))
-    return Seen(picture, grid, cells)
+        canvas.paste(plain.resize((width * CELL, rows * CELL)), ((side + GAP) * CELL, 0))
+    return Seen(canvas, grid, cells)
 
 
-def _picture(pixels: Tensor, processor: Any) -> Image.Image:
+def _model_view(pixels: Tensor, processor: Any) -> Image.Image:
     """Normalised pixels [3, H, W] as an image."""
     image_processor = getattr(processor, "image_processor", processor)
     plain = pixels.detach().to("cpu", torch.float32)

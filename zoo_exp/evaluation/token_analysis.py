@@ -14,8 +14,8 @@ from torch import Tensor
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.evaluation.batches import Collate, Pending, make_loader, opened
 from zoo_exp.evaluation.kept_set import above, effective_rank, overlap, spearman
+from zoo_exp.evaluation.sample_batches import Collate, Pending, make_loader, opened
 from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.files import encode, replaced
 from zoo_exp.models.answering import Ratings, select

@@ -1,6 +1,6 @@
 """The plug-in for lmms-eval: `lmms-eval --model zoo_exp --model_args pretrained=...,selector=zoo,budget=64`.
 
-lmms-eval (0.6 or newer) finds it through the entry point `lmms_eval.models`; it is not a dependency of this package.
+lmms-eval (0.6 or newer) loads it through the entry point `lmms_eval.models`; it is not a dependency of this package.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def manifests() -> "ModelManifest":
-    """The manifest that lmms-eval registers: the model id, and a class for each kind of request."""
+    """Manifest for lmms-eval: the model id, and a class for each kind of request."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

@@ -1,4 +1,4 @@
-"""Answers of a pruned model to requests of lmms-eval, batch by batch."""
+"""Responses of a pruned model to requests of lmms-eval, batch by batch."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ NOT_FOR_GENERATE = ("until", "image_aspect_ratio", "do_sample", "temperature", "
 
 @dataclass(frozen=True)
 class Settings:
-    """How responses are decoded.
+    """Decoding settings.
 
     Attributes:
         until: stop texts.
@@ -48,7 +48,7 @@ class Settings:
 
 
 class Answerer:
-    """A model with a selector at a budget.
+    """A model with a selector and a budget.
 
     Args:
         loaded: model, processor and adapter.
@@ -78,7 +78,7 @@ class Answerer:
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[ChatRequest], settings: Settings) -> list[Answer]:
-        """Answers of one batch; the sample's name and the number of the image seed stochastic selectors."""
+        """Generate responses for one batch; sample name and image number seed stochastic selectors."""
         loaded = self.loaded
         inputs = to_device(chat_inputs(loaded.processor, requests), loaded.model.device)
         batch = EncodedBatch(inputs, loaded.adapter.encode(inputs, self.selector.needs))
@@ -98,7 +98,7 @@ class Answerer:
 def check_arguments(
     selector: str, budget: int | float | str | None, options: Mapping[str, Any], own: Iterable[str]
 ) -> None:
-    """Check arguments before a model is loaded; `own` names the plug-in's own arguments.
+    """Check arguments before the model is loaded; `own` lists the plug-in's own arguments.
 
     Raises:
         UnknownNameError: an unknown selector, or an argument that neither the plug-in nor the selector has.

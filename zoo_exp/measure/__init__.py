@@ -1,1 +1,1 @@
-"""What a run costs: FLOPs counted and timed stage by stage, the selector included."""
+"""Latency, FLOPs and memory by stage, including the selector."""

@@ -1,4 +1,4 @@
-"""`run_bench`: the same prompts under every arm, stage by stage, repeated in turn, one row per arm and batch size."""
+"""`run_bench`: measures every stage for every arm on the same prompts; one row per arm and batch size."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from zoo_exp.models.loading import LoadedModel
 
 OUT_OF_MEMORY = "out of memory"
 Prepare = Callable[[int], Callable[[], Mapping[str, Any]]]
-"""Batch size -> a function that makes the inputs of one batch, on the model's device."""
+"""Batch size -> a function that creates the inputs of one batch on the model's device."""
 
 
 class Arm(Protocol):
-    """What the bench asks of an arm; `config.experiment.Arm` is one."""
+    """Interface of an arm; implemented by `config.experiment.Arm`."""
 
     label: str
     selector: str
@@ -30,19 +30,19 @@ class Arm(Protocol):
     budget: Budget | None
 
     def build(self) -> Any:
-        """The selector itself."""
+        """Build the selector."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure.
+    """Settings of a benchmark.
 
     Attributes:
-        batch_sizes: prompts at a time; every arm runs at every one.
-        new_tokens: length of every answer.
+        batch_sizes: batch sizes; every arm runs at each of them.
+        new_tokens: length of every response.
         repeats: timed passes of every arm.
-        warmup: passes of every arm before them, besides one for memory and one for FLOPs.
-        clock: `wall`, or `process` for the time that one CPU thread computes, on machines shared with other work.
+        warmup: passes of every arm before the timed ones, in addition to one for memory and one for FLOPs.
+        clock: `wall`, or `process` for the CPU time of one thread, on machines with other load.
     """
 
     batch_sizes: Sequence[int] = (1,)
@@ -52,7 +52,7 @@ class Plan:
     clock: str = "wall"
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the values."""
         for name in ("new_tokens", "repeats"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name}={getattr(self, name)}: it must be at least 1")
@@ -72,22 +72,22 @@ def run_bench(
 ) -> list[Row]:
     """Measure every arm at every batch size.
 
-    Arms take turns within a repeat, so that a machine that gets slower or faster does so for all of them. An arm that
-    runs out of memory gets a row that says so, and the others go on.
+    Arms alternate within each repeat, so that changes of the machine's speed affect all of them. If an arm runs out of
+    memory, its row states this, and the other arms continue.
 
     Args:
-        loaded: the model, where it shall run.
-        arms: what to compare.
-        prepare: makes inputs.
-        plan: how often.
-        say: takes a line about the progress.
-        inspect: look at memory and count FLOPs in two passes of their own; without, rows have no memory, and FLOPs
-            from shapes alone (for rules that take minutes).
+        loaded: the model, on the target device.
+        arms: arms to compare.
+        prepare: creates inputs.
+        plan: settings of the benchmark.
+        say: callback for progress messages.
+        inspect: measure memory and count FLOPs in two additional passes; otherwise rows have no memory, and FLOPs from
+            shapes only (for selectors that take minutes).
 
     Raises:
-        InvalidValueError: an arm that prunes nothing, or one that changes the attention backend.
+        InvalidValueError: an arm prunes nothing, or changes the attention backend.
     """
-    marks_for(next(loaded.model.parameters()).device, plan.clock)  # refuses before anything runs
+    marks_for(next(loaded.model.parameters()).device, plan.clock)  # raises before anything runs
     rows = []
     for batch_size in plan.batch_sizes:
         make = prepare(batch_size)
@@ -103,10 +103,10 @@ def run_bench(
 
 
 def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str, Any]) -> None:
-    """Refuse arms that would prune nothing, before any of them runs; budgets per tile are judged by what was kept.
+    """Refuse arms that would prune nothing, before any of them runs; budgets per tile are checked after a run.
 
     Raises:
-        InvalidValueError: a budget that keeps every visual token of the prompt with the fewest, or more than there are.
+        InvalidValueError: a budget keeps every visual token of the prompt with the fewest tokens, or exceeds them.
     """
     visual = (inputs["input_ids"] == loaded.adapter.image_token_id).sum(dim=1).tolist()
     n_visual = min((count for count in visual if count), default=0)
@@ -119,8 +119,8 @@ def check_budgets(loaded: LoadedModel, arms: Sequence[Arm], inputs: Mapping[str,
 
 def _prunes_nothing(arm: Arm, found: str) -> InvalidValueError:
     return InvalidValueError(
-        f"budget {arm.budget} of arm '{arm.label}' {found}: it prunes nothing, so there is nothing to compare; give a "
-        "smaller one, or selector=full for the unpruned model"
+        f"budget {arm.budget} of arm '{arm.label}' {found}: nothing is pruned; give a smaller "
+        "budget, or selector=full for the unpruned model"
     )
 
 
@@ -146,7 +146,7 @@ class _Runs:
         self.facts: dict[str, Any] = {}
 
     def once(self, timed: bool) -> None:
-        """One pass; after running out of memory, none."""
+        """Run one pass, unless the arm has run out of memory."""
         if self.status:
             return
         try:
@@ -160,11 +160,11 @@ class _Runs:
             if not is_out_of_memory(error):
                 raise
             self.status = OUT_OF_MEMORY
-        if self.status:  # outside of `except`, whose traceback holds the tensors
+        if self.status:  # outside of `except`, whose traceback references the tensors
             _free(self.device)
 
     def row(self) -> Row:
-        """What was measured."""
+        """The measured row."""
         return Row(
             conditions=conditions(self.loaded, self.plan),
             arm=self.arm.label,
@@ -199,7 +199,7 @@ class _Runs:
         return times
 
     def _inspect(self) -> None:
-        """The first passes: once-per-model work of the selector and token counts, memory, FLOPs."""
+        """The first passes: once-per-model work of the selector, token counts, memory, FLOPs."""
         self._time()
         memory = PeakMemory(self.device)
         self._answer(memory)
@@ -216,15 +216,15 @@ class _Runs:
         outcome = answer(self.loaded, self.make, self.selector, self.arm.budget, self.plan.new_tokens, probe)
         if attention_backends(self.loaded.model) != backends:
             raise InvalidValueError(
-                f"arm '{self.arm.label}' changes the attention backend: its times do not compare"
+                f"arm '{self.arm.label}' changes the attention backend: its times are not comparable"
             )
         return outcome
 
     def _flops(self, outcome: Outcome) -> StageFlops:
-        """Of one answer, on average, from shapes alone; the selector's None where it cannot say."""
+        """FLOPs of one response, on average, from shapes; `select` is None if the selector has no formula."""
         costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
-        rule = None if outcome.inside else self.selector
-        options = (self.plan.new_tokens, rule, self.arm.budget, self.selector.needs)
+        input_selector = None if outcome.inside else self.selector
+        options = (self.plan.new_tokens, input_selector, self.arm.budget, self.selector.needs)
         stages = [
             costs.stages(images, _lengths(outcome, row), *options)
             for row, images in enumerate(outcome.tokens)
@@ -239,7 +239,7 @@ class _Runs:
         )
 
     def _paper_flops(self, outcome: Outcome) -> int | None:
-        """Of one answer; the paper has no formula for rules inside the language model."""
+        """FLOPs of one response by the paper's formulas, which do not cover layer selectors."""
         if outcome.inside:
             return None
         costs, n_visual = PaperCosts(self.loaded.model.config), _visual(outcome)
@@ -247,7 +247,7 @@ class _Runs:
 
 
 def conditions(loaded: LoadedModel, plan: Plan) -> Conditions:
-    """What has to be equal for two rows to compare."""
+    """The conditions that must be equal for two rows to be comparable."""
     parameter = next(loaded.model.parameters())
     cuda = parameter.device.type == "cuda"
     return Conditions(
@@ -264,14 +264,14 @@ def conditions(loaded: LoadedModel, plan: Plan) -> Conditions:
 
 
 def attention_backends(model: Any) -> str:
-    """The attention backends of vision encoder and language model, one name if they agree."""
+    """Attention backends of vision encoder and language model; one name if they are equal."""
     config = model.config
     parts = (config.get_text_config(), config.vision_config)
     return " + ".join(sorted({str(part._attn_implementation) for part in parts}))
 
 
 def _lengths(outcome: Outcome, row: int) -> list[int]:
-    """Columns at the input of every decoder layer, padding included, as they are computed too."""
+    """Columns at the input of every decoder layer, including padding, which is computed as well."""
     text = outcome.length - outcome.layer_tokens[row][0]
     return [text + count for count in outcome.layer_tokens[row]]
 

@@ -1,4 +1,4 @@
-"""`Row`: what the bench measured of one arm at one batch size, and what follows from it."""
+"""`Row`: measurements of one arm at one batch size, and derived values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,23 +10,23 @@ from zoo_exp.measure.stages import FIRST_TOKEN, SELECTOR, STAGES
 from zoo_exp.measure.timing import NOISE, Spread
 
 HEADLINE = ("selector", "prefill", "ttft", "end_to_end")
-"""What a row is marked for if its spread is too wide."""
+"""Times for which a row is marked as noisy if their spread is too large."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What has to be equal for two rows to compare.
+    """Conditions that must be equal for two rows to be comparable.
 
     Attributes:
         model: name of the model.
-        layers: decoder layers.
+        layers: number of decoder layers.
         device: name of the GPU, or CPU.
-        threads: of torch on the CPU.
-        dtype: of the weights.
+        threads: number of torch threads on the CPU.
+        dtype: dtype of the weights.
         attention: attention backend.
-        new_tokens: length of every answer.
-        torch: its version.
-        clock: `wall`, or `process` for time that the process itself computed.
+        new_tokens: length of every response.
+        torch: version of torch.
+        clock: `wall`, or `process` for CPU time of the process.
     """
 
     model: str
@@ -40,7 +40,7 @@ class Conditions:
     clock: str = "wall"
 
     def __str__(self) -> str:
-        """One line for under a table."""
+        """One line for the note below a table."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "CPU" else ""
         clock = ", process time" if self.clock == "process" else ""
         return (
@@ -51,20 +51,20 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm at one batch size. Times are of a whole batch, FLOPs of one answer.
+    """One arm at one batch size. Times are per batch, FLOPs per response.
 
     Attributes:
         passes: milliseconds of every stage, one entry per timed pass; stages do not overlap.
-        memory_mib: peak memory of a stage above what the model itself holds; `vision` includes the projector.
-        status: empty, or why there are no times.
+        memory_mib: peak memory of a stage above that of the loaded model; `vision` includes the projector.
+        status: empty, or the reason why there are no times.
         n_visual: visual tokens before pruning, mean over the batch.
         kept_tokens: visual tokens that entered the language model.
         layer_tokens: visual tokens at the input of a decoder layer, mean over the layers.
         prompt_tokens: columns of the prompt that entered the language model.
-        first_selector_ms: the selector's very first call, with what it computes once per model.
-        flops: by stage, from shapes; the selector's as torch counts them, where it did.
-        counted_flops: all stages as torch counts them.
-        paper_flops: the paper's formula; None where it has none.
+        first_selector_ms: time of the selector's first call, including once-per-model work.
+        flops: FLOPs by stage, from shapes; those of the selector as counted by torch, if available.
+        counted_flops: FLOPs of all stages as counted by torch.
+        paper_flops: FLOPs by the paper's formula; None if it does not apply.
     """
 
     conditions: Conditions
@@ -86,10 +86,10 @@ class Row:
     paper_flops: int | None = None
 
     def times(self, name: str) -> Spread:
-        """Milliseconds of a stage, or of one of these sums, over the timed passes.
+        """Milliseconds of a stage or a sum of stages, over the timed passes.
 
         `selector`: score and select. `ttft`: time to first token, from the vision encoder to the first logits.
-        `end_to_end`: everything. `decode_per_token`: of each token after the first.
+        `end_to_end`: all stages. `decode_per_token`: time per token after the first.
         """
         groups = {
             "selector": SELECTOR,
@@ -106,25 +106,25 @@ class Row:
 
     @property
     def selector_share(self) -> Spread:
-        """The selector's share of the time to first token, pass by pass."""
+        """Share of the selector in the time to first token, by pass."""
         pairs = zip(self.times("selector").values, self.times("ttft").values, strict=True)
         return Spread([selector / whole for selector, whole in pairs])
 
     @property
     def noisy(self) -> list[str]:
-        """The headline times whose spread is above the bound."""
+        """Headline times with a spread above the bound."""
         return [name for name in HEADLINE if self.times(name).noisy]
 
     @property
     def remark(self) -> str:
-        """What a table says about the row."""
+        """Remark on the row in tables."""
         if self.status or not self.noisy:
             return self.status
         worst = max(self.times(name).relative for name in self.noisy)
         return f"noisy: {', '.join(self.noisy)} spread up to {100 * worst:.0f} % (bound {100 * NOISE:.0f} %)"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, from which `from_dict` makes the row again."""
+        """Convert to plain values, see `from_dict`."""
         values = asdict(self)
         if self.flops is not None:  # `bench.json` keeps the key of earlier versions for the vision encoder
             values["flops"] = {"tower": values["flops"].pop("encoder"), **values["flops"]}
@@ -132,7 +132,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
-        """The row that `as_dict` wrote down."""
+        """Create a row from the result of `as_dict`."""
         flops = None if values["flops"] is None else dict(values["flops"])
         if flops is not None and "tower" in flops:
             flops["encoder"] = flops.pop("tower")
@@ -150,10 +150,10 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def check_comparable(rows: Sequence[Row]) -> None:
-    """Refuse to put rows into one table that were not measured alike.
+    """Check that rows of one table were measured under the same conditions.
 
     Raises:
-        InvalidValueError: what differs, and between which arms.
+        InvalidValueError: conditions differ; the message names them and the arms.
     """
     for row in rows[1:]:
         first, other = asdict(rows[0].conditions), asdict(row.conditions)
@@ -162,6 +162,6 @@ def check_comparable(rows: Sequence[Row]) -> None:
         ]
         if differing:
             raise InvalidValueError(
-                f"arms '{rows[0].arm}' and '{row.arm}' were not measured alike ({'; '.join(differing)}): "
-                "their times do not compare; measure them again in one bench"
+                f"arms '{rows[0].arm}' and '{row.arm}' were measured under different conditions "
+                f"({'; '.join(differing)}): their times are not comparable; measure them again in one bench"
             )

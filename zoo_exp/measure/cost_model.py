@@ -1,8 +1,8 @@
-"""FLOPs of a VLM's stages, counted from its configuration (1 multiply-add = 2 FLOPs), and the paper's own formulas.
+"""FLOPs of a VLM's stages from its configuration (1 multiply-add = 2 FLOPs), and the paper's formulas.
 
-Every matrix product counts: the gated MLP has three matrices, the output head, the vision encoder and the projector are
-included, attention is not halved for causality. A test compares with torch's own counter. Softmax, norms and
-activations (below 1 %) are left out on both sides.
+All matrix products are counted: three matrices of the gated MLP, the output head, the vision encoder and the projector;
+causal attention is counted in full. A test compares the result with torch's counter. Softmax, norms and activations
+(below 1 %) are excluded from both.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from zoo_exp.models.families import adapter_class
 from zoo_exp.selectors.base import Selector, describes
 
 _SELECTION = ("select", "select_many", "plan", "score", "weights", "pick")
-"""The work that `flops` of an input selector describes."""
+"""Methods that `flops` of an input selector describes."""
 FLOPS_COLUMNS = {
     "tower_tflop": "encoder",  # the name of this column dates from the first version of bench.csv
     **{f"{name}_tflop": name for name in ("projector", "select", "prefill", "decode", "total")},
@@ -26,7 +26,7 @@ FLOPS_COLUMNS = {
 
 @dataclass(frozen=True)
 class StageFlops:
-    """FLOPs of one answer by stage. `select` is None where the selector has no formula."""
+    """FLOPs of one response by stage. `select` is None if the selector has no formula."""
 
     encoder: int
     projector: int
@@ -36,12 +36,12 @@ class StageFlops:
 
     @property
     def total(self) -> int:
-        """All stages; an unknown selector counts as nothing."""
+        """FLOPs of all stages; an unknown selector counts as 0."""
         return self.encoder + self.projector + (self.select or 0) + self.prefill + self.decode
 
 
 class CostModel:
-    """Costs of a vision-language model with a Llama-like decoder (LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL).
+    """FLOPs of a vision-language model with a Llama-like decoder (LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL).
 
     Args:
         config: the model's `transformers` configuration.
@@ -69,33 +69,32 @@ class CostModel:
         return linear(1, self.text.hidden_size, self.text.vocab_size)
 
     def prefill(self, length: int | Sequence[int]) -> int:
-        """The prompt, and the head for its last token.
+        """The prompt, and the output head for its last token.
 
         Args:
-            length: tokens that enter the decoder, or the number at the input of every layer, where a layer
-                selector makes it smaller on the way.
+            length: tokens that enter the decoder, or their number at the input of every layer (layer selectors).
         """
         if isinstance(length, int):
             return self.decoder(length, length) + self.head()
         return sum(self.layer(n, n) for n in length) + self.head()
 
     def decode(self, length: int | Sequence[int], new_tokens: int) -> int:
-        """The steps after the prefill; the first new token comes from the prefill itself."""
+        """The steps after the prefill, which itself gives the first new token."""
         steps = range(1, new_tokens)
         if isinstance(length, int):
             return sum(self.decoder(1, length + step) + self.head() for step in steps)
         return sum(sum(self.layer(1, n + step) for n in length) + self.head() for step in steps)
 
     def encoder(self, n_visual: int) -> int:
-        """The vision encoder on images of `n_visual` visual tokens together."""
+        """Vision encoder for images with a total of `n_visual` visual tokens."""
         return self.vision.guess(n_visual).encoder
 
     def projector(self, n_visual: int) -> int:
-        """The projector on images of `n_visual` visual tokens together."""
+        """Projector for images with a total of `n_visual` visual tokens."""
         return self.vision.guess(n_visual).projector
 
     def encode(self, images: Sequence[VisualTokens]) -> Encoding:
-        """Vision encoder and projector on these images, with their true tiles and shapes."""
+        """Vision encoder and projector for these images, with their actual tiles and shapes."""
         return self.vision.encode(images)
 
     def stages(
@@ -107,15 +106,15 @@ class CostModel:
         budget: Any = None,
         needs: Collection[str] | None = None,
     ) -> StageFlops:
-        """One answer by stage.
+        """FLOPs of one response by stage.
 
         Args:
             images: visual tokens of the prompt's images before pruning.
-            length: tokens that enter the decoder, or the number at the input of every layer.
+            length: tokens that enter the decoder, or their number at the input of every layer.
             new_tokens: generated tokens.
-            selector: the selector; None counts none.
+            selector: the selector, or None.
             budget: its budget.
-            needs: fields that the vision encoder had to provide; None takes the selector's.
+            needs: fields that the vision encoder has to provide; None for those of the selector.
         """
         encoded = self.encode(images)
         if needs is None:
@@ -132,12 +131,12 @@ class CostModel:
 
 
 def selector_flops(selector: Any, tokens: VisualTokens, budget: BudgetLike) -> int | None:
-    """FLOPs of selecting from one image by the selector's own formula, or None where it has none.
+    """FLOPs of selecting from one image by the selector's formula, or None if it has none.
 
     Args:
         selector: an input selector.
         tokens: the image's visual tokens.
-        budget: how many stay, as in `select`.
+        budget: number of tokens to keep, as in `select`.
     """
     if not hasattr(selector, "flops") or not describes(selector, "flops", _SELECTION):
         return None
@@ -153,11 +152,11 @@ REASONS = (
     "the projector's perturbed second layer is left out, and one projector pass is taken off the selector's cost",
     "together the selector's cost comes out 13 times too small",
 )
-"""Why the paper's formulas and a count differ; belongs under every table that shows both."""
+"""Reasons why the paper's formulas and a count differ; shown below every table with both."""
 
 
 class PaperCosts:
-    """The paper's formulas, (8) to (11) of its supplement, for one model; `REASONS` says how they differ from a count.
+    """The paper's formulas (8) to (11) of its supplement for one model; `REASONS` lists the differences to a count.
 
     Args:
         config: the model's `transformers` configuration.
@@ -174,6 +173,6 @@ class PaperCosts:
         return self.layers * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
 
     def answer(self, n_visual: int, length: int, selector: Selector | None = None) -> int:
-        """Formula (8): the prefill of `length` tokens and the selector's overhead on `n_visual`."""
+        """Formula (8): prefill of `length` tokens, plus the overhead of the selector on `n_visual` tokens."""
         own = 0 if selector is None else selector.paper_flops(n_visual, self.vision_width, self.width)
         return self.prefill(length) + own

@@ -1,4 +1,4 @@
-"""What a selector really costs, for every record: by its formula, or as torch counts it (1 multiply-add = 2 FLOPs)."""
+"""FLOPs of selectors in records: by formula, or counted by torch (1 multiply-add = 2 FLOPs)."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
@@ -21,23 +21,22 @@ from zoo_exp.selectors.layer.base import (
 )
 
 MOST_SHAPES = 20_000
-"""Counts that are remembered, of 1.5 kB each."""
+"""Maximum number of cached counts, of 1.5 kB each."""
 
 
 class SelectorCosts:
     """FLOPs of input selectors, image by image.
 
-    A selector without a formula runs once more under torch's counter, after it has run, so that what it computes once
-    per model is not in the count. The selectors of this package multiply matrices whose shapes alone decide the cost:
-    one count serves all images of a shape. Any other selector is counted every time; a method
-    `flops(tokens, budget) -> int` spares it that.
+    A selector without a formula is run a second time under torch's counter, so that its once-per-model work is not
+    counted. The cost of this package's selectors depends only on shapes, so one count is used for all images of a
+    shape. Other selectors are counted every time, unless they have a method `flops(tokens, budget) -> int`.
     """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, int] = {}
 
     def of(self, selector: Selector, images: Sequence[VisualTokens], budget: Any) -> int:
-        """FLOPs of selecting from these images; scoring counts in full even if another arm has done it."""
+        """FLOPs of selecting from these images; scoring is counted in full even if it is shared with another arm."""
         return sum(self._image(selector, image, budget) for image in images)
 
     def _image(self, selector: Selector, tokens: VisualTokens, budget: Any) -> int:
@@ -59,7 +58,7 @@ def _count(selector: Selector, tokens: VisualTokens, budget: Any) -> int:
 
 
 def _shape(tokens: VisualTokens) -> Hashable:
-    """Everything about an image that the shape of a product may depend on."""
+    """All properties of an image on which shapes of products may depend."""
     shapes = [
         (item.name, tuple(value.shape), value.dtype)
         for item in fields(tokens)
@@ -72,17 +71,17 @@ def _shape(tokens: VisualTokens) -> Hashable:
 
 
 class CountedLayerSelector(WrappedLayerSelector):
-    """A layer selector that counts, row by row, what its own work costs.
+    """A layer selector that counts its own FLOPs by row.
 
-    Attention and gravity of n real tokens count as products of n rows: the padding of a batch is left out, so that a
-    record does not depend on the other rows of its batch.
+    Attention and gravity of n real tokens are counted as products of n rows, without padding, so that a record does not
+    depend on the other rows of its batch.
 
     Args:
         inner: the selector.
-        config: of the language model.
+        config: configuration of the language model.
 
     Attributes:
-        flops: of every row with an image, in order.
+        flops: FLOPs of every row with an image, in order.
     """
 
     def __init__(self, inner: LayerSelector, config: Any) -> None:
@@ -92,7 +91,7 @@ class CountedLayerSelector(WrappedLayerSelector):
         self.flops: list[int] = []
 
     def start(self, prompt: Prompt) -> tuple[int, object]:
-        """The number of the row, and what the selector prepares."""
+        """Row number and state of the selector."""
         states: list[object] = []
         known = self.inner.start_flops(prompt) if describes(self.inner, "start_flops", ["start"]) else None
         counted = _run(lambda: states.append(self.inner.start(prompt)), known is None)
@@ -100,14 +99,14 @@ class CountedLayerSelector(WrappedLayerSelector):
         return len(self.flops) - 1, states[0]
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
-        """The selector's pick; its FLOPs are added to those of the row."""
-        assert isinstance(state, tuple)  # what start returned
+        """Run the selector's `pick` and add its FLOPs to those of the row."""
+        assert isinstance(state, tuple)  # result of start
         row, prepared = state
         has_formula = describes(self.inner, "pick_flops", ["pick"]) and (
             type(self.inner).pick_flops is not LayerSelector.pick_flops
         )
-        asked = 0  # FLOPs of the attention that the selector asks for
-        padded = 0  # the same as the counter sees them
+        asked = 0  # FLOPs of the attention that the selector requests
+        padded = 0  # as counted by torch
 
         def watch(function: Callable[[Tensor], Tensor], heads: int) -> Callable[[Tensor], Tensor]:
             def looked_at(rows: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ class CountedLayerSelector(WrappedLayerSelector):
 
 
 class LayerFlops(Probe):
-    """Counts the FLOPs of a layer selector's own work while a batch is answered.
+    """Counts the FLOPs of a layer selector while responses are generated.
 
     Args:
         config: of the language model.
@@ -152,7 +151,7 @@ class LayerFlops(Probe):
 
 
 def _run(work: Callable[[], None], counted: bool) -> int:
-    """Do the work; return its FLOPs if they are to be counted, which takes longer."""
+    """Run `work`; return its FLOPs if they are to be counted, which takes longer."""
     if counted:
         return count_flops(work)
     work()

@@ -1,8 +1,7 @@
-"""Count the FLOPs that torch really executes, attention included.
+"""Count the FLOPs that torch executes, including attention.
 
-`torch.utils.flop_counter` does not know the attention kernel that runs on a CPU, and older versions refuse grouped
-queries, so every attention kernel gets one formula here: 2 B H n m (d + dv). Nor does it know products that are added
-to a tensor in place.
+`torch.utils.flop_counter` does not support the CPU attention kernel or in-place `addmm`-like products, and older
+versions fail for grouped queries. Here every attention kernel is counted by one formula: 2 B H n m (d + dv).
 """
 
 import math
@@ -21,7 +20,7 @@ _KERNELS = (
 
 
 def count_flops(run: Callable[[], Any]) -> int:
-    """FLOPs of all matrix products and convolutions that `run()` executes; 1 multiply-add = 2 FLOP.
+    """FLOPs of all matrix products and convolutions in `run()` (1 multiply-add = 2 FLOPs).
 
     >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 5))
     60
@@ -32,7 +31,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 
 def counting() -> FlopCounterMode:
-    """A counter for a `with` block; `get_total_flops()` gives the sum so far."""
+    """Counter for a `with` block; `get_total_flops()` returns the current sum."""
     return FlopCounterMode(display=False, custom_mapping={**_attention_kernels(), **_IN_PLACE})
 
 
@@ -42,7 +41,7 @@ def _attention_kernels() -> dict[Any, Callable[..., int]]:
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Shapes [B, heads, rows, width]; causality is not halved, and grouped keys serve all query heads."""
+    """Shapes [B, heads, rows, width]; causal attention is counted in full; grouped keys are used by all query heads."""
     batch, heads, rows, width = query
     return int(2 * batch * heads * rows * key[2] * (width + value[3]))
 

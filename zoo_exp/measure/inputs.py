@@ -1,4 +1,4 @@
-"""Prompts for timing without a data set: random words around one random image, at the model's real size."""
+"""Synthetic prompts for timing without a data set: random words around a random image of realistic size."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 
 FIRST_WORD = 3
-"""Smaller ids are special tokens: begin, end and padding."""
+"""Smaller ids are special tokens (begin, end and padding)."""
 
 
 def made_up_inputs(
@@ -20,14 +20,14 @@ def made_up_inputs(
     """The processor's output for `batch_size` random prompts with one image each, on the model's device.
 
     Args:
-        adapter: of the model.
+        adapter: adapter of the model.
         batch_size: B.
-        text_tokens: tokens besides the visual ones: 35 before the image (chat template), the rest after.
-        image_size: height and width in pixels; LLaVA-1.5 resizes every image, so it has no effect there.
-        seed: of words and pixels.
+        text_tokens: number of text tokens: 35 before the image (chat template), the rest after it.
+        image_size: height and width in pixels; no effect on LLaVA-1.5, which resizes every image.
+        seed: seed of words and pixels.
 
     Raises:
-        InvalidValueError: a size below 1, or a family without made-up images.
+        InvalidValueError: a size is below 1, or the family does not support synthetic images.
     """
     if batch_size < 1 or text_tokens < 2:
         raise InvalidValueError(f"batch={batch_size} text={text_tokens}: at least 1 prompt of 2 words")
@@ -48,7 +48,7 @@ def made_up_inputs(
 
 
 def _words(adapter: VLMAdapter, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Ids of words, without the special tokens and placeholders of the configuration."""
+    """Random word ids, excluding special tokens and placeholders of the configuration."""
     config = adapter.model.config
     special = {
         value for name, value in config.to_dict().items() if name.endswith("token_id") and value is not None

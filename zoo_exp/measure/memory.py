@@ -1,4 +1,4 @@
-"""`PeakMemory`: the most memory that each stage of a run holds."""
+"""`PeakMemory`: peak memory by stage."""
 
 import contextlib
 import ctypes
@@ -13,10 +13,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Peaks above what was held when this object was made, in MiB, by stage.
+    """Peak memory by stage in MiB, relative to the memory in use when this object was created.
 
-    On a GPU it is the allocator's peak. On a CPU it is the peak of resident pages, which Linux alone tells; elsewhere
-    every peak is nan. Asking costs time, so peaks and times come from different passes.
+    On a GPU this is the allocator's peak. On a CPU it is the peak resident set size, available on Linux only; elsewhere
+    peaks are nan. Measuring takes time, so memory and times are measured in different passes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class PeakMemory:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note the peak inside the block; blocks may lie inside others."""
+        """Record the peak inside the block; blocks may be nested."""
         if self._open:
             self._open[-1] = max(self._open[-1], self._peak())
         self._open.append(-math.inf)
@@ -42,7 +42,7 @@ class PeakMemory:
                 self._open[-1] = max(self._open[-1], peak)
 
     def _reset(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -58,13 +58,13 @@ class PeakMemory:
 
 
 def _give_back_freed_pages() -> None:
-    """Return what glibc keeps of freed memory, or a stage that reuses it would seem to hold nothing."""
+    """Return freed memory to the system (glibc), so that a stage that reuses it is measured correctly."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_peak_mib() -> float:
-    """The most resident memory of this process since the last reset; nan where the system does not say."""
+    """Peak resident memory of this process since the last reset; nan if not available."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def resident_peak_mib() -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, on a GPU or a CPU."""
+    """Whether an error is an out-of-memory error, on a GPU or a CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""One batch of answers in stages: what `bench` times, and where it measures memory and counts FLOPs."""
+"""Run one batch in stages, for which `bench` measures time and memory and counts FLOPs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -34,7 +34,7 @@ FIRST_TOKEN = STAGES[1:-1]
 
 
 class Probe(Protocol):
-    """Measures a stage: a clock, a memory counter or a FLOP counter."""
+    """Measures stages: a clock, a memory counter or a FLOPs counter."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Measure the block."""
@@ -42,7 +42,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The sizes of a batch of answers.
+    """Sizes of a batch and its responses.
 
     Attributes:
         tokens: visual tokens by row and image, before pruning.
@@ -71,16 +71,16 @@ def answer(
     probe: Probe,
     seed: int = 0,
 ) -> Outcome:
-    """Answer one batch of prompts with exactly `new_tokens` tokens each.
+    """Generate responses of exactly `new_tokens` tokens for one batch of prompts.
 
     Args:
         loaded: the model.
-        prepare: builds the model inputs, on the model's device.
+        prepare: creates the model inputs, on the model's device.
         selector: an input or layer selector.
-        budget: how many visual tokens an image keeps.
+        budget: visual tokens to keep per image.
         new_tokens: T, equal for all arms so that decoding times are comparable.
         probe: measures the stages.
-        seed: of stochastic selectors.
+        seed: seed of stochastic selectors.
     """
     adapter = loaded.adapter
     with probe.stage("preprocess"):
@@ -114,7 +114,7 @@ def answer(
 
 
 class _MeasuredLayers(WrappedLayerSelector):
-    """A layer selector whose own work is the stage `select`."""
+    """A layer selector whose work is measured as the stage `select`."""
 
     def __init__(self, inner: LayerSelector, probe: Probe) -> None:
         super().__init__(inner)
@@ -163,7 +163,7 @@ class _Stages(answering.Probe):
 
 @contextmanager
 def _projector(adapter: Any, probe: Probe) -> Iterator[None]:
-    """Measure the projector where it runs, inside the vision stage."""
+    """Measure the projector, which runs inside the vision stage."""
     (module,) = adapter.taps(frozenset()).values()
     running = ExitStack()
     handles = [
@@ -204,7 +204,7 @@ class FlopProbe:
 
 
 def exclusive(values: Mapping[str, float], inside: bool) -> dict[str, float]:
-    """Values of the stages without the stages nested in them: projector in vision, layer selector in prefill.
+    """Subtract nested stages: the projector from vision, and a layer selector from prefill.
 
     Args:
         values: value of each stage that ran.

@@ -1,4 +1,4 @@
-"""`StageClock`: how long the stages of a run take, on the device's own clock; `Spread`: repeated measurements."""
+"""`StageClock`: times of stages on the device's clock; `Spread`: statistics of repeated measurements."""
 
 import math
 import time
@@ -13,20 +13,20 @@ from zoo_exp.errors import InvalidValueError
 
 CLOCKS = ("wall", "process")
 NOISE = 0.2
-"""Above this spread a measurement is marked: two arms that differ by less cannot be told apart."""
+"""Relative spread above which a measurement is marked as noisy: smaller differences are not meaningful."""
 
 
 class Marks(Protocol):
-    """A clock: `now` gives a mark, `milliseconds` the time between two, once `wait` has returned."""
+    """Interface of a clock: `now` returns a mark; after `wait`, `milliseconds` returns the time between two marks."""
 
     def now(self) -> Any:
-        """A mark at this moment."""
+        """Set a mark."""
 
     def wait(self) -> None:
-        """Return when the device has passed every mark."""
+        """Wait until the device has passed every mark."""
 
     def milliseconds(self, start: Any, stop: Any) -> float:
-        """From one mark to another."""
+        """Time from one mark to another."""
 
 
 class CpuMarks:
@@ -37,7 +37,7 @@ class CpuMarks:
         return time.perf_counter()
 
     def wait(self) -> None:
-        """A CPU has nothing to wait for."""
+        """Does nothing on a CPU."""
 
     def milliseconds(self, start: float, stop: float) -> float:
         """The difference."""
@@ -45,21 +45,21 @@ class CpuMarks:
 
 
 class ProcessMarks(CpuMarks):
-    """Time that the process itself has computed: what a shared machine gives to others is not in it."""
+    """CPU time of the process, which excludes time given to other processes."""
 
     def now(self) -> float:
-        """Seconds, of all threads together."""
+        """CPU time of all threads in seconds."""
         return time.process_time()
 
 
 class CudaMarks:
-    """CUDA events: marks in the stream, so that taking the time does not make host and device wait for each other."""
+    """CUDA events, which measure time on the stream without synchronising host and device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def now(self) -> torch.cuda.Event:
-        """An event after everything launched so far."""
+        """Record an event."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
@@ -74,10 +74,10 @@ class CudaMarks:
 
 
 def marks_for(device: torch.device, clock: str = "wall") -> Marks:
-    """CUDA events on a GPU; elsewhere the performance counter, or the process's own time.
+    """CUDA events on a GPU; elsewhere the performance counter, or the CPU time of the process.
 
     Raises:
-        InvalidValueError: an unknown clock, or process time where work runs elsewhere or on several threads.
+        InvalidValueError: unknown clock, or process time with a GPU or several threads.
     """
     if clock not in CLOCKS:
         raise InvalidValueError(f"clock={clock}: allowed are {', '.join(CLOCKS)}")
@@ -93,7 +93,7 @@ def marks_for(device: torch.device, clock: str = "wall") -> Marks:
 
 @dataclass
 class StageClock:
-    """Times named stages; a stage that runs several times adds up, and stages may lie inside others.
+    """Measures the time of named stages; repeated stages are summed, and stages may be nested.
 
     >>> clock = StageClock()
     >>> with clock.stage("a"):
@@ -113,11 +113,11 @@ class StageClock:
         self.add(name, start, self.marks.now())
 
     def add(self, name: str, start: Any, stop: Any) -> None:
-        """Note a stage by its marks."""
+        """Add a stage from its marks."""
         self._stages.append((name, start, stop))
 
     def read(self) -> dict[str, float]:
-        """Milliseconds of every stage; waits for the device."""
+        """Milliseconds of every stage; synchronises with the device."""
         self.marks.wait()
         total: dict[str, float] = {}
         for name, start, stop in self._stages:
@@ -127,7 +127,7 @@ class StageClock:
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one thing, in the order of the repeats.
+    """Repeated measurements of a quantity, in order.
 
     >>> Spread((1.0, 2.0, 3.0)).p50
     2.0
@@ -142,21 +142,21 @@ class Spread:
 
     @property
     def p90(self) -> float:
-        """Nine of ten are below it."""
+        """The 90th percentile."""
         return self.quantile(0.9)
 
     @property
     def relative(self) -> float:
-        """From the first to the last decile, as a share of the median; 0 for a single value."""
+        """Range between the 10th and the 90th percentile, divided by the median; 0 for a single value."""
         return (self.p90 - self.quantile(0.1)) / self.p50 if self.p50 else 0.0
 
     @property
     def noisy(self) -> bool:
-        """Whether the measurement mostly sees its own noise."""
+        """Whether the relative spread is above the bound."""
         return self.relative > NOISE
 
     def quantile(self, share: float) -> float:
-        """By linear interpolation; nan without values."""
+        """Quantile with linear interpolation; nan without values."""
         ordered = sorted(self.values)
         if not ordered:
             return math.nan

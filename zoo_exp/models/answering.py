@@ -1,9 +1,9 @@
-"""The answer: a batch of prompts under one selector, from inputs to responses. The only place that does it.
+"""Generate responses: a batch of prompts under one selector, from model inputs to text.
 
     chat.chat_inputs -> adapter.encode -> select -> prune_prompt -> generate -> decode, cut
 
-The evaluation, the lmms-eval plug-in, `bench`, the token analysis and the benchmarks call these functions. A `Probe`
-lets a caller time or count the stages without a second copy of them.
+This is the only implementation: the evaluation, the lmms-eval plug-in, `bench`, the token analysis and the benchmarks
+call these functions. A `Probe` measures the stages.
 """
 
 import time
@@ -27,13 +27,13 @@ from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerSelector
 
 DEFAULT_NEW_TOKENS = 128
-"""Maximum response length where a task sets none."""
+"""Maximum response length if the task does not set one."""
 
 
 class Probe:
     """Observes the stages of `generate`; this base class does nothing.
 
-    Stages in order: `score` and `select` (input selectors), `prompt`, and whatever `generation` adds.
+    Stages in order: `score` and `select` (input selectors), `prompt`, and those of `generation`.
     """
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -57,7 +57,7 @@ class Rating:
     Attributes:
         scores: one [N] per image, or None for selectors without scores.
         states: generator states after scoring; every arm continues from them.
-        milliseconds: time that scoring took, which each arm would have needed alone.
+        milliseconds: duration of scoring.
     """
 
     scores: list[Tensor | None]
@@ -74,7 +74,7 @@ class Rating:
 
 @dataclass
 class Ratings:
-    """Scores of one batch, shared by arms whose selectors score alike (they differ in fusion or budget only).
+    """Scores of one batch, shared by arms whose selectors compute equal scores (different fusion or budget).
 
     Attributes:
         synchronise: waits for the device, so that measured times include its work.
@@ -110,7 +110,7 @@ class Selected:
     Attributes:
         selections: by row and image.
         scores: by row and image [N]; None for selectors without scores.
-        milliseconds: scoring and selection; includes scoring in full where another arm had done it already.
+        milliseconds: duration of scoring and selection, including scoring that was shared with another arm.
     """
 
     selections: list[list[Selection]]
@@ -133,10 +133,10 @@ def select(
     Args:
         selector: the input selector.
         tokens: visual tokens by row and image.
-        budget: how many visual tokens an image keeps.
+        budget: visual tokens to keep per image.
         names: one name per row; the generator of an image is seeded from (seed, name, number of the image in its row).
-        seed: of stochastic selectors.
-        ratings: scores that other arms of the batch have computed.
+        seed: seed of stochastic selectors.
+        ratings: scores computed for other arms of the batch.
         probe: observes the stages `score` and `select`.
     """
     ratings, probe = ratings or Ratings(), probe or Probe()
@@ -161,7 +161,7 @@ def select(
 
 
 def keep_all(tokens: Sequence[Sequence[VisualTokens]]) -> Selected:
-    """Every visual token of every image: what a layer selector starts from."""
+    """Selections of every visual token, for layer selectors."""
     return Selected(
         [[Selection(torch.arange(image.count, device=image.device)) for image in row] for row in tokens],
         [[None for _ in row] for row in tokens],
@@ -181,7 +181,7 @@ class EncodedBatch:
     tokens: Sequence[Sequence[VisualTokens]]
 
     def rows(self, places: Sequence[int]) -> "EncodedBatch":
-        """Some rows of the batch, without pixels: the images are encoded already."""
+        """A subset of rows, without pixels, since the images are encoded already."""
         if len(places) == len(self.tokens):
             return self
         inputs = {name: self.inputs[name][list(places)] for name in ("input_ids", "attention_mask")}
@@ -198,7 +198,7 @@ class Answer:
         layer_tokens: visual tokens at the input of every decoder layer; None for input selectors.
         prompt_tokens: all tokens that entered the language model.
         new_tokens: generated tokens, including the end-of-sequence token.
-        selections: of each image before the language model; a layer selector starts with every token.
+        selections: selection of each image before the language model; all tokens for layer selectors.
     """
 
     text: str
@@ -211,15 +211,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Generated:
-    """What the model generated for a batch under one selector.
+    """Generated ids for a batch under one selector.
 
     Attributes:
         selected: selections before the language model.
         prompt: the pruned prompts.
         new_tokens: ids [B, T], padded on the right.
-        layers: what a layer selector did; None for input selectors.
-        generate_ms: pruning the prompts, prefill and decoding.
-        spent_ms: what this call took; scores from `ratings` are not in it.
+        layers: result of a layer selector; None for input selectors.
+        generate_ms: duration of pruning the prompts, prefill and decoding.
+        spent_ms: duration of this call, without scores from `ratings`.
     """
 
     selected: Selected
@@ -266,11 +266,11 @@ def generate(
         loaded: the model.
         batch: encoded prompts.
         selector: an input or layer selector.
-        budget: how many visual tokens an image keeps.
+        budget: visual tokens to keep per image.
         names: one name per row, see `select`.
-        seed: of stochastic selectors.
-        positions: `contiguous` or `original`; None takes the default of the model family.
-        ratings: scores shared with other arms; its `synchronise` makes the times those of the device.
+        seed: seed of stochastic selectors.
+        positions: `contiguous` or `original`; None for the default of the model family.
+        ratings: scores shared with other arms; with `synchronise`, times include work on the device.
         probe: observes the stages.
         **options: arguments of `model.generate`.
 
@@ -282,7 +282,7 @@ def generate(
     inside: LayerSelector | None = None
     layers: LayerPruned | None = None
     started = time.perf_counter()
-    # No check of the features waits for the device: the host queues the prefill while the vision encoder runs.
+    # Checks of features are deferred, so that the host can queue the prefill while the vision encoder is running.
     with deferred_checks():
         if isinstance(selector, LayerSelector):
             inside, selected = probe.layer_selector(selector), keep_all(batch.tokens)
@@ -308,7 +308,7 @@ def generate(
 
 
 def count_new(model: Any, new_tokens: Tensor) -> list[int]:
-    """Generated tokens of every row of [B, T], up to and including the end-of-sequence token."""
+    """Number of generated tokens in every row of [B, T], including the end-of-sequence token."""
     ends = model.generation_config.eos_token_id
     marks = torch.as_tensor(ends if isinstance(ends, list) else [ends], device=new_tokens.device)
     ended = torch.isin(new_tokens, marks).cumsum(dim=1).clamp(max=1)

@@ -1,4 +1,4 @@
-"""`VLMAdapter`: everything that the package knows about a model family, in one class per family."""
+"""`VLMAdapter`: base class with everything that is specific to a model family."""
 
 import copy
 import inspect
@@ -32,9 +32,9 @@ class VLMAdapter:
         llm: the decoder.
         layers: the decoder's layers.
         image_token_id: the placeholder that the processor writes for every visual token.
-        n_visual: visual tokens of an image, or None where it depends on the image.
-        clip: the full CLIP that the vision encoder comes from, if one was given (`load_model(clip=PATH)`).
-        processor: the processor, if known; word numbers and the question's end come from its tokenizer.
+        n_visual: visual tokens of an image, or None if it depends on the image.
+        clip: the full CLIP of the vision encoder, if it was loaded (`load_model(clip=PATH)`).
+        processor: the processor, if known; its tokenizer gives word numbers and the end of the question.
     """
 
     family: ClassVar[str] = ""
@@ -48,11 +48,11 @@ class VLMAdapter:
     positions: str = "contiguous"
     """Position ids after pruning unless the caller chooses: one of `POSITIONS`."""
     axes: ClassVar[int | None] = 3
-    """How many of the axes of position ids [A, B, L] the language model reads, the last ones; None for all."""
+    """Number of (last) axes of position ids [A, B, L] that the language model reads; None for all."""
     encoder_inputs: tuple[str, ...] = IMAGE_INPUTS
     """Names of the vision encoder's inputs."""
     self_check: ClassVar[bool] = False
-    """Whether the first prompt of an attached model is checked (`pruned(..., self_check=False)` switches it off)."""
+    """Whether the first prompt of an attached model is checked; disable with `pruned(..., self_check=False)`."""
 
     @classmethod
     def processor_class(cls) -> Any:
@@ -92,7 +92,7 @@ class VLMAdapter:
         Raises:
             InvalidValueError: the family cannot make them up.
         """
-        raise InvalidValueError(f"the model family {self.family} has no made-up prompts")
+        raise InvalidValueError(f"the model family {self.family} does not support synthetic prompts")
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model
@@ -114,7 +114,7 @@ class VLMAdapter:
         return self.model.model, self.model.model.language_model
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """Modules whose calls `collect` reads, by a name of the adapter's choice."""
+        """Modules whose calls `collect` reads, by adapter-specific names."""
         raise NotImplementedError
 
     def collect(
@@ -158,22 +158,22 @@ class VLMAdapter:
         return self.with_prompt(grouped, rows, _mask(inputs), needs)
 
     def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `get_image_features` among a processor's output."""
+        """Arguments of `get_image_features` from a processor's output."""
         return {name: inputs[name] for name in self.encoder_inputs if inputs.get(name) is not None}
 
     def image_features(self, **call: Any) -> Any:
-        """The model's own image features, also while pruning wraps that call."""
+        """The model's unmodified image features, also while the call is wrapped by pruning."""
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
 
     def pooled(self, output: Any) -> list[Tensor]:
-        """What the model puts in place of the placeholders, from its image-feature call: one tensor per image."""
+        """Features that replace the placeholders, from the image-feature call: one tensor per image."""
         return list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
-        """Assign images to the prompts whose placeholders they fill; `rows` is `input_ids` [B, L].
+        """Assign images to prompts by the number of placeholders; `rows` is `input_ids` [B, L].
 
         Raises:
-            InvalidValueError: a row's placeholders are not a sum of whole images, or images are left over.
+            InvalidValueError: the placeholders of a row do not match whole images, or images are left over.
         """
         counts = (rows == self.image_token_id).sum(dim=1).tolist()
         grouped: list[list[VisualTokens]] = []
@@ -227,13 +227,13 @@ class VLMAdapter:
         ]
 
     def _known_question(self) -> Question:
-        """What the processor at hand tells about questions; read once."""
+        """Question settings of the processor; read once."""
         if self._question is None or self._question[0] is not self.processor:
             self._question = (self.processor, question_of(self.processor))
         return self._question[1]
 
     def complete(self, images: list[VisualTokens], output: Any) -> list[VisualTokens]:
-        """Add what only the output of the image-feature call has."""
+        """Add fields that are only in the output of the image-feature call."""
         return images
 
     def prune(
@@ -243,11 +243,11 @@ class VLMAdapter:
         selections: Sequence[Sequence[Any]],
         positions: str | None,
     ) -> Any:
-        """A `PrunedPrompt`, where embeddings, mask and positions are not all that the decoder reads; else None."""
+        """Create a `PrunedPrompt`, if the decoder reads more than embeddings, mask and positions; else None."""
         return None
 
     def check_call(self, given: Mapping[str, Any]) -> None:
-        """Refuse a call of the inner model (arguments by name) that the installed transformers computes wrongly."""
+        """Refuse calls of the inner model (arguments by name) that the installed transformers computes incorrectly."""
 
     def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[VisualTokens]) -> Tensor:
         """Positions of the unpruned prompt [B, L] (or [3, B, L] where the family has several axes).
@@ -260,7 +260,7 @@ class VLMAdapter:
         return count_positions(mask)
 
     def new_positions(self, mask: Tensor) -> Tensor | None:
-        """Positions of a pruned prompt under `contiguous`; None lets `generate` count the mask."""
+        """Positions of a pruned prompt under `contiguous`; None to let `generate` derive them from the mask."""
         return None
 
     def call_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,12 +272,12 @@ class VLMAdapter:
 
 
 def count_positions(mask: Tensor) -> Tensor:
-    """0, 1, 2 ... over the real tokens of each row; padding [B, L] of zeros in the mask gets 0."""
+    """Positions 0, 1, 2 ... of the real tokens in each row [B, L]; padding gets 0."""
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
 class ProjectorWeights:
-    """The weights of a two-layer projector as one `MLP` per state, so that what selectors derive from it is cached.
+    """The weights of a two-layer projector as one `MLP` per state, so that derived values can be cached.
 
     Args:
         first: first linear layer.
@@ -314,7 +314,7 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Neither quantised, nor a subclass with its own forward, nor offloaded."""
+    """Whether a layer is neither quantised, nor a subclass with its own forward, nor offloaded."""
     return type(layer) is nn.Linear and layer.weight.is_floating_point() and not layer.weight.is_meta
 
 

@@ -1,4 +1,4 @@
-"""Watching modules while they run: their last call, and attention from queries and keys."""
+"""Capture calls of modules with hooks, and compute attention from queries and keys."""
 
 import threading
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: what went in and what came out."""
+    """One call of a module: inputs and output."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -21,13 +21,13 @@ class Call:
 
     @property
     def tensor(self) -> Tensor:
-        """The output, or its first element where a module answers with a tuple."""
+        """The output, or its first element if it is a tuple."""
         first: Tensor = self.output[0] if isinstance(self.output, tuple) else self.output
         return first
 
 
 class Capture:
-    """Context manager that records the last call of named modules by its own thread and removes its hooks."""
+    """Context manager that records the last call of named modules in the current thread."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
@@ -36,7 +36,7 @@ class Capture:
         self.all: dict[str, list[Call]] = {}
 
     def __enter__(self) -> "Capture":
-        """Place the hooks."""
+        """Register the hooks."""
         mine = threading.get_ident()
         for name, module in self._modules.items():
 
@@ -53,7 +53,7 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the hooks out."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -68,16 +68,16 @@ class Capture:
 
 
 def attention_rows(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
-    """Attention of some query rows without a mask: softmax(q k^T * scale) in float32.
+    """Attention of selected query rows without a mask: softmax(q k^T * scale) in float32.
 
     Args:
-        queries: rows to ask for [..., R, H * d].
+        queries: query rows [..., R, H * d].
         keys: all rows [..., N, H * d].
         heads: H.
-        scale: what the layer multiplies its logits with.
+        scale: scale of the layer's logits.
 
     Returns:
-        Probabilities [..., H, R, N]. Costs R N d per head, where the layer itself pays N N d.
+        Probabilities [..., H, R, N]. Costs R N d per head, compared with N N d for the layer itself.
     """
     q, k = (t.view(*t.shape[:-1], heads, -1).transpose(-3, -2) for t in (queries, keys))
     weights: Tensor = (q @ k.transpose(-1, -2) * scale).softmax(dim=-1, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Fields of `VisualTokens` from a CLIP or SigLIP encoder, read by hooks instead of eager attention."""
+"""Fields of `VisualTokens` from a CLIP or SigLIP encoder, captured by hooks instead of eager attention."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,16 @@ from zoo_exp.models.capture import Capture, attention_rows
 
 _ATTENTION = frozenset({"cls_attention", "received_attention", "keys", "cls"})
 _OBJECT_LAYER = 9 / 24
-"""HiPrune's object layer, as a part of the encoder's depth."""
+"""HiPrune's object layer, relative to the encoder's depth."""
 
 
 class ClipEncoder:
-    """The encoder under the projector of LLaVA-1.5 and LLaVA-NeXT.
+    """The vision encoder of LLaVA-1.5 and LLaVA-NeXT.
 
     Attributes:
-        skip: 1 where the model cuts the CLS token off before the projector, else 0.
-        has_cls: whether there is one.
-        feature_layer: number of the encoder layer, from 0, whose output goes to the projector.
+        skip: 1 if the model removes the CLS token before the projector, else 0.
+        has_cls: whether the encoder has a CLS token.
+        feature_layer: number of the encoder layer, from 0, whose output is the projector's input.
     """
 
     def __init__(self, encoder: Any, config: Any) -> None:
@@ -35,7 +35,7 @@ class ClipEncoder:
         self.feature_layer = last % (len(self.layers) + 1) - 1
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The modules to watch for some needs."""
+        """Modules to capture for the given needs."""
         wanted: dict[str, nn.Module] = {}
         if needs & _ATTENTION:
             layer = self.layers[self.feature_layer]
@@ -52,7 +52,7 @@ class ClipEncoder:
 
     @property
     def object_layer(self) -> int:
-        """Number of the layer, from 1, in which HiPrune looks for objects: 9 of 24."""
+        """Number of HiPrune's object layer, from 1: 9 of 24."""
         return max(1, round(_OBJECT_LAYER * len(self.layers)))
 
     def rows(self, capture: Capture, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -126,8 +126,7 @@ class ClipEncoder:
     ) -> Callable[[int, Tensor], Tensor]:
         """The encoder from a layer to the feature layer, as a function of that layer's patch features.
 
-        What comes out is the projector's input, as the language model is fed from there. The CLS token, and patches
-        that have no visual token, enter with the values that they had.
+        The result is the projector's input. The CLS token, and patches without a visual token, keep their values.
 
         Args:
             capture: with the encoder layers up to the feature layer.

@@ -1,4 +1,4 @@
-"""CLIP's own embeddings of patches and of a question, which a VLM's checkpoint does not carry."""
+"""CLIP's embeddings of patches and of a question, from a full CLIP, as VLM checkpoints do not contain its heads."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, MissingFileError
 
 SEGMENT = 77
-"""Tokens that CLIP's text encoder takes at a time."""
+"""Maximum length of CLIP's text encoder."""
 _PROMPT_SENTENCE = "\nAnswer the question using a single word or phrase."
 
 
@@ -33,7 +33,7 @@ class ClipHeads:
         """Read a full CLIP from a folder or the hub (safetensors only).
 
         Raises:
-            MissingFileError: nothing that can be read there, or a checkpoint that is no full CLIP.
+            MissingFileError: the checkpoint cannot be read, or is not a full CLIP.
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
@@ -57,10 +57,10 @@ class ClipHeads:
         return cls(model, tokenizer)
 
     def check(self, vision_config: Any, path: str | Path = "") -> None:
-        """Refuse a CLIP that is not the one under the projector.
+        """Check that the CLIP matches the VLM's vision encoder.
 
         Raises:
-            InvalidValueError: the VLM's vision encoder is no CLIP, or one of another size.
+            InvalidValueError: the VLM's vision encoder is not a CLIP, or has another size.
         """
         mine = self.model.config.vision_config
         sizes = ("hidden_size", "num_hidden_layers", "patch_size")
@@ -77,7 +77,7 @@ class ClipHeads:
                 )
 
     def add(self, tokens: Sequence[VisualTokens], question: str) -> list[VisualTokens]:
-        """The images of one prompt with the embeddings of their patches and of its question; they need `features`."""
+        """Add embeddings of patches and of the question to the images of one prompt; requires `features`."""
         images = [self.image(t.features) for t in tokens if t.features is not None]
         text = self.text(question) if images else None
         return [replace(t, clip_image=image, clip_text=text) for t, image in zip(tokens, images, strict=True)]

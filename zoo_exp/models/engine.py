@@ -1,6 +1,6 @@
-"""`Engine`: pruning inside a running model, at three interception points, undone without a trace.
+"""`Engine`: prunes inside a running model, with hooks at three points that are removed on `detach`.
 
-They are the image-feature call, the inner model's call, and the language model with its decoder layers
+The hooks are on the image-feature call, the inner model's call, and the language model with its decoder layers
 (docs/engine.md).
 """
 
@@ -35,14 +35,14 @@ from zoo_exp.models.self_check import check_keep_all
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt that is being read, or was.
+    """State of a prompt during and after its prefill.
 
     Attributes:
-        layers: the pass through the decoder; its segments are what each layer sees.
-        origin: column in the prompt that was given of every token that entered the decoder [B, n]; -1 padding.
-        length: columns of the prompt that was given.
-        next_given: position that the caller counts for the first token behind the prompt [B].
-        last_only: whether the language model may give the last token's state alone.
+        layers: the pass through the decoder; its segments are the sequences that the layers read.
+        origin: column in the original prompt of every token that entered the decoder [B, n]; -1 for padding.
+        length: columns of the original prompt.
+        next_given: position that the caller uses for the first token after the prompt [B].
+        last_only: whether the language model may return only the last token's state.
     """
 
     layers: LayerPass
@@ -53,7 +53,7 @@ class Prefill:
 
 
 class _Call(threading.local):
-    """What a thread carries from the inner model's call to the language model's, and behind it."""
+    """Thread-local state between the inner model's call and the language model's call, and after it."""
 
     ids: Tensor | None = None
     running: Prefill | None = None
@@ -61,16 +61,16 @@ class _Call(threading.local):
 
 
 class Engine:
-    """Prunes what a model's own `forward` and `generate` do, while attached.
+    """Prunes in a model's `forward` and `generate` while attached.
 
     Attributes:
-        adapter: of the model.
-        tap: chooses before the language model, or None.
+        adapter: adapter of the model.
+        tap: selects tokens before the language model, or None.
         layers: drops tokens between decoder layers, or None.
         kept_tokens: visual tokens of the last prompt that entered the language model, by row.
-        visual: visual columns of the prompt [B, L] (bool), where a caller hands over embeddings instead of ids.
-        force: gather even where every token stays (tests).
-        self_check: whether the next prompt with images is first run with every token kept, and compared.
+        visual: visual columns of the prompt [B, L] (bool), if the caller passes embeddings instead of ids.
+        force: gather even if every token is kept (for tests).
+        self_check: whether to compare the next prompt with images with a run that keeps every token.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Engine:
         self._signature = inspect.signature(type(adapter.vlm).forward)
 
     def attach(self) -> None:
-        """Place the hooks; on an error none stays."""
+        """Register the hooks; on an error all are removed."""
         vlm, llm = self.adapter.vlm, self.adapter.llm
         try:
             if self.tap is not None:
@@ -113,7 +113,7 @@ class Engine:
             raise
 
     def detach(self) -> None:
-        """Leave the model as it was found."""
+        """Remove the hooks and restore the model."""
         while self._undo:
             self._undo.pop()()
         self._call, self.visual = _Call(), None
@@ -155,7 +155,7 @@ class Engine:
             )
 
     def _before_llm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._call.running = None  # of a pass that ended in an error
+        self._call.running = None  # left over from a pass that ended with an error
         if self.layers is not None:
             self.layers.current = None
         refuse_positional(args)
@@ -177,14 +177,14 @@ class Engine:
         return args, self._prefill(kwargs, embeds, cache, ids, visual)
 
     def _pruned_ids(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Ids of the last prompt and its new tokens without dropped tokens, and its padding; None if none was."""
+        """Ids of prompt and new tokens without dropped tokens, and the padding; None if nothing was dropped."""
         if self._call.origin is None:
             return None
         origin, length = self._call.origin
         return processors.pruned_ids(ids, origin, length, processors.pad_id(self.adapter.model))
 
     def _columns(self, embeds: Tensor) -> Tensor | None:
-        """`visual` for the rows that came: beam search repeats them, `use_cache=False` lengthens them."""
+        """`visual` for the rows of this call: beam search repeats rows, `use_cache=False` extends them."""
         if self.visual is None:
             return None
         copies, longer = len(embeds) // len(self.visual), embeds.shape[1] - self.visual.shape[1]
@@ -192,7 +192,7 @@ class Engine:
         return torch.nn.functional.pad(rows, (0, longer))
 
     def _forget(self, batch: int) -> None:
-        """The last prompt had no visual token."""
+        """Reset the state: the last prompt had no visual tokens."""
         self.kept_tokens = [0] * batch
         if self.tap is not None:
             self.tap.selections = [[] for _ in range(batch)]
@@ -239,7 +239,7 @@ class Engine:
         return kwargs
 
     def _given_positions(self, positions: Tensor | None, real: Tensor) -> Tensor:
-        """Positions that the caller counts [B, L] or [A, B, L]."""
+        """Positions as passed by the caller [B, L] or [A, B, L]."""
         if positions is None:
             positions = self.adapter.new_positions(real)
         if positions is None:
@@ -273,7 +273,7 @@ class Engine:
         return kwargs
 
     def _check_cache(self, prompt: Prefill, generated: int) -> None:
-        """Refuse a cache that was cut back by other numbers of tokens in different layers."""
+        """Refuse a cache whose layers were cropped by different numbers of tokens."""
         segments, cache = prompt.layers.segments, prompt.layers.cache
         if len(segments) < 2 or cache is None:
             return
@@ -288,7 +288,7 @@ class Engine:
     def _without_overlap(
         self, positions: Tensor | None, embeds: Tensor, prompt: Prefill, generated: int
     ) -> Tensor:
-        """Drop tokens that the cache holds already.
+        """Drop tokens that are in the cache already.
 
         `generate` cuts a later turn by the length of the cache, which is shorter than the conversation.
         """
@@ -325,7 +325,7 @@ class Engine:
                 return output
             check_output(output, segments[-1].length)
             states = full_length(output.last_hidden_state, segments[-1], running.origin, running.length)
-            # A new object: what compiled code has of the old one would not change with it.
+            # A new object, because compiled code may have captured the old one.
             output = type(output)(**{**output, "last_hidden_state": states})
         return output
 

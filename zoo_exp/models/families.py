@@ -23,7 +23,7 @@ FAMILIES: Registry[Any] = Registry(
 
 
 def check_family(model_type: str) -> None:
-    """Refuse a model type that cannot be pruned; `transformers` is asked only for types without an adapter.
+    """Refuse a model type that cannot be pruned; imports `transformers` only for types without an adapter.
 
     Raises:
         InvalidValueError: a type of `transformers` that cannot be pruned.
@@ -57,13 +57,13 @@ def adapter_for(model: Any, processor: Any = None) -> "VLMAdapter":
         processor: its processor, if there is one; selectors that read the question's words use it.
 
     Raises:
-        InvalidValueError: a model without its language-model head, or one that cannot be pruned.
+        InvalidValueError: the model has no language-model head, or cannot be pruned.
     """
     config = getattr(model, "config", None)
     adapter = adapter_class(str(getattr(config, "model_type", type(model).__name__)))
     if adapter.family and getattr(getattr(model, "model", None), "language_model", None) is None:
         raise InvalidValueError(
-            f"{type(model).__name__} is only a part of a model: give the one that has generate, such as "
+            f"{type(model).__name__} is only a part of a model: give the model with generate, such as "
             "LlavaForConditionalGeneration"
         )
     return adapter(model, processor)

@@ -1,4 +1,4 @@
-"""How people hold a model: the Hugging Face model inside PEFT, torch.compile and `load_model`, or a refusal."""
+"""Unwrap models from PEFT and torch.compile, and refuse wrappers that cannot be pruned."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParalle
 
 
 def held_model(model: Any) -> Any:
-    """The Hugging Face model that another object holds, or the model itself.
+    """The Hugging Face model inside a wrapper, or the model itself.
 
     Args:
-        model: a Hugging Face model, a `PeftModel`, or what `torch.compile` gave.
+        model: a Hugging Face model, a `PeftModel`, or the result of `torch.compile`.
 
     Raises:
-        InvalidValueError: a wrapper that copies or shards the model for every call, so that hooks do not stay on it.
+        InvalidValueError: a wrapper that copies or shards the model in every call, so that hooks are lost.
     """
     name = type(model).__name__
     if name in _PARALLEL:
@@ -34,10 +34,10 @@ def held_model(model: Any) -> Any:
 
 
 def forget_compiled(model: Any) -> None:
-    """Let code that was compiled with other hooks be compiled again.
+    """Force recompilation of code that was compiled with other hooks.
 
-    TorchDynamo does not look at the hooks of modules that it has compiled: a model that was compiled before it is
-    pruned would go on unpruned, without a word.
+    TorchDynamo ignores changes of hooks in compiled modules: a model that was compiled before pruning would silently
+    remain unpruned.
     """
     if not isinstance(model, nn.Module):
         return
@@ -46,7 +46,7 @@ def forget_compiled(model: Any) -> None:
 
 
 def refuse_compiled_call() -> None:
-    """Refuse to read images inside a call of `torch.compile`, whose code does not keep what hooks note.
+    """Refuse to process images inside a compiled call, whose code ignores state recorded by hooks.
 
     Raises:
         InvalidValueError: a compiled call is running.

@@ -1,4 +1,4 @@
-"""`ImageTap`: sees what a model's image-feature call computes, and lets a selector choose from it."""
+"""`ImageTap`: captures the result of a model's image-feature call and runs an input selector on it."""
 
 import functools
 import threading
@@ -19,7 +19,7 @@ from zoo_exp.selectors.base import Selector
 
 
 class _Seen(threading.local):
-    """What one thread's last image-feature call gave, and what was chosen from it."""
+    """Thread-local result of the last image-feature call, and the selections."""
 
     images: list[VisualTokens] | None = None
     chosen: list[list[VisualTokens]] | None = None
@@ -41,7 +41,7 @@ class ImageTap:
         self._seen = _Seen()
 
     def attach(self) -> Callable[[], None]:
-        """Wrap the call; the function returned takes the wrapper off."""
+        """Wrap the call; return a function that removes the wrapper."""
         own = self._adapter.vlm.__dict__
         before = own.get("get_image_features")
         original = self._adapter.vlm.get_image_features
@@ -70,7 +70,7 @@ class ImageTap:
 
     @torch.no_grad()
     def choose(self, ids: Tensor, real: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Choose among the visual tokens of a prompt.
+        """Select visual tokens of a prompt.
 
         Args:
             ids: `input_ids` [B, L]; beam search repeats each row, its copies share the selections.
@@ -78,11 +78,11 @@ class ImageTap:
             embeds: embeddings of the prompt with the visual tokens in place [B, L, D].
 
         Returns:
-            Tokens that stay [B, L] (bool), and features of all visual ones among them [sum K, D] where a
-            selector merged some (None otherwise).
+            Kept tokens [B, L] (bool), and features of all kept visual tokens [sum K, D] if a selector merged some
+            (otherwise None).
 
         Raises:
-            InvalidValueError: placeholders that do not match the images.
+            InvalidValueError: placeholders do not match the images.
         """
         visual = (ids == self._adapter.image_token_id) & real
         slots = visual.flatten().nonzero().squeeze(1)
@@ -116,7 +116,7 @@ class ImageTap:
         return keep, torch.cat([features_of(t, s) for t, s in zip(images, answers, strict=True)])
 
     def _select(self, ids: Tensor, real: Tensor, seen: _Seen) -> list[list[VisualTokens]]:
-        """Ask the selector, one generator per image: seed and number of the image in its prompt decide."""
+        """Run the selector with one generator per image, seeded by seed and number of the image in its prompt."""
         rows = self._adapter.group_by_row(ids.masked_fill(~real, -1), seen.images or [])
         rows = self._adapter.with_prompt(rows, ids, real, self._selector.needs)
         flat = [t for row in rows for t in row]

@@ -1,4 +1,4 @@
-"""Hooks on decoder layers: attention of a few rows, and the hand-over to a shorter sequence."""
+"""Hooks on decoder layers that run layer selectors and shorten the sequence between layers."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class LayerPass:
     """One forward pass of the language model.
 
     Attributes:
-        prefill: whether the prompt is read (tokens are dropped then, and only then).
+        prefill: whether the pass is a prefill; tokens are dropped only then.
         segments: one per run of layers with the same sequence; a prefill appends to it.
         cache: the key-value cache, or None.
         inputs: first layer of a segment -> real tokens [B, S] and positions of the tokens that its layers read.
@@ -44,7 +44,7 @@ class LayerPass:
     counts: list[list[int]] = field(default_factory=list)
 
     def segment_of(self, layer: int) -> Segment:
-        """The sequence that a layer reads."""
+        """The segment that a layer reads."""
         return [segment for segment in self.segments if segment.first <= layer][-1]
 
 
@@ -52,18 +52,18 @@ _KNOWN = ("hidden_states", "attention_mask", "position_ids", "position_embedding
 
 
 class _Running(threading.local):
-    """The pass that a thread is in."""
+    """The current pass of a thread."""
 
     current: LayerPass | None = None
 
 
 class LayerHooks:
-    """Carries out a layer selector on the decoder of a model.
+    """Runs a layer selector in the decoder of a model.
 
     Attributes:
-        answers: of the last prompt: layer -> one `LayerAnswer` per row.
-        counts: of the last prompt: visual tokens at the input of each layer, by row [B][n_layers].
-        segments: of the last prompt, the whole one first; none where it had no visual token.
+        answers: for the last prompt, layer -> one `LayerAnswer` per row.
+        counts: for the last prompt, visual tokens at the input of each layer, by row [B][n_layers].
+        segments: segments of the last prompt, the whole prompt first; empty without visual tokens.
     """
 
     def __init__(self, llm: Any, selector: LayerSelector, budget: Any, *, verify: bool = False) -> None:
@@ -83,7 +83,7 @@ class LayerHooks:
 
     @property
     def current(self) -> LayerPass | None:
-        """The pass that this thread is in."""
+        """The current pass of this thread."""
         return self._running.current
 
     @current.setter
@@ -91,7 +91,7 @@ class LayerHooks:
         self._running.current = value
 
     def attach(self) -> list[RemovableHandle]:
-        """Place the hooks; the caller removes them.
+        """Register the hooks and return their handles.
 
         Raises:
             InvalidValueError: a decoder whose attention cannot be read, or whose later layers cannot be shortened.
@@ -113,10 +113,10 @@ class LayerHooks:
         return handles
 
     def start(self, current: LayerPass, embeds: Tensor) -> None:
-        """Begin a prompt: budgets and the rule's own preparation, row by row.
+        """Start a prompt: parse budgets and call the selector's `start`, row by row.
 
         Raises:
-            InvalidValueError: a budget that does not fit, or training that would run the hooks twice.
+            InvalidValueError: the budget does not fit, or training would run the hooks twice.
         """
         self._refuse_recomputing()
         with torch.no_grad():
@@ -150,7 +150,7 @@ class LayerHooks:
         self.answers, self.counts, self.segments = current.answers, current.counts, current.segments
 
     def _refuse_recomputing(self) -> None:
-        """Older versions of `transformers` run the hooks of a layer again when its activations are recomputed."""
+        """Refuse gradient checkpointing: older versions of `transformers` run hooks again on recomputation."""
         layer = self._layers[0]
         checkpoints = layer.training and getattr(layer, "gradient_checkpointing", False)
         if checkpoints and torch.is_grad_enabled() and type(layer).__call__ is not nn.Module.__call__:
@@ -160,7 +160,7 @@ class LayerHooks:
             )
 
     def decode(self, current: LayerPass, embeds: Tensor, new: Tensor, past: int) -> None:
-        """Masks and positions of every later segment for tokens behind the prompt."""
+        """Masks and positions of all later segments for tokens after the prompt."""
         generated = past - current.segments[0].length
         step = torch.arange(embeds.shape[1], device=embeds.device) + generated
         for segment in current.segments[1:]:
@@ -256,7 +256,7 @@ class LayerHooks:
         names = ("norm", "final_layernorm", "embedding_norm", "ln_f")
         found = next((m for m in (getattr(self._llm, n, None) for n in names) if m is not None), None)
         if found is None:
-            raise InvalidValueError(f"{type(self._llm).__name__} has no final norm that is known")
+            raise InvalidValueError(f"{type(self._llm).__name__} has no known final norm")
         return found
 
     def _pick(

@@ -1,4 +1,4 @@
-"""What decoder layers read of a shortened sequence: masks and rotary embeddings by kind of layer."""
+"""Inputs of decoder layers for a shortened sequence: masks and rotary embeddings by layer type."""
 
 import inspect
 from typing import Any
@@ -11,12 +11,12 @@ from zoo_exp.models.masks import Part, windows_of, write_part
 from zoo_exp.models.segments import Segment
 
 INSTEAD = "take a selector before the language model, such as zoo or divprune"
-"""What to type where a layer selector does not go with a decoder."""
+"""Advice in messages about decoders that do not support layer selectors."""
 _KINDS = ("", "full_attention", "sliding_attention", "chunked_attention")
 
 
 class LayerInputs:
-    """Makes masks and rotary embeddings as the language model would, for any kind of its layers.
+    """Computes masks and rotary embeddings like the language model, for each of its layer types.
 
     Args:
         llm: the language model.
@@ -28,17 +28,17 @@ class LayerInputs:
         self._kinds = list(getattr(llm.config, "layer_types", None) or [""] * len(llm.layers))
         self._verify = verify
         self._verified: set[str] = set()
-        self._skipped = 0  # axes in front that the rotary embeddings do not read (text positions)
+        self._skipped = 0  # leading axes that the rotary embeddings do not read (text positions)
 
     def kind(self, number: int) -> str:
-        """Layer type of a layer, or "" where there is one only."""
+        """Layer type of a layer, or "" if there is only one."""
         return str(self._kinds[number]) if number < len(self._kinds) else ""
 
     def check(self, name: str, first: int) -> None:
-        """Refuse decoders with layers from `first` on that are no attention with a known window.
+        """Refuse decoders with layers from `first` on that are not attention with a known window.
 
         Raises:
-            InvalidValueError: it names the kinds.
+            InvalidValueError: there are such layers; the message names their types.
         """
         odd = sorted({self.kind(n) for n in range(first, len(self._llm.layers))} - set(_KINDS))
         if odd:
@@ -55,7 +55,7 @@ class LayerInputs:
         """Compare rotary embeddings of the whole prompt with the language model's own, once per kind.
 
         Raises:
-            InvalidValueError: they differ, or the layers get them in another form.
+            InvalidValueError: they differ, or the layers receive them in another form.
         """
         kind = self.kind(number)
         if not self._verify or kind in self._verified:
@@ -79,7 +79,7 @@ class LayerInputs:
         )
 
     def rotary(self, kind: str, hidden: Tensor, positions: Tensor) -> Any:
-        """Rotary embeddings of a kind of layers, at positions [B, n] or [A, B, n]."""
+        """Rotary embeddings of a layer type, at positions [B, n] or [A, B, n]."""
         rotary = self._llm.rotary_emb
         places = positions[self._skipped :] if positions.ndim == 3 else positions
         if "layer_type" in inspect.signature(rotary.forward).parameters:
@@ -87,7 +87,7 @@ class LayerInputs:
         return rotary(hidden, places)
 
     def part(self, segment: Segment, kind: str) -> Part:
-        """Window and blocks of a kind of layers."""
+        """Window and blocks of a layer type."""
         if segment.parts is not None:
             return segment.parts[kind] if kind in segment.parts else next(iter(segment.parts.values()))
         window, chunk = windows_of(self._llm.config).get(kind, (None, None))
@@ -96,7 +96,7 @@ class LayerInputs:
         return Part(torch.full_like(segment.source, -1), window, chunk)
 
     def allowed(self, segment: Segment, number: int) -> Tensor | None:
-        """Which keys each query of a layer sees [B, n, n] (bool); None where all look back at everything."""
+        """Keys that each query of a layer can attend to [B, n, n] (bool); None for causal attention."""
         part = self.part(segment, self.kind(number))
         if segment.parts is None and part.window is None and part.chunk is None:
             return None
@@ -112,16 +112,16 @@ class LayerInputs:
         cache: Any,
         given: Any,
     ) -> dict[str, Any]:
-        """What a layer reads in place of mask and positions.
+        """Arguments of a layer that replace mask and positions.
 
         Args:
-            number: of the layer.
-            segment: the prompt as it sees it.
+            number: number of the layer.
+            segment: the segment that it reads.
             hidden: its input [B, q, D].
             mask: real tokens [B, S].
-            positions: of the tokens in `hidden`.
+            positions: positions of the tokens in `hidden`.
             cache: the key-value cache, or None.
-            given: the mask that the language model made for the unshortened sequence.
+            given: the language model's mask for the full sequence.
         """
         kind = self.kind(number)
         if segment.parts is not None and hidden.shape[1] == segment.length and isinstance(given, Tensor):

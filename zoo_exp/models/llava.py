@@ -72,7 +72,7 @@ class LlavaAdapter(VLMAdapter):
 
     @classmethod
     def processor_class(cls) -> Any:
-        """The family's own processor: `AutoProcessor` would need torchvision."""
+        """The family's processor class; `AutoProcessor` would require torchvision."""
         from transformers import LlavaProcessor
 
         return LlavaProcessor
@@ -85,7 +85,7 @@ class LlavaAdapter(VLMAdapter):
     def made_up_images(
         self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
     ) -> tuple[dict[str, Tensor], int]:
-        """Every image has the encoder's size."""
+        """Synthetic images of the encoder's size."""
         assert self.n_visual is not None
         side = self.model.config.vision_config.image_size
         return {"pixel_values": torch.randn(batch_size, 3, side, side, generator=generator)}, self.n_visual
@@ -136,7 +136,7 @@ class LlavaAdapter(VLMAdapter):
         refuse_misplaced_images(self.vlm, given, self.image_token_id)
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
-        """The projector as a function, and its weights where they are a two-layer GELU MLP."""
+        """The projector as a function, and its weights if it is a two-layer GELU MLP."""
         if "projector" not in needs:
             return {}
         return {"project": self._project, "mlp": self.weights.mlp()}
@@ -205,7 +205,7 @@ class ClipCosts:
         return self.tiles(-(-n_visual // (self.per_tile + self.keeps_cls)) if n_visual else 0)
 
     def tiles(self, number: int) -> Encoding:
-        """The cost of a number of tiles: each passes encoder and projector, whatever is cropped later."""
+        """FLOPs for a number of tiles; each passes encoder and projector completely, before cropping."""
         return Encoding(number * self._encoder(), number * self._projector())
 
     def _number(self, images: Sequence[VisualTokens]) -> int:
@@ -224,7 +224,7 @@ class ClipCosts:
 
 
 def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: int) -> None:
-    """Refuse beam search and several responses per prompt where pixels are repeated instead of features.
+    """Refuse beam search and several responses per prompt if pixels are repeated instead of features.
 
     `generate` of transformers 5.17 (`_expand_inputs_for_generation`) repeats every row of `input_ids` and every image
     separately, so that two beams of a prompt with the images A and B read A A and B B. Newer versions repeat features
@@ -236,7 +236,7 @@ def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: 
         image_token_id: the placeholder.
 
     Raises:
-        InvalidValueError: prompts and images are repeated like that, and some prompt has several images.
+        InvalidValueError: prompts and images are repeated in this way, and some prompt has several images.
     """
     ids, pixels = given.get("input_ids"), given.get("pixel_values")
     if ids is None or pixels is None or "mm_encoder_outputs" in inspect.signature(vlm.forward).parameters:
@@ -253,7 +253,7 @@ def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: 
 
 
 def _repeated(rows: Tensor, times: int) -> bool:
-    """Whether every row occurs `times` times in a row."""
+    """Whether every row is repeated `times` times consecutively."""
     if len(rows) % times:
         return False
     groups = rows.view(-1, times, *rows.shape[1:])

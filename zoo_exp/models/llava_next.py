@@ -33,7 +33,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     @classmethod
     def processor_class(cls) -> Any:
-        """The family's own processor: `AutoProcessor` would need torchvision."""
+        """The family's processor class; `AutoProcessor` would require torchvision."""
         from transformers import LlavaNextProcessor
 
         return LlavaNextProcessor

@@ -1,7 +1,6 @@
-"""A language model's call, cut to the tokens that stay: every argument that has a row or column per token.
+"""Cut the call of a language model to the kept tokens: every argument that has a row or column per token.
 
-An argument or output that is not known here is refused: one that keeps its old length is an error at best, and a wrong
-answer at worst.
+Unknown arguments and outputs are refused: one that keeps its old length would cause an error or wrong results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,20 +23,20 @@ _OUTPUTS = ("last_hidden_state", "past_key_values", "hidden_states", "attentions
 def cut_call(
     kwargs: Mapping[str, Any], embeds: Tensor, order: Tensor, segment: Segment, encoder_inputs: Sequence[str]
 ) -> dict[str, Any]:
-    """The arguments for the tokens that stay.
+    """Cut the arguments to the kept tokens.
 
     Args:
         kwargs: the arguments for the whole prompt.
-        embeds: embeddings of the tokens that stay [B, n, D].
+        embeds: embeddings of the kept tokens [B, n, D].
         order: their columns in the prompt [B, n].
-        segment: what is left.
-        encoder_inputs: names of the vision encoder's inputs, which some models hand through unused.
+        segment: the pruned sequence.
+        encoder_inputs: names of the vision encoder's inputs, which some models pass through unused.
 
     Raises:
-        InvalidValueError: an argument with tensors that is not known.
+        InvalidValueError: an unknown argument contains tensors.
     """
     mask = kwargs.get("attention_mask")
-    # Always with a mask: positions with gaps and no mask look like packed sequences to transformers.
+    # Always with a mask: without one, transformers interprets positions with gaps as packed sequences.
     cut: dict[str, Any] = {
         "inputs_embeds": embeds,
         "attention_mask": segment.mask.long()
@@ -68,10 +67,10 @@ def cut_call(
 
 
 def check_output(output: Any, length: int) -> None:
-    """Refuse an output of the language model that does not have one state per token.
+    """Check that the language model's output has one state per token.
 
     Raises:
-        InvalidValueError: no `last_hidden_state` [B, `length`, D], or fields that are not known.
+        InvalidValueError: no `last_hidden_state` [B, `length`, D], or unknown fields.
     """
     states = getattr(output, "last_hidden_state", None)
     if not isinstance(states, Tensor) or states.ndim != 3 or states.shape[1] != length:
@@ -89,10 +88,10 @@ def check_output(output: Any, length: int) -> None:
 
 
 def refuse_positional(args: Sequence[Any]) -> None:
-    """Refuse tensors that come without a name.
+    """Refuse positional arguments with tensors.
 
     Raises:
-        InvalidValueError: there are some.
+        InvalidValueError: there are such arguments.
     """
     if any(_has_tensor(value) for value in args):
         raise InvalidValueError(
@@ -102,7 +101,7 @@ def refuse_positional(args: Sequence[Any]) -> None:
 
 
 def _kept_rows(visual: Tensor, order: Tensor, mask: Tensor) -> Tensor:
-    """Which of the rows of `visual` [B, L], counted over the batch, stay."""
+    """Indices of the kept visual tokens among all visual tokens of the batch."""
     order, mask = order.to(visual.device), mask.to(visual.device)
     number = (visual.flatten().long().cumsum(0) - 1).view_as(visual)
     return number.gather(1, order)[visual.gather(1, order) & mask]
@@ -133,7 +132,7 @@ def _describe(value: Any) -> str:
 
 
 def without_cache(kwargs: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """The same call without a cache: the columns of a mask that stand for its free room are left out."""
+    """The same call without a cache: removes mask columns for the free space of a static cache."""
 
     def narrow(mask: Any) -> Any:
         if isinstance(mask, Mapping):
@@ -149,25 +148,25 @@ def without_cache(kwargs: Mapping[str, Any], length: int) -> dict[str, Any]:
 
 
 def last_only(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a language model that shares keys between layers may give the last token's state alone (Gemma 4)."""
+    """Whether a language model that shares keys between layers may return only the last token's state (Gemma 4)."""
     keep = kwargs.get("logits_to_keep")
     return type(keep) is int and keep == 1
 
 
 def all_states(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call must be changed to, so that it gives the states of all tokens and not of the last few."""
+    """Changes of a call's arguments that make it return the states of all tokens."""
     return {"logits_to_keep": 0} if "logits_to_keep" in kwargs else {}
 
 
 def full_length(hidden: Tensor, last: Segment, origin: Tensor, length: int) -> Tensor:
-    """Hidden states at the places of the prompt that was given [B, L, D]; zeros for dropped tokens.
+    """Hidden states at the positions of the original prompt [B, L, D]; zeros for dropped tokens.
 
-    So logits have the length of `input_ids`, and labels fit. The last column is always the last token's.
+    Logits then have the length of `input_ids`, and match labels. The last column is always that of the last token.
 
     Args:
-        hidden: states behind the last layer [B, n, D].
-        last: the segment that the last layer saw.
-        origin: column in the given prompt of every token that entered the first layer [B, n0]; -1 for padding.
+        hidden: states after the last layer [B, n, D].
+        last: the segment of the last layer.
+        origin: column in the original prompt of every token that entered the first layer [B, n0]; -1 for padding.
         length: L.
     """
     last = last.to(hidden.device)

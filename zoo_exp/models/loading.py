@@ -38,7 +38,7 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_at
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what belongs to it.
+    """A model with its processor and adapter.
 
     Attributes:
         model: the Hugging Face model, in evaluation mode.

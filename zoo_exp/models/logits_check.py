@@ -1,4 +1,4 @@
-"""Are the logits numbers? A model with damaged weights must not answer."""
+"""Check for NaN logits, which indicate damaged weights or overflow."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,26 @@ from zoo_exp.errors import InvalidValueError
 
 
 class LogitsCheck:
-    """A logits processor that changes nothing and remembers the rows that were NaN.
+    """A logits processor that records rows with NaN and changes nothing.
 
-    NaN has no maximum: greedy decoding would take token 0, and record its text as the response. The check costs
-    nothing that waits for a GPU: it is read once, at the end of generation.
+    With NaN logits, greedy decoding would select token 0, and its text would be recorded as the response. The check
+    does not synchronise a GPU: its result is read once, at the end of generation.
     """
 
     def __init__(self) -> None:
         self._nan: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Look at the logits [B, V] of one step."""
+        """Check the logits [B, V] of one step."""
         found = scores.isnan().any(dim=-1)
         self._nan = found if self._nan is None or self._nan.shape != found.shape else self._nan | found
         return scores
 
     def refuse(self, names: Sequence[str]) -> None:
-        """Raise if a row was NaN.
+        """Raise an error if a row had NaN logits.
 
         Raises:
-            InvalidValueError: names the first such row.
+            InvalidValueError: NaN logits; the message names the first row.
         """
         rows = [] if self._nan is None else self._nan.nonzero().flatten().tolist()
         if rows:

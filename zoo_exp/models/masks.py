@@ -1,9 +1,9 @@
-"""Attention masks of a language model's call: read, cut to the kept tokens, and written again.
+"""Attention masks of a language model's call: parse, cut to the kept tokens, and rebuild.
 
-A mask [B, 1, L, S] that a model prepares itself is taken apart into what is causal (with a window or a chunk, where the
-layer type has one) and blocks of tokens that see each other in both directions (the images of Gemma 3, the prefix of
-PaliGemma). The parts follow the tokens that stay, and windows and chunks count the tokens that are left, as they would
-in a prompt that never held the others. What cannot be put together again exactly is refused.
+A mask [B, 1, L, S] prepared by a model is decomposed into a causal part (with a window or a chunk, depending on the
+layer type) and blocks of tokens with bidirectional attention (the images of Gemma 3, the prefix of PaliGemma). Both are
+cut to the kept tokens; windows and chunks count only kept tokens, as in a prompt without the dropped ones. Masks that
+cannot be rebuilt exactly are refused.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from torch import Tensor
 from zoo_exp.errors import InvalidValueError
 
 _BARRED = -1e4
-"""An additive mask holds 0 where a key is seen; anything below this is a key that is not."""
+"""Additive masks are 0 for visible keys; smaller values than this mean masked keys."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One prepared mask of a prompt: tokens in the same block see each other, all others look back only.
+    """One prepared mask of a prompt: bidirectional attention within blocks, causal attention otherwise.
 
     Attributes:
-        blocks: number of each token's block [B, n]; -1 for tokens without one.
-        window: how far back a token outside of a block sees, itself included, or None.
-        chunk: length of the chunks that tokens do not see beyond, or None.
+        blocks: number of each token's block [B, n]; -1 for tokens without a block.
+        window: sliding window of tokens outside of blocks, including the token itself, or None.
+        chunk: length of attention chunks, or None.
     """
 
     blocks: Tensor
@@ -38,7 +38,7 @@ class Part:
         return Part(self.blocks.gather(1, order), self.window, self.chunk)
 
     def allowed(self, real: Tensor) -> Tensor:
-        """Which keys each query of the prompt sees [B, n, n] (bool), for real tokens [B, n] (bool)."""
+        """Visible keys of each query of the prompt [B, n, n] (bool), for real tokens [B, n] (bool)."""
         n = real.shape[1]
         q = torch.arange(n, device=real.device)[:, None]
         k = torch.arange(n, device=real.device)[None]
@@ -54,14 +54,14 @@ class Part:
 
 
 def windows_of(config: Any) -> dict[str, tuple[int | None, int | None]]:
-    """Window and chunk that each kind of layer of a decoder may have, by the name that the mask goes by."""
+    """Window and chunk of each layer type of a decoder, by the name of its mask."""
     sliding = getattr(config, "sliding_window", None)
     chunk = getattr(config, "attention_chunk_size", None)
     return {"sliding_attention": (sliding, None), "chunked_attention": (None, chunk)}
 
 
 def seen_keys(mask: Any) -> Tensor | None:
-    """Which keys each query sees [B, L, S] (bool), or None for a mask [B, S].
+    """Visible keys of each query [B, L, S] (bool), or None for a mask [B, S].
 
     Raises:
         InvalidValueError: a mask of another form.
@@ -80,19 +80,19 @@ def seen_keys(mask: Any) -> Tensor | None:
 
 
 def read_mask(mask: Any, real: Tensor, config: Any) -> dict[str, Part] | None:
-    """The parts of the mask of a prompt that is read into an empty cache.
+    """Decompose the mask of a prompt with an empty cache.
 
     Args:
-        mask: what the language model was given: None, [B, L], [B, 1, L, S], or a dict of these by layer type.
+        mask: mask of the language model's call: None, [B, L], [B, 1, L, S], or a dict of these by layer type.
         real: real tokens [B, L] (bool).
-        config: of the language model.
+        config: configuration of the language model.
 
     Returns:
-        Parts by layer type ("" where there is one mask for all layers); None where a mask [B, L] says it all, as
-        nothing looks forward.
+        Parts by layer type ("" if there is one mask for all layers), or None if a mask [B, L] is sufficient (causal
+        attention only).
 
     Raises:
-        InvalidValueError: a mask of another form, or one that does not come apart.
+        InvalidValueError: a mask of another form, or one that cannot be decomposed.
     """
     if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
         return None
@@ -110,12 +110,12 @@ def read_mask(mask: Any, real: Tensor, config: Any) -> dict[str, Part] | None:
 
 
 def write_mask(parts: Mapping[str, Part], real: Tensor, given: Any) -> Any:
-    """Masks for the tokens that are left, in the form of the given ones.
+    """Build masks for the kept tokens, in the format of the original ones.
 
     Args:
-        parts: of the tokens that are left, by layer type.
-        real: which of them are no padding [B, n] (bool).
-        given: the mask before; its dtype, and the room of a static cache, are kept.
+        parts: parts of the kept tokens, by layer type.
+        real: real tokens among them [B, n] (bool).
+        given: the original mask; its dtype, and the size of a static cache, are kept.
     """
     if isinstance(given, Mapping):
         return {name: write_part(parts[str(name)], real, one) for name, one in given.items()}

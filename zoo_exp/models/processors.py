@@ -1,7 +1,7 @@
-"""Logits processors under `pruned`: they read the ids of the pruned prompt, as `generate_pruned` hands them over.
+"""Logits processors under `pruned`: they read the ids of the pruned prompt, as with `generate_pruned`.
 
-`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, `bad_words_ids` and the like look at the prompt. One rule
-holds for both ways of pruning, so that `zoo_exp.pruned` and an evaluation give the same ids.
+`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, `bad_words_ids` and others read the prompt. They behave
+equally for both ways of pruning, so that `zoo_exp.pruned` and an evaluation give the same ids.
 """
 
 import inspect
@@ -18,7 +18,7 @@ FROM_THE_END = (
     "ExponentialDecayLengthPenalty",
     "ForcedEOSTokenLogitsProcessor",
 )
-"""Processors that count new tokens by the length of the prompt that `generate` was given."""
+"""Processors that count new tokens relative to the original prompt length."""
 Translate = Callable[[Tensor], tuple[Tensor, Tensor] | None]
 
 
@@ -27,8 +27,8 @@ class OnPrunedIds(LogitsProcessor):  # type: ignore[misc]
 
     Args:
         inner: the processor.
-        translate: from ids [B, L + t] as `generate` counts them to ids without the dropped visual tokens, and the
-            padding columns of each row [B]; None where nothing was dropped.
+        translate: function from ids [B, L + t] of the original prompt to ids without dropped visual tokens, and the
+            number of padding columns of each row [B]; returns None if nothing was dropped.
     """
 
     def __init__(self, inner: Any, translate: Translate) -> None:
@@ -40,21 +40,19 @@ class OnPrunedIds(LogitsProcessor):  # type: ignore[misc]
         if translated is not None:
             input_ids, padding = translated
             if isinstance(getattr(self.inner, "prompt_ignore_length", None), Tensor):
-                self.inner.prompt_ignore_length = (
-                    padding  # the prompt that `generate` was given has more padding
-                )
+                self.inner.prompt_ignore_length = padding  # the original prompt has more padding
         processed: Tensor = self.inner(input_ids, scores)
         return processed
 
 
 def pruned_ids(ids: Tensor, origin: Tensor, length: int, pad: int) -> tuple[Tensor, Tensor] | None:
-    """Ids without the dropped tokens of the prompt, and the padding columns of each row.
+    """Ids without dropped tokens, and the number of padding columns of each row.
 
     Args:
         ids: prompt and new tokens [B, length + t].
         origin: column in the prompt of every token that entered the decoder [b, n]; -1 padding; B a multiple of b.
         length: columns of the prompt.
-        pad: the id written for padding that replaces a dropped token.
+        pad: id for padding that replaces a dropped token.
     """
     if len(ids) % len(origin):
         return None
@@ -64,13 +62,13 @@ def pruned_ids(ids: Tensor, origin: Tensor, length: int, pad: int) -> tuple[Tens
 
 
 def pad_id(model: Any) -> int:
-    """The id that stands for padding in the prompts of a model."""
+    """The padding id of a model."""
     pad = getattr(model.generation_config, "pad_token_id", None)
     return 0 if pad is None else int(pad)
 
 
 def attach(model: Any, translate: Translate) -> Callable[[], None]:
-    """Let every processor that `generate` builds read translated ids; returns what undoes it."""
+    """Make all processors that `generate` builds read translated ids; returns a function that undoes this."""
     original = model._get_logits_processor
 
     def build(*args: Any, **kwargs: Any) -> LogitsProcessorList:
@@ -88,6 +86,6 @@ def attach(model: Any, translate: Translate) -> Callable[[], None]:
 
 
 def _reads_prompt(processor: Any, keep: Collection[str]) -> bool:
-    """Whether a processor takes ids and scores alone, and is none of `keep`, which count new tokens."""
+    """Whether a processor takes only ids and scores, and is not one of `keep`, which count new tokens."""
     few = len(inspect.signature(processor.__call__).parameters) == 2
     return few and type(processor).__name__ not in keep

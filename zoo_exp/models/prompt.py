@@ -1,4 +1,4 @@
-"""A pruned prompt as tensors, for `generate` without hooks: one vision pass serves every arm."""
+"""Pruned prompts as tensors, for `generate` without hooks; one vision pass is shared by all arms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ from zoo_exp.models.processors import pad_id
 
 @dataclass(frozen=True)
 class PrunedPrompt:
-    """What enters the language model.
+    """Inputs of the language model.
 
     Attributes:
         inputs_embeds: left-padded embeddings [B, L, D].
         attention_mask: 1 for real tokens [B, L].
-        position_ids: [B, L] or [3, B, L], or None where `generate` counts the mask.
-        visual: visual tokens, merged ones included [B, L] (bool).
-        kept_tokens: visual tokens that are in each row, counted after pruning.
-        input_ids: ids of the pruned prompts [B, L], for logits processors that look at the prompt.
-        feed: what the decoder reads besides embeddings, mask and positions, for families that need it.
+        position_ids: [B, L] or [3, B, L], or None if `generate` derives them from the mask.
+        visual: visual tokens, including merged ones [B, L] (bool).
+        kept_tokens: number of visual tokens in each row, counted after pruning.
+        input_ids: ids of the pruned prompts [B, L], for logits processors that read the prompt.
+        feed: further inputs of the decoder, for families that need them.
     """
 
     inputs_embeds: Tensor
@@ -44,18 +44,18 @@ def prune_prompt(
     selections: Sequence[Sequence[Selection]],
     positions: str | None = None,
 ) -> PrunedPrompt:
-    """Write prompts that hold only the selected visual tokens.
+    """Create prompts that contain only the selected visual tokens.
 
     Args:
-        adapter: of the model that will read them.
+        adapter: adapter of the model.
         inputs: the processor's output: `input_ids` [B, L] and `attention_mask`.
-        tokens: visual tokens by row and image, as `adapter.encode` gave them.
-        selections: which of them stay, in the same layout.
-        positions: `contiguous` renumbers what is left, `original` keeps every token's position; None takes
-            the family's default.
+        tokens: visual tokens by row and image, from `adapter.encode`.
+        selections: selections in the same layout.
+        positions: `contiguous` renumbers the remaining tokens, `original` keeps every token's position; None for the
+            family's default.
 
     Raises:
-        InvalidValueError: unknown positions, or placeholders that do not match the images.
+        InvalidValueError: invalid `positions`, or placeholders do not match the images.
     """
     own = adapter.prune(inputs, tokens, selections, positions)
     if own is not None:
@@ -78,9 +78,9 @@ def prune_prompt(
         kept = old.gather(-1, order.expand(*old.shape[:-2], *order.shape)).masked_fill(~new_mask, 0)
         if positions == "original" or position_ids is None:
             position_ids = kept
-        else:  # a row that loses nothing keeps its positions under either policy
+        else:  # rows without dropped tokens keep their positions under both policies
             position_ids = torch.where((keep == real).all(dim=1, keepdim=True), kept, position_ids)
-    # A padding column of a shorter prompt may hold a dropped token, which no processor may see.
+    # A padding column of a shorter prompt may contain a dropped token, which processors must not see.
     as_given = new_mask | (keep == real).all()
     return PrunedPrompt(
         embeds,
@@ -98,10 +98,10 @@ def keep_mask(
     tokens: Sequence[Sequence[VisualTokens]],
     selections: Sequence[Sequence[Selection]],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Tokens that stay, real tokens, and visual tokens [B, L] (bool); features of the visual ones that stay [K, D].
+    """Kept tokens, real tokens, and visual tokens [B, L] (bool), and features of the kept visual tokens [K, D].
 
     Raises:
-        InvalidValueError: placeholders that do not match the images.
+        InvalidValueError: placeholders do not match the images.
     """
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask")
@@ -128,14 +128,14 @@ def keep_mask(
 
 
 def features_of(tokens: VisualTokens, selection: Selection) -> Tensor:
-    """What enters the language model for one image [K, D]: its own features, or what they were merged into."""
+    """Features of one image that enter the language model [K, D]: its projected or merged features."""
     if selection.merged is not None:
         return selection.merged.to(tokens.projected.dtype)
     return tokens.projected[selection.indices]
 
 
 def left_pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns [B, L'] that put the kept places of each row [B, L] in order at its right end, and their mask."""
+    """Columns [B, L'] that move the kept tokens of each row [B, L] to its right end, in order, and their mask."""
     lengths = keep.sum(dim=1)
     longest = int(lengths.max()) if len(lengths) else 0
     order = keep.to(torch.uint8).sort(dim=1, stable=True).indices[:, keep.shape[1] - longest :]
@@ -144,7 +144,7 @@ def left_pack(keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_positions(positions: str | None, adapter: VLMAdapter) -> str:
-    """The position policy to follow.
+    """Return the position policy; None selects the family's default.
 
     Raises:
         InvalidValueError: neither `contiguous` nor `original`.
@@ -157,10 +157,10 @@ def check_positions(positions: str | None, adapter: VLMAdapter) -> str:
 
 
 def generate_pruned(model: Any, prompt: PrunedPrompt, **generate_kwargs: Any) -> Tensor:
-    """Let the model answer a pruned prompt; any option of `generate` goes.
+    """Generate responses to pruned prompts; accepts all options of `generate`.
 
     Returns:
-        The new tokens only [B, T], padded on the right as `generate` does.
+        Only the new tokens [B, T], right-padded by `generate`.
     """
     if prompt.feed is not None:
         return prompt.feed.generate(model, **generate_kwargs)  # type: ignore[no-any-return]

@@ -28,11 +28,11 @@ _attached: "weakref.WeakKeyDictionary[Any, Pruning]" = weakref.WeakKeyDictionary
 
 
 class Pruning:
-    """Pruning that is switched on for a model.
+    """Handle of active pruning of a model.
 
     Attributes:
-        selector: the rule.
-        budget: how many visual tokens an image keeps.
+        selector: the selector.
+        budget: visual tokens to keep per image.
     """
 
     def __init__(self, engine: Engine, selector: Selector | LayerSelector, budget: BudgetLike) -> None:
@@ -41,7 +41,7 @@ class Pruning:
 
     @property
     def selections(self) -> list[list[Selection]]:
-        """What an input selector kept of the last prompt, by row and image."""
+        """Selections of an input selector for the last prompt, by row and image."""
         return self._engine.tap.selections if self._engine.tap is not None else []
 
     @property
@@ -68,24 +68,24 @@ def pruned(
     self_check: bool = True,
     **options: Any,
 ) -> Iterator[Pruning]:
-    """Prune visual tokens in everything that a model does inside the `with` block.
+    """Context manager that prunes visual tokens in all calls of a model.
 
     Args:
-        model: a Hugging Face vision-language model (docs/models.md), or what `load_model` gave.
-        selector: a name, or a selector.
-        budget: visual tokens that an image keeps: a count (64) or a keep ratio (0.111, "11.1%").
-        seed: of selectors that draw; the image's number in its prompt is the rest of the seed.
-        positions: `contiguous` or `original`; None takes what the model's family does.
-        self_check: for a family without an adapter of its own, run the language model on the first prompt with every
-            token kept, and refuse the model if its states are not the unpruned ones.
-        **options: of a selector given by name.
+        model: a Hugging Face vision-language model (docs/models.md), or the result of `load_model`.
+        selector: name of a selector, or a selector.
+        budget: visual tokens to keep per image: a count (64) or a keep ratio (0.111, "11.1%").
+        seed: seed of stochastic selectors, combined with the number of the image in its prompt.
+        positions: `contiguous` or `original`; None for the default of the model family.
+        self_check: for families without their own adapter, run the language model on the first prompt with every token
+            kept, and refuse the model if its states differ from the unpruned ones.
+        **options: options of a selector given by name.
 
     Yields:
-        What was kept of the last prompt.
+        A handle with the selections and token counts of the last prompt.
 
     Raises:
-        UnknownNameError: an unknown selector, option or model type.
-        InvalidValueError: a value out of range, or a model that is being pruned already.
+        UnknownNameError: unknown selector, option or model type.
+        InvalidValueError: a value is out of range, or the model is being pruned already.
     """
     handle = attach(model, selector, budget, seed=seed, positions=positions, self_check=self_check, **options)
     try:
@@ -105,42 +105,40 @@ def attach(
     self_check: bool = True,
     **options: Any,
 ) -> Pruning:
-    """Switch pruning on until `detach`; arguments as in `pruned`."""
+    """Enable pruning until `detach` is called; arguments as in `pruned`."""
     clip = model.adapter.clip if isinstance(model, LoadedModel) else None
     model, processor = _stock(model)
     adapter = adapter_for(model, processor)
     adapter.clip = clip
     _check_free(model)
-    rule: Any = selectors.get(selector, **options) if isinstance(selector, str) else selector
+    chosen: Any = selectors.get(selector, **options) if isinstance(selector, str) else selector
     if options and not isinstance(selector, str):
-        raise InvalidValueError(
-            f"options {', '.join(options)} go with a selector's name, not with a selector"
-        )
+        raise InvalidValueError(f"options {', '.join(options)} require a selector's name, not a selector")
     if budget is not None:
         budget = Budget.parse(budget)
     positions = check_positions(positions, adapter)
     check = self_check and adapter.self_check
-    if isinstance(rule, LayerSelector):
+    if isinstance(chosen, LayerSelector):
         engine = Engine(
             adapter,
             None,
-            LayerHooks(adapter.llm, rule, budget, verify=adapter.self_check),
+            LayerHooks(adapter.llm, chosen, budget, verify=adapter.self_check),
             positions,
             self_check=check,
         )
-    elif isinstance(rule, Selector):
-        engine = Engine(adapter, ImageTap(adapter, rule, budget, seed), None, positions, self_check=check)
+    elif isinstance(chosen, Selector):
+        engine = Engine(adapter, ImageTap(adapter, chosen, budget, seed), None, positions, self_check=check)
     else:
-        raise InvalidValueError(f"selector {rule!r} is neither a name nor a selector")
+        raise InvalidValueError(f"selector {chosen!r} is neither a name nor a selector")
     engine.attach()
     forget_compiled(model)
-    handle = Pruning(engine, rule, budget)
+    handle = Pruning(engine, chosen, budget)
     _attached[model] = handle
     return handle
 
 
 def detach(model: Any) -> None:
-    """Switch pruning off; nothing stays on the model.
+    """Disable pruning and remove all hooks from the model.
 
     Raises:
         InvalidValueError: the model is not being pruned.
@@ -154,12 +152,12 @@ def detach(model: Any) -> None:
 
 @dataclass(frozen=True)
 class LayerPruned:
-    """An answer under a layer selector.
+    """Result of generation under a layer selector.
 
     Attributes:
-        new_tokens: [B, T].
+        new_tokens: generated ids [B, T].
         counts: visual tokens at the input of every decoder layer, by row [B][n_layers].
-        segments: the prompt as the layers saw it, the whole one first; none where it had no visual token.
+        segments: the sequences that the layers read, the whole prompt first; empty without visual tokens.
     """
 
     new_tokens: Tensor
@@ -167,9 +165,9 @@ class LayerPruned:
     segments: list[Segment]
 
     def left(self) -> list[list[int]]:
-        """Which of its visual tokens the last layer still saw, by row, ascending; merged ones are not among them.
+        """Visual tokens at the input of the last layer, by row, ascending; excludes merged tokens.
 
-        It is worked out here and not before, as it is no part of answering: it would count as the method's time.
+        Computed on demand, so that it is not part of the measured generation time.
         """
         if not self.segments:
             return [[] for _ in self.counts]
@@ -184,12 +182,12 @@ def generate_layer_pruned(
     budget: BudgetLike,
     **generate_kwargs: Any,
 ) -> LayerPruned:
-    """Let the model answer a prompt while a layer selector drops visual tokens inside it.
+    """Generate responses while a layer selector drops visual tokens inside the model.
 
-    The prompt comes from `prune_prompt`; with selections that keep every token, the layer selector is alone.
+    The prompt is created by `prune_prompt`, usually with selections that keep every token.
 
     Raises:
-        InvalidValueError: the model is being pruned already, or a budget out of range.
+        InvalidValueError: the model is being pruned already, or the budget is out of range.
     """
     model = adapter.model
     _check_free(model)
@@ -207,7 +205,7 @@ def generate_layer_pruned(
 
 
 def _stock(model: Any) -> tuple[Any, Any]:
-    """The Hugging Face model, and its processor where `load_model` gave both."""
+    """The Hugging Face model, and its processor if the argument is a `LoadedModel`."""
     if isinstance(model, LoadedModel):
         return model.model, model.processor
     return held_model(model), None

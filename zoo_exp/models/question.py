@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are the question, which of them belong to one word, and which words say what it asks for."""
+"""Find the question's tokens in a prompt, group them into words, and extract keywords."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _WORD_STARTS = ("\u2581", "\u0120")
-"""How SentencePiece and byte-level tokenizers mark a piece that begins a word."""
+"""Markers of SentencePiece and byte-level tokenizers for pieces that start a word."""
 
 _PROMPT_SENTENCES = (
     "Answer the question using a single word or phrase.",
@@ -69,10 +69,10 @@ _FILLERS = frozenset(
 
 
 def keywords(question: str) -> list[str]:
-    """The words of a question that MMTok's LLaVA route looks at (`mmtok/core/text_processor.py`, d1522cd).
+    """Keywords of a question as in MMTok for LLaVA (`mmtok/core/text_processor.py`, d1522cd).
 
-    Prompt sentences of the benchmarks go, then punctuation, then 47 filler words whatever their case. Where nothing is
-    left, the text without the prompt sentences is split at white space, punctuation included.
+    Removes the prompt sentences of the benchmarks, then punctuation, then 47 filler words, ignoring case. If nothing is
+    left, the text without the prompt sentences is split at white space, including punctuation.
 
     >>> keywords("What color is the dog's collar?")
     ['color', 'dog', 's', 'collar']
@@ -88,12 +88,12 @@ def keywords(question: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Question:
-    """What a tokenizer tells about the parts of a prompt.
+    """Tokenizer settings for finding the question in a prompt.
 
     Attributes:
-        suffix: ids with which a prompt ends after the question (the assistant's turn), if known.
-        special: ids that are no words.
-        tokenizer: for word numbers, or None.
+        suffix: ids after the question at the end of a prompt (start of the assistant's turn), if known.
+        special: ids of special tokens.
+        tokenizer: the tokenizer, for word numbers, or None.
     """
 
     suffix: tuple[int, ...] = ()
@@ -103,8 +103,8 @@ class Question:
     def select(self, row: Tensor, mask: Tensor, image_token_id: int) -> tuple[Tensor, Tensor | None]:
         """The question's tokens in one prompt.
 
-        They are the text tokens after the last placeholder, without the assistant's opening and special tokens;
-        where nothing follows the images, all text tokens.
+        These are the text tokens after the last placeholder, without the start of the assistant's turn and special
+        tokens; if nothing follows the images, all text tokens.
 
         Args:
             row: `input_ids` [L].
@@ -125,30 +125,30 @@ class Question:
     def fields(
         self, text: Tensor, words: Tensor | None, embed: Callable[[Tensor], Tensor], device: torch.device
     ) -> dict[str, Any]:
-        """What `VisualTokens` say about one prompt's question: `text`, `text_words` and `question_words`.
+        """Fields of `VisualTokens` for one prompt's question: `text`, `text_words` and `question_words`.
 
         Args:
-            text: ids that `select` gave [n].
-            words: word numbers that it gave [n], or None.
+            text: ids from `select` [n].
+            words: word numbers from `select` [n], or None.
             embed: the language model's input embeddings.
-            device: where the visual tokens are.
+            device: device of the visual tokens.
         """
         apart = {form: embed(ids.to(text.device)).to(device) for form, ids in self.words(text).items()}
         numbers = None if words is None else words.to(device)
         return {"text": embed(text).to(device), "text_words": numbers, "question_words": apart}
 
     def message(self, text: Tensor) -> str:
-        """What the user typed, from the ids that `select` gave [n]; empty without a tokenizer."""
+        """The user's message, decoded from the ids of `select` [n]; empty without a tokenizer."""
         return "" if self.tokenizer is None else str(self.tokenizer.decode(text.tolist())).strip()
 
     def words(self, text: Tensor) -> dict[str, Tensor]:
-        """Ids of the question's words, each tokenised by itself: `keywords`, and `all` as MMTok's Qwen route.
+        """Ids of the question's words, each tokenised separately: `keywords`, and `all` as in MMTok for Qwen2.5-VL.
 
         Args:
-            text: the ids that `select` gave [n].
+            text: ids from `select` [n].
 
         Returns:
-            Ids [m] by form; nothing without a tokenizer.
+            Ids [m] by form; empty without a tokenizer.
         """
         if self.tokenizer is None:
             return {}
@@ -177,7 +177,7 @@ class Question:
 
 
 def question_of(processor: Any) -> Question:
-    """What the processor's tokenizer and chat template say about a prompt's end."""
+    """Derive the settings from the processor's tokenizer and chat template."""
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
         return Question()

@@ -90,7 +90,7 @@ class QwenAdapter(VLMAdapter):
         self._patch_merger: PatchMerger | None = None
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The merger, and the encoder modules for the needs."""
+        """The merger, and the encoder modules for the given needs."""
         return {"merger": self.merger, **self.vision_encoder.taps(needs)}
 
     def collect(
@@ -130,7 +130,7 @@ class QwenAdapter(VLMAdapter):
         return self.with_resizing(images, call) if "resize" in needs else images
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
-        """The merger as a function, and its weights where they have the layout of stock checkpoints."""
+        """The merger as a function, and its weights if they have the layout of stock checkpoints."""
         if "projector" not in needs:
             return {}
         return {"project": self.project, "mlp": self._merger()}
@@ -163,7 +163,7 @@ class QwenAdapter(VLMAdapter):
         return positions
 
     def new_positions(self, mask: Tensor) -> Tensor:
-        """The same number on every axis."""
+        """Equal positions on every axis."""
         return count_positions(mask)[None].expand(3, -1, -1)
 
     def _merger(self) -> PatchMerger | None:
@@ -251,7 +251,7 @@ def qwen_processor_class() -> Any:
         return AutoProcessor
 
     class Qwen2_5_VLProcessor(Stock):
-        """Has the stock class's name, so that the stock class reads what it saves."""
+        """Has the name of the stock class, so that the stock class can load what it saves."""
 
         def __init__(
             self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any

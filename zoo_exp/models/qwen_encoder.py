@@ -13,7 +13,7 @@ from zoo_exp.models.capture import Call, Capture, attention_rows
 _ATTENTION = frozenset({"received_attention", "keys"})
 _QUERIES_AT_ONCE = 512
 _OBJECT_LAYER = 16 / 32
-"""HiPrune's object layer on this encoder, as a part of its depth."""
+"""HiPrune's object layer on this encoder, relative to its depth."""
 
 
 class QwenEncoder:
@@ -23,7 +23,7 @@ class QwenEncoder:
         self.visual: Any = visual
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """The last block that attends to the whole image; every block."""
+        """Modules to capture for the given needs."""
         wanted: dict[str, nn.Module] = {}
         watched: set[int] = set()
         if needs & _ATTENTION:
@@ -41,16 +41,16 @@ class QwenEncoder:
 
     @property
     def deep_layer(self) -> int:
-        """Number of the last block, from 1, that attends to the whole image."""
+        """Number of the last block with full attention, from 1."""
         return int(self.visual.fullatt_block_indexes[-1]) + 1
 
     @property
     def object_layer(self) -> int:
-        """Number of the block, from 1, in which HiPrune looks for objects: 16 of 32."""
+        """Number of HiPrune's object layer, from 1: 16 of 32."""
         return max(1, round(_OBJECT_LAYER * len(self.visual.blocks)))
 
     def language_order(self, grids: Tensor) -> Tensor:
-        """Place in window order of every token of the language model's order."""
+        """Position in window order of every token in the language model's order."""
         from transformers.vision_utils import get_vision_window_index
 
         visual = self.visual
@@ -116,7 +116,7 @@ class QwenEncoder:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Attention that each token's patches receive at a block, and their rotated keys, image by image.
 
-        Attention is over the whole image, also where the block itself looks at windows.
+        Attention is computed over the whole image, also for blocks with window attention.
         """
         module, unit = self.visual.blocks[0].attn, self.visual.spatial_merge_unit
         heads = module.num_heads
@@ -153,8 +153,8 @@ def qwen_replay(
     Args:
         visual: the encoder.
         calls: of every block, for the whole batch.
-        order: place in window order of each token of the image [N], counted from the image's first.
-        first: place of the image's first token in the batch.
+        order: position in window order of each token of the image [N], relative to its first token.
+        first: position of the image's first token in the batch.
 
     Returns:
         Function (block number, hidden [..., N, 4 Dv]) -> [..., N, 4 Dv], both in the language model's order.
@@ -184,7 +184,7 @@ def qwen_replay(
 
 
 def _own_bounds(bounds: Tensor, start: int, stop: int, copies: int) -> Tensor:
-    """Bounds of attention [S] within one image, for several copies of it in a row."""
+    """Cumulative sequence lengths [S] of one image, for several consecutive copies."""
     own = bounds[(bounds >= start) & (bounds <= stop)] - start
     shifted = own[1:] + (stop - start) * torch.arange(copies, device=own.device, dtype=own.dtype)[:, None]
     return torch.cat([own[:1], shifted.flatten()])

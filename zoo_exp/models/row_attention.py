@@ -1,4 +1,4 @@
-"""Attention of a few rows of a decoder layer, from what its projections and norms gave; proved by its own output."""
+"""Attention of selected rows of a decoder layer, computed from its projections and verified by its output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,15 @@ _NORMS = ("norm", "layernorm")
 
 
 def watch(layer: nn.Module, name: str, number: int) -> dict[str, tuple[nn.Module, bool]]:
-    """Modules of a layer's attention whose output (or input, where the flag is set) tells its queries and keys.
+    """Modules of a layer's attention whose output (or input, if the flag is set) determines its queries and keys.
 
     Args:
         layer: a decoder layer.
-        name: of the selector, for messages.
-        number: of the layer, from 0.
+        name: name of the selector, for messages.
+        number: number of the layer, from 0.
 
     Raises:
-        InvalidValueError: no attention with one projection for queries and one for keys, or one for all three.
+        InvalidValueError: the attention has neither separate projections for queries and keys nor a fused one.
     """
     attention = getattr(layer, "self_attn", None)
     fused = getattr(attention, "qkv_proj", None)
@@ -49,19 +49,19 @@ def watch(layer: nn.Module, name: str, number: int) -> dict[str, tuple[nn.Module
 
 
 def plain(layer: Any) -> bool:
-    """Whether a layer's attention is one that tests have compared with a slow reference, without a window."""
+    """Whether a layer's attention has no window and is of a kind that tests compare with a slow reference."""
     attention = getattr(layer, "self_attn", None)
     return type(attention).__name__ in _PLAIN and getattr(attention, "sliding_window", None) is None
 
 
 class RowAttention:
-    """Attention of chosen rows of one layer.
+    """Attention of selected rows of one layer.
 
     Args:
         attention: the layer's attention module.
-        noted: outputs of the modules that `watch` named [B, n, ...], and `position_embeddings` [B, n, d].
-        segment: the prompt as the layer sees it.
-        allowed: which keys each query sees [B, n, n] (bool); None where all look back at everything.
+        noted: outputs of the modules returned by `watch` [B, n, ...], and `position_embeddings` [B, n, d].
+        segment: the segment that the layer reads.
+        allowed: keys that each query can attend to [B, n, n] (bool); None for causal attention.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class RowAttention:
         return product
 
     def prove(self, name: str) -> None:
-        """Compare the layer's own output with what these probabilities give, for the last token of each row.
+        """Verify the probabilities with the layer's output for the last token of each row.
 
         Raises:
-            InvalidValueError: they are not the layer's.
+            InvalidValueError: the output does not match.
         """
         done = self._noted.get("o_proj")
         if done is None or self._values is None:
@@ -137,7 +137,7 @@ class RowAttention:
         )
 
     def _projections(self, length: int) -> tuple[Tensor, Tensor, Any]:
-        """Queries, keys and values [B, n, heads * d], after their norms where there are some."""
+        """Queries, keys and values [B, n, heads * d], after their norms (if any)."""
         if "qkv_proj" in self._noted:
             fused = self._noted["qkv_proj"]
             d = self._attention.head_dim
@@ -174,7 +174,7 @@ class RowAttention:
 
 
 def _flat(normed: Tensor, length: int) -> Tensor:
-    """Heads side by side [B, n, H * d], from [B, n, H, d], [B, H, n, d] or [B, n, H * d]."""
+    """Concatenated heads [B, n, H * d], from [B, n, H, d], [B, H, n, d] or [B, n, H * d]."""
     if normed.ndim == 4:
         normed = normed if normed.shape[1] == length else normed.transpose(1, 2)
         return normed.flatten(2)
@@ -182,7 +182,7 @@ def _flat(normed: Tensor, length: int) -> Tensor:
 
 
 def note(noted: Callable[[], dict[str, Any] | None], name: str, inside: bool) -> Callable[..., None]:
-    """A hook that writes a module's output, or its first input, under `name`."""
+    """Hook that stores a module's output, or its first input, under `name`."""
 
     def outcome(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
         if (into := noted()) is not None:

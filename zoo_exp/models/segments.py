@@ -1,4 +1,4 @@
-"""`Segment`: what a run of decoder layers sees of the prompt, and how a shorter one is made from it."""
+"""`Segment`: the sequence that a group of decoder layers reads, and operations that shorten it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from zoo_exp.models.prompt import left_pack
 
 @dataclass(frozen=True)
 class Segment:
-    """The prompt as decoder layers from `first` on see it; rows are left-padded.
+    """The prompt as read by decoder layers from `first` on; rows are left-padded.
 
     Attributes:
         first: number of the first decoder layer, from 0.
@@ -25,9 +25,9 @@ class Segment:
         source: column of each token in the sequence that entered the first decoder layer [B, n]; -1 for padding
             and merged tokens.
         padded: whether any row is padded.
-        parts: by layer type, what the masks of a model are made of that sees forward within an image; None where
-            all layers look back only.
-        start: position of a prompt's first token, from which `contiguous` counts (PaliGemma begins at 1).
+        parts: decomposed masks by layer type, for models with bidirectional attention within images; None if all
+            layers are causal.
+        start: position of the first token, from which `contiguous` counts (1 for PaliGemma).
     """
 
     first: int
@@ -45,30 +45,30 @@ class Segment:
         return self.mask.shape[1]
 
     def to(self, device: torch.device) -> "Segment":
-        """The same on another device, where the layers of a model are spread over several."""
+        """Copy on another device, for models with layers on several devices."""
         if self.mask.device == device:
             return self
         moved = {n: getattr(self, n).to(device) for n in ("mask", "visual", "positions", "source")}
         return replace(self, **moved)
 
     def after(self, step: Tensor) -> Tensor:
-        """Positions of the tokens that come `step` [q] places behind the prompt: [B, q] or [A, B, q]."""
+        """Positions of tokens `step` [q] positions after the prompt: [B, q] or [A, B, q]."""
         return self.positions[..., -1:] + 1 + step
 
     def decode_mask(self, generated: int, new: Tensor) -> Tensor:
-        """Mask over the prompt, what was generated since, and new tokens [B, q]: [B, n + generated + q]."""
+        """Mask over the prompt, generated tokens, and new tokens [B, q]: [B, n + generated + q]."""
         prompt = self.mask.long()
         if generated < 0:  # assisted generation took candidates off the cache again
             return torch.cat([prompt[:, :generated], new], dim=1)
         return torch.cat([prompt, new.new_ones(len(new), generated), new], dim=1)
 
     def continued(self, given: Any, embeds: Tensor, generated: int) -> dict[str, Any]:
-        """Mask and positions of the language model's call for new tokens behind the prompt.
+        """Mask and positions of the language model's call for new tokens after the prompt.
 
         Args:
             given: the mask of the call.
-            embeds: of the new tokens [B, q, D].
-            generated: tokens between the prompt and these.
+            embeds: embeddings of the new tokens [B, q, D].
+            generated: number of tokens between the prompt and the new ones.
         """
         new = embeds.shape[1]
         mask = given if isinstance(given, Tensor) and given.ndim == 2 else None
@@ -80,7 +80,7 @@ class Segment:
         return changed
 
     def repeat(self, copies: int) -> "Segment":
-        """The same with every row `copies` times in a row, as beam search has it."""
+        """Repeat every row `copies` times consecutively, as in beam search."""
         if copies == 1:
             return self
         rows = {n: getattr(self, n).repeat_interleave(copies, dim=0) for n in ("mask", "visual", "source")}
@@ -93,9 +93,9 @@ class Segment:
         return replace(self, positions=positions, parts=parts, **rows)
 
     def shorten(self, keep: Tensor, first: int, positions: str) -> tuple[Tensor, "Segment"]:
-        """The segment that is left when only the tokens in `keep` [B, n] stay.
+        """The segment with only the tokens in `keep` [B, n].
 
-        A row that loses nothing keeps its positions under either policy.
+        Rows without dropped tokens keep their positions under both policies.
 
         Returns:
             The columns [B, n'] to gather, and the segment.
@@ -119,15 +119,15 @@ class Segment:
         )
 
     def insert(self, hidden: Tensor, extra: list[Tensor], positions: str) -> tuple[Tensor, "Segment"]:
-        """Put merged tokens [m, D] of each row behind its last visual token.
+        """Insert merged tokens [m, D] of each row after its last visual token.
 
-        Under `original` positions a merged token takes the position of the visual token before it.
+        With `original` positions, a merged token gets the position of the visual token before it.
 
         Returns:
             Hidden states [B, n', D], and the segment.
 
         Raises:
-            InvalidValueError: the model sees forward within an image, so that nothing says what merged tokens see.
+            InvalidValueError: the model has bidirectional attention within images, undefined for merged tokens.
         """
         if self.parts is not None:
             raise InvalidValueError(
@@ -169,14 +169,14 @@ class Segment:
 def whole_prompt(
     real: Tensor, visual: Tensor, positions: Tensor, parts: Mapping[str, Part] | None = None, start: int = 0
 ) -> Segment:
-    """The segment before anything was dropped."""
+    """The segment before tokens are dropped."""
     column = torch.arange(real.shape[1], device=real.device)
     source = torch.where(real, column, -1)
     return Segment(0, real, visual & real, positions, source, bool((~real).any()), parts, start)
 
 
 def first_position(real: Tensor, positions: Tensor) -> int:
-    """Position of a row's first token, where all rows begin at the same one; else 0.
+    """Position of the first token if it is the same in all rows, otherwise 0.
 
     Args:
         real: real tokens [B, n] (bool).
@@ -188,7 +188,7 @@ def first_position(real: Tensor, positions: Tensor) -> int:
 
 
 def visual_left(whole: Segment, last: Segment) -> list[list[int]]:
-    """Which visual tokens of the whole prompt a later segment still has, by row, ascending; no merged ones."""
+    """Visual tokens of the whole prompt that a later segment contains, by row, ascending; excludes merged tokens."""
     number = (whole.visual.long().cumsum(dim=1) - 1).to(last.source.device)
     return [
         number[b, columns[visual & (columns >= 0)]].tolist()
@@ -199,10 +199,10 @@ def visual_left(whole: Segment, last: Segment) -> list[list[int]]:
 def real_tokens(
     mask: Tensor | Mapping[str, Any] | None, batch: int, new: int, past: int, device: Any
 ) -> Tensor:
-    """Which of the `new` tokens are real [B, new] (bool), from any form of mask that a model is handed.
+    """Real tokens among the `new` tokens [B, new] (bool), from any form of mask.
 
-    `transformers` gives None, [B, S], and for static caches and for models that see forward a 4-D mask or a dict of
-    them: there, a column that some query sees is real.
+    `transformers` passes None or [B, S], and for static caches and models with bidirectional attention a 4-D mask or a
+    dict of them, in which a column is real if some query can attend to it.
     """
     if isinstance(mask, Mapping):
         several = [real_tokens(one, batch, new, past, device) for one in mask.values()]

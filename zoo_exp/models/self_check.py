@@ -1,4 +1,4 @@
-"""The check of a family that is new to the engine: keeping every token must give the unpruned states."""
+"""Self-check of models without their own adapter: keeping every token must give the unpruned states."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,16 @@ from zoo_exp.models.llm_call import check_output, cut_call, full_length, without
 from zoo_exp.models.segments import Segment
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference, as a share of the largest state; wrong masks or positions are off by far more."""
+"""Maximum difference relative to the largest state; wrong masks or positions give much larger differences."""
 _HALF = 0.05
 
 
 @torch.no_grad()
 def check_keep_all(adapter: VLMAdapter, kwargs: Mapping[str, Any], given: Segment) -> None:
-    """Run the language model on a prompt as it is, and with every token sent through the cut.
+    """Run the language model on the original prompt and on a pruned prompt that keeps every token, and compare.
 
     Args:
-        adapter: of the model.
+        adapter: adapter of the model.
         kwargs: arguments of the language model's call, with an empty cache.
         given: the whole prompt.
 
@@ -49,7 +49,7 @@ def check_keep_all(adapter: VLMAdapter, kwargs: Mapping[str, Any], given: Segmen
 
 
 def _difference(one: Tensor, other: Tensor, real: Tensor) -> float:
-    """Largest difference between states [B, L, D] of real tokens, over the largest state."""
+    """Largest difference between states [B, L, D] of real tokens, divided by the largest state."""
     real = real.to(one.device)
     a, b = one[real].double(), other.to(one.device)[real].double()
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))

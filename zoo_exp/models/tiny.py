@@ -1,4 +1,4 @@
-"""Random models of every supported family, small enough for tests, with prompts that fit them."""
+"""Small random models of every supported family, with matching prompts, for tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -82,7 +82,7 @@ def tiny_model(
     layers: int = 4,
     seed: int = 0,
 ) -> Any:
-    """A random model of the family, in evaluation mode; it never writes a placeholder and never stops early.
+    """A random model of the family, in evaluation mode; it never generates placeholders and never stops early.
 
     Raises:
         UnknownNameError: no such family.
@@ -103,7 +103,7 @@ def tiny_model(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                # Wide enough that attention is not uniform and greedy answers differ.
+                # Large enough that attention is not uniform and greedy responses differ.
                 scale = 2 * parameter[0].numel() ** -0.5 if parameter.ndim == 2 else 0.1
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         if family == "llava_next":
@@ -123,11 +123,11 @@ def tiny_inputs(
     """A left-padded batch of prompts of random words around random images.
 
     Args:
-        model: of `tiny_model`.
+        model: result of `tiny_model`.
         shapes: for each row the (height, width) of its images in pixels. LLaVA-1.5 takes 56 x 56 for all;
             LLaVA-NeXT any; Qwen2.5-VL multiples of 28.
         text: lengths of the runs of words; row b begins with text[b % len(text)], then they alternate.
-        seed: of words and pixels.
+        seed: seed of words and pixels.
     """
     generator = torch.Generator().manual_seed(seed)
     flat = [shape for row in shapes for shape in row]

@@ -18,7 +18,7 @@ from zoo_exp.report.figure_style import (
     line_style,
     shorten,
 )
-from zoo_exp.report.masks import MaskItem, kept_mask
+from zoo_exp.report.mask_items import MaskItem, kept_mask
 from zoo_exp.report.token_rows import averages
 
 MAX_PANELS = 4

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.files import replaced
-from zoo_exp.report.masks import MaskArm, MaskItem, kept_mask
+from zoo_exp.report.mask_items import MaskArm, MaskItem, kept_mask
 
 # Okabe and Ito's palette: distinguishable with any colour vision; the mark says the same without colour.
 RIGHT, WRONG = "#00795a", "#c8480a"

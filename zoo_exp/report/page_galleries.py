@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from zoo_exp.report.gallery import plain
-from zoo_exp.report.masks import CORRECT, MaskItem
+from zoo_exp.report.mask_items import CORRECT, MaskItem
 from zoo_exp.statistics.arm_rows import ArmRow
 
 TEXT = 400

@@ -10,7 +10,7 @@ from zoo_exp import sharing
 from zoo_exp.report import published
 from zoo_exp.report.drawing import DrawnFigure, Here, draw_all
 from zoo_exp.report.figures_tokens import shares
-from zoo_exp.report.masks import (
+from zoo_exp.report.mask_items import (
     FAILURE,
     RULE,
     SUCCESS,

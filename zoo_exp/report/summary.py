@@ -10,7 +10,7 @@ from rich.console import Console
 from zoo_exp import sharing
 from zoo_exp.files import write_text
 from zoo_exp.report.gallery import draw_gallery
-from zoo_exp.report.masks import RULE, choose, read_masks
+from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.published import beside
 from zoo_exp.report.run_document import markdown_document, show, write_csv, write_json
 from zoo_exp.runs import folder

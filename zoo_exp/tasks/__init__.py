@@ -1,4 +1,4 @@
-"""Benchmarks by name: what each asks, how a response is scored, what the scores add up to."""
+"""Registry of the benchmarks, with their prompts, scoring and metrics."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,9 +23,9 @@ TaskType = TypeVar("TaskType", bound=Task | type[Task])
 
 _NINE = ("gqa", "vqav2", "textvqa", "scienceqa", "pope", "mme", "mmbench", "mmmu", "seedbench")
 HIDDEN = ("_validation", "_confirm")
-"""Endings of the further splits of world 2's tasks, which `list tasks` leaves out."""
+"""Suffixes of additional splits of world 2's tasks, which `list tasks` omits."""
 
-# A task, a class of one, or a tuple of tasks that has the one of that name.
+# A task, a task class, or a tuple of tasks that contains the one of that name.
 REGISTRY: Registry[Any] = Registry(
     "task",
     "zoo_exp.tasks",
@@ -77,16 +77,16 @@ class Description:
 
 
 def available() -> list[str]:
-    """Names of all tasks: built in, registered by the user, and installed as entry points."""
+    """Names of all tasks: built-in, registered, and installed as entry points."""
     return REGISTRY.names()
 
 
 def get(name: str) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
         UnknownNameError: no such task.
-        InvalidValueError: what is registered under the name is no task, or has another name.
+        InvalidValueError: the object registered under the name is not a task, or has another name.
     """
     found = REGISTRY.load(name)
     if isinstance(found, tuple):
@@ -95,7 +95,7 @@ def get(name: str) -> Task:
         try:
             found = found()
         except TypeError as error:  # a field without a default, or a method that is not implemented
-            raise InvalidValueError(f"task '{name}': {found.__name__}() cannot be made: {error}") from error
+            raise InvalidValueError(f"task '{name}': {found.__name__}() failed: {error}") from error
     if not isinstance(found, Task) or found.name != name:
         raise InvalidValueError(
             f"the object registered as task '{name}' is {found!r:.80}: it must be a Task of that name"
@@ -104,9 +104,9 @@ def get(name: str) -> Task:
 
 
 def register(task: TaskType) -> TaskType:
-    """Make a user's own task known under its `name`: a decorator of a class, or a call with a task.
+    """Register a custom task under its `name`, as a class decorator or by a call with a task.
 
-    A class must be constructible without arguments: give its fields `name` and `source` defaults.
+    A class must be constructible without arguments: its fields `name` and `source` need defaults.
 
     Raises:
         InvalidValueError: the name is empty or taken by another task.
@@ -116,7 +116,7 @@ def register(task: TaskType) -> TaskType:
 
 
 def describe() -> list[Description]:
-    """Name, main metric and one line of every task; of world 2's tasks, the test split alone."""
+    """Name, main metric and description of every task; of world 2's tasks, only the test split."""
     lines = []
     for name in available():
         if name.startswith("world2") and name.endswith(HIDDEN):

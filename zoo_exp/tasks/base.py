@@ -1,4 +1,4 @@
-"""What a benchmark is: its rows, its prompt, how an answer scores, and what the scores add up to."""
+"""Base class of benchmarks: data source, prompt, scoring and metrics."""
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -21,13 +21,13 @@ Parts = dict[str, Any]
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from: a hub data set, or `kind="embedded"` for the benchmarks inside the package.
+    """Source of the rows: a hub data set, or `kind="embedded"` for the benchmarks in the package.
 
     Attributes:
         repo: hub id, such as "lmms-lab-encoder/POPE" (embedded: empty for world 1, a view of world 2).
         split: name of the split.
         config: configuration of the data set, None for its default.
-        rows: rows of the official split, None where nobody counted.
+        rows: number of rows of the official split, None if unknown.
         revision: branch, tag or commit of the hub repository.
         images_config: second configuration that holds the images, joined by the task's `image_key` (GQA).
         kind: `hub` or `embedded`.
@@ -43,17 +43,17 @@ class DataSource:
 
 
 def embedded(family: str) -> DataSource:
-    """The rows of a benchmark inside the package, in the columns of the official data set."""
+    """Source of a benchmark in the package, with the columns of the official data set."""
     return DataSource("", "test", family, kind="embedded")
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How an answer is decoded; every task decodes greedily.
+    """Decoding settings; every task uses greedy decoding.
 
     Attributes:
-        max_new_tokens: maximum length in tokens; None for the default of the model's generation config.
-        until: texts that end an answer.
+        max_new_tokens: maximum number of generated tokens; None for the default of the model's generation config.
+        until: stop texts.
     """
 
     max_new_tokens: int | None
@@ -62,7 +62,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Scale:
-    """Unit and range of a task's metrics; every number of that task is displayed by it.
+    """Unit and range of a task's metrics, which determine how its numbers are displayed.
 
     Attributes:
         unit: `fraction` (0 to 1, displayed in percent), `percent`, `points`, or `answers` (a count, no score).
@@ -74,11 +74,11 @@ class Scale:
 
     @property
     def factor(self) -> float:
-        """What a value is multiplied by for display: fractions are shown in percent."""
+        """Display factor: fractions are shown in percent."""
         return 100.0 if self.unit == "fraction" else 1.0
 
     def __str__(self) -> str:
-        """The range in words: `0-1`, `0-100`, `points of 2800`, `answers`."""
+        """The range as text: `0-1`, `0-100`, `points of 2800`, `answers`."""
         words = {"points": f"points of {self.maximum:g}", "answers": "answers"}
         return words.get(self.unit, f"0-{self.maximum:g}")
 
@@ -89,12 +89,12 @@ ANSWERS = Scale("answers", inf)
 
 
 class Tally(NamedTuple):
-    """What one unit (a question, an MME pair, an MMBench rotation group) adds to named sums.
+    """Contribution of one unit (a question, an MME pair, an MMBench rotation group) to named sums.
 
     Attributes:
-        unit: name of the unit, as `Task.unit_name` gives it for its rows.
-        counts: name of a sum -> what the unit adds.
-        score: how good the unit's responses are, 0 to 1: arms are compared in pairs by it.
+        unit: name of the unit, as returned by `Task.unit_name` for its rows.
+        counts: name of a sum -> contribution of the unit.
+        score: score of the unit's responses, 0 to 1, for paired comparisons of arms.
     """
 
     unit: str
@@ -104,11 +104,11 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One benchmark. A subclass says what is asked and how one answer scores; this class checks what goes in.
+    """A benchmark. Subclasses define prompt, scoring and metrics; this class validates their inputs.
 
     Attributes:
-        name: the id that a user types.
-        source: where the rows come from.
+        name: id of the task.
+        source: source of the rows.
     """
 
     name: str
@@ -117,9 +117,9 @@ class Task(ABC):
     family: ClassVar[str]
     summary: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
-    """Columns that the data must have."""
+    """Required columns of the data."""
     scored_columns: ClassVar[tuple[str, ...]]
-    """Those of them that `score` reads."""
+    """The subset of them that `score` reads."""
     kinds: ClassVar[Columns] = MappingProxyType({})
     """Column -> what it must hold, for the columns that are read; some of them may be missing."""
     generation: ClassVar[GenerationSettings]
@@ -127,81 +127,81 @@ class Task(ABC):
     scale: ClassVar[Scale] = FRACTION
     """Unit and range of `main_metric` and of the other metrics of the task."""
     mean_of_units: ClassVar[bool] = True
-    """Whether `main_metric` is the mean of the units' scores, times `scale.maximum`: a proportion if all are 0 or 1."""
+    """Whether `main_metric` is the mean of the units' scores times `scale.maximum` (a proportion if all are 0 or 1)."""
     submission_only: ClassVar[bool] = False
-    """True where the answers are hidden: `score` then gives the answer to hand in, and a score of None."""
+    """Whether reference answers are hidden: `score` then returns the answer for the submission file, and score None."""
     row_filter: ClassVar[tuple[str, str] | None] = None
-    """(column, value) of the rows that belong to the task, None for all."""
+    """(column, value) that selects the rows of the task, None for all."""
     unit_column: ClassVar[str | None] = None
-    """Column that tells which neighbouring rows score together (see `unit`); a limit never separates them."""
+    """Column that identifies rows that are scored together (see `unit`); a limit never separates them."""
 
     @abstractmethod
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The text of the question for a model family.
+        """Prompt text of a question for a model family.
 
-        The reference's families with a prompt of their own are honoured by their exact name (`qwen_vl` ...),
-        `embedded` gets the bare question and options, and any other name gets the default.
+        Families with a specific prompt in the reference are selected by their exact name (`qwen_vl` ...). `embedded`
+        gets only the question and options, and any other name the default prompt.
         """
 
     @abstractmethod
     def sample_id(self, doc: Doc) -> str:
-        """A name of the row that is unique in the task and the same in every run."""
+        """Id of the row, unique in the task and the same in every run."""
 
     @abstractmethod
     def reference(self, doc: Doc) -> str:
-        """The right answer for human eyes."""
+        """The reference answer, for display."""
 
     @abstractmethod
     def _score(self, doc: Doc, response: str) -> Parts:
-        """The parts of one stripped response's score."""
+        """Score parts of one stripped response."""
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """What each independent unit of the rows adds to the sums that `metrics` reads.
+        """Contributions of each independent unit to the sums that `metrics` reads.
 
-        A task whose metric is no mean of scores overrides this and `metrics`.
+        Tasks whose metric is not a mean of scores override this and `metrics`.
         """
         return [Tally(self.unit_name(row), {"score": row["score"], "n": 1.0}, row["score"]) for row in rows]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
+        """Compute the task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
         return {self.main_metric: ratio(sums["score"], sums["n"])}
 
     def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The rows of complete units: what the value of a run in progress is computed from."""
+        """The rows of complete units, from which running values are computed."""
         return rows
 
     def unit(self, value: Any) -> object:
-        """What rows that score together share, from a value of `unit_column`."""
+        """Unit of a value of `unit_column`, equal for rows that are scored together."""
         return value
 
     def unit_name(self, row: Mapping[str, Any]) -> str:
-        """Name of the unit that a row with its score parts belongs to: by default every row is one."""
+        """Name of the unit of a row with its score parts; by default, every row is a unit."""
         return str(row["sample_id"])
 
     def image_id(self, doc: Doc) -> str:
-        """Name of the row's image in the data set: rows that share it are not independent."""
+        """Name of the row's image in the data set; rows that share an image are not independent."""
         return self.sample_id(doc)
 
     def image_name(self, doc: Doc) -> str:
-        """Name of the row's image in the records; embedded tasks ask about the same scenes and give their names."""
+        """Name of the row's image in the records; embedded tasks share scenes and use their names."""
         return str(doc.get("scene") or self.image_id(doc))
 
     def image_key(self, image: str) -> str:
-        """Name of an image that no other image has in any task.
+        """Globally unique key of an image.
 
-        Tasks that show the same image give it the same key, so that resampling draws it for all of them at once.
+        Tasks that share an image use the same key for it, so that it is resampled for all of them together.
 
         Args:
-            image: what `image_name` gave.
+            image: result of `image_name`.
         """
         return f"{'embedded' if self.source.kind == 'embedded' else self.family}/{image}"
 
     def question(self, doc: Doc) -> str:
-        """The question for human eyes."""
+        """The question, for display."""
         return str(doc["question"]).strip()
 
     def images(self, doc: Doc) -> "list[Image]":
-        """The row's images in RGB, in the order in which the model gets them.
+        """The row's images in RGB, in the order of the model input.
 
         Raises:
             MissingFileError: an image cannot be decoded.
@@ -209,17 +209,17 @@ class Task(ABC):
         return [decode_image(doc["image"], f"{self.name}, sample {self.sample_id(doc)}")]
 
     def content(self, doc: Doc, model_family: str) -> "list[str | Image]":
-        """The user turn as the reference shows it to chat models: images first, then the prompt."""
+        """Content of the user turn, as in the reference for chat models: images, then the prompt."""
         return [*self.images(doc), self.prompt(doc, model_family)]
 
     def score(self, doc: Doc, response: str) -> Parts:
         """Score one response.
 
         Returns:
-            JSON-serialisable parts that `aggregate` needs, `score` in [0, 1] among them.
+            JSON-serialisable score parts for `aggregate`, including `score` in [0, 1].
 
         Raises:
-            InvalidValueError: the response is no string, or the row lacks a field.
+            InvalidValueError: the response is not a string, or the row lacks a field.
         """
         if not isinstance(response, str):
             raise InvalidValueError(
@@ -227,7 +227,7 @@ class Task(ABC):
             )
         self.require(doc, self.scored_columns)
         if "answer" in self.scored_columns and doc["answer"] is None:
-            raise InvalidValueError(f"{self.name}: the row has no answer to compare with")
+            raise InvalidValueError(f"{self.name}: the row has no reference answer")
         check_columns(self.kinds, doc, self.name)
         try:
             return self._score(doc, response.strip())
@@ -240,25 +240,25 @@ class Task(ABC):
             ) from error
 
     def aggregate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """The task's metrics over `{"sample_id": ..., **score parts}` rows, in any order.
+        """Compute the task's metrics over rows `{"sample_id": ..., **score parts}`, in any order.
 
         Raises:
-            InvalidValueError: no rows, or two rows with one sample id.
+            InvalidValueError: no rows, or duplicate sample ids.
         """
         if not rows:
             raise InvalidValueError(f"{self.name}: no rows to aggregate")
         ids = Counter(row["sample_id"] for row in rows)
         if len(ids) < len(rows):
             twice, n = ids.most_common(1)[0]
-            raise InvalidValueError(f"{self.name}: {n} rows have the sample id '{twice}', each needs its own")
+            raise InvalidValueError(f"{self.name}: {n} rows have the sample id '{twice}', ids must be unique")
         return self.metrics(exact_sums(self.tallies(rows)))
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """Metrics of named groups of rows, such as categories; empty where the task has none."""
+        """Metrics of named groups of rows, such as categories; empty if the task has none."""
         return {}
 
     def details(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Metrics over all rows that readers expect beside the main one; empty where the task has none."""
+        """Secondary metrics over all rows; empty if the task has none."""
         return {}
 
     def detail_scale(self, metric: str) -> Scale:
@@ -266,7 +266,7 @@ class Task(ABC):
         return FRACTION
 
     def require(self, doc: Doc, fields: Sequence[str]) -> None:
-        """Refuse a row without some of the `fields`."""
+        """Check that a row has all `fields`."""
         missing = [name for name in fields if name not in doc]
         if missing:
             raise InvalidValueError(
@@ -276,7 +276,7 @@ class Task(ABC):
 
 
 def coco_key(image: str) -> str:
-    """Key of a COCO image from its number or its file name, which ends in the number.
+    """Key of a COCO image, from its number or its file name, which ends with the number.
 
     >>> coco_key("42"), coco_key("COCO_val2014_000000000042")
     ('coco/42', 'coco/42')
@@ -286,7 +286,7 @@ def coco_key(image: str) -> str:
 
 
 def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
-    """Sums by name, correctly rounded: they depend neither on the order of rows nor on the number of processes."""
+    """Correctly rounded sums by name, independent of the order of rows and the number of processes."""
     sums: dict[str, list[float]] = defaultdict(list)
     for tally in tallies:
         for key, value in tally.counts.items():
@@ -295,7 +295,7 @@ def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
 
 
 class Submission:
-    """Mixin to put before a task's class: references are hidden, responses are collected for an evaluation server."""
+    """Mixin for tasks with hidden reference answers, whose responses are collected for an evaluation server."""
 
     main_metric: ClassVar[str] = "submission"
     scale: ClassVar[Scale] = ANSWERS
@@ -314,19 +314,19 @@ class Submission:
         return {"submission": sums["submission"]}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """Empty: nothing is known before the server answers."""
+        """Empty: responses are scored by the server."""
         return {}
 
 
 def ratio(part: Any, whole: Any, empty: float = 0.0) -> Any:
-    """`part / whole`, `empty` where the whole is 0; floats or numpy arrays."""
+    """`part / whole`, or `empty` if the whole is 0; floats or numpy arrays."""
     if isinstance(whole, float):
         return part / whole if whole else empty
     return (part + (whole == 0) * empty) / (whole + (whole == 0))
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean that does not depend on the order of the values."""
+    """Mean that is independent of the order of the values."""
     numbers = list(values)
     return fsum(numbers) / len(numbers)
 
@@ -337,5 +337,5 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """Lines "A. text" without a final line break."""
+    """Lines "A. text", without a trailing line break."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

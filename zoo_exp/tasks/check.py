@@ -14,15 +14,15 @@ from zoo_exp.tasks.parquet import ParquetRows
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `check` found.
+    """Result of `check`.
 
     Attributes:
         task: name of the task.
-        rows: rows that belong to it.
-        expected_rows: rows of the official split, None where unknown.
+        rows: number of rows of the task.
+        expected_rows: rows of the official split, None if unknown.
         columns: columns of the rows.
-        checksum: sha256 over the sha256 of every file, in order; empty for sources that are no files.
-        files: how many files that are.
+        checksum: sha256 over the sha256 of every file, in order; empty for sources without files.
+        files: number of files.
         image_size: width and height in pixels of the first row's first image.
     """
 
@@ -36,7 +36,7 @@ class DataReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all official rows are there, as far as their number is known."""
+        """Whether all official rows are present, or their number is unknown."""
         return self.expected_rows in (None, self.rows)
 
 

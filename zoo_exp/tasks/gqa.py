@@ -20,7 +20,7 @@ class GQA(Task):
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question as it stands, and how to answer."""
+        """The unchanged question and an answer instruction."""
         ending = {"qwen_vl": " Answer:", "embedded": ""}.get(model_family, SHORT_ANSWER)
         return f"{doc['question']}{ending}"
 

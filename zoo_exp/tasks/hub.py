@@ -1,4 +1,4 @@
-"""Whether the hub answers at all: without a network its client tries again for half a minute before it says so."""
+"""Check whether the hub is reachable; without a network, its client retries for half a minute before it fails."""
 
 import os
 import socket
@@ -8,19 +8,19 @@ from urllib.request import getproxies
 
 ENDPOINT = "https://huggingface.co"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-"""Variables in which a user says whether the hub is to be asked."""
+"""Environment variables that configure access to the hub."""
 SECONDS = 3.0
-"""For a connection to one address of the hub."""
+"""Timeout for connecting to one address of the hub."""
 
 
 def go_offline_if_unreachable() -> str | None:
-    """Look whether the hub takes a connection; if not, tell its client and all child processes to use the cache only.
+    """Try to connect to the hub; if it fails, make its client and all child processes use the cache only.
 
-    The client reads its variable when it is imported, so this comes before. Nothing is done where the user has said
-    what to do, or where a proxy stands between.
+    The client reads the environment variable on import, so this must be called before. Nothing is done if the user has
+    set one of the variables, or if a proxy is configured.
 
     Returns:
-        One sentence for the user if the hub cannot be reached, else None.
+        A message for the user if the hub cannot be reached, else None.
     """
     if "huggingface_hub" in sys.modules or any(name in os.environ for name in OFFLINE):
         return None
@@ -34,5 +34,5 @@ def go_offline_if_unreachable() -> str | None:
     except (OSError, ValueError) as error:
         os.environ["HF_HUB_OFFLINE"] = "1"
         reason = getattr(error, "strerror", None) or error
-        return f"the hub ({endpoint}) cannot be reached ({reason}): only what its cache has is used"
+        return f"the hub ({endpoint}) cannot be reached ({reason}): using cached files only"
     return None

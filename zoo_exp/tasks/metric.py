@@ -1,4 +1,4 @@
-"""`TaskMetric`: the metric of any task for torchmetrics, updated while a run answers and synchronised over ranks."""
+"""`TaskMetric`: torchmetrics metric for any task, updated during evaluation and synchronised over ranks."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ from zoo_exp.tasks.base import Task
 
 
 class TaskMetric(Metric):
-    """`task.aggregate`, that is `task.metrics` of the summed `task.tallies`, over the distinct samples of all ranks.
+    """`task.aggregate`, that is, `task.metrics` of the summed `task.tallies`, over the distinct samples of all ranks.
 
-    A unit's tally needs all of its samples (both questions of an MME image, all rotations of an MMBench question), and
-    these may lie on different ranks. So the state holds the score parts of every sample, as JSON lines in byte tensors,
-    which ranks gather at uneven lengths. A sample that was updated twice counts once.
+    The tally of a unit needs all of its samples (both questions of an MME image, all rotations of an MMBench question),
+    which may be on different ranks. The state therefore contains the score parts of every sample as JSON lines in byte
+    tensors, which are gathered with uneven lengths. Duplicate samples count once.
 
     Args:
         task: the task.
@@ -41,7 +41,7 @@ class TaskMetric(Metric):
 
         Args:
             sample_ids: one id per sample.
-            parts: what `task.score` returned for each.
+            parts: result of `task.score` for each sample.
 
         Raises:
             InvalidValueError: the two have different lengths.
@@ -55,7 +55,7 @@ class TaskMetric(Metric):
             self.lines.append(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per distinct sample id; of two results for one sample, the one whose JSON sorts first."""
+        """One row per distinct sample id; of duplicates, the one whose JSON sorts first."""
         chunks = [self.lines] if isinstance(self.lines, Tensor) else self.lines
         same = len(self._read) <= len(chunks) and all(
             a is b for a, b in zip(self._read, chunks, strict=False)
@@ -75,31 +75,31 @@ class TaskMetric(Metric):
         """The task's metrics over the distinct samples.
 
         Raises:
-            InvalidValueError: there is no sample, or no complete unit.
+            InvalidValueError: there are no samples, or no complete units.
         """
         return self.task.aggregate(self.rows())
 
     def running(self) -> dict[str, float]:
-        """The task's metrics over the complete units of this process so far; empty before the first."""
+        """Current metrics over the complete units of this process; empty if there are none."""
         try:
             return self.task.aggregate(self.task.complete(self.rows()))
         except ZooExpError:
             return {}
 
     def synced(self, gather: Callable[..., list[Tensor]] | None = None) -> dict[str, float]:
-        """The metrics over the complete units of all ranks, which all must call this; empty where there are none.
+        """Metrics over the complete units of all ranks, all of which must call this; empty if there are none.
 
         Args:
             gather: function from a tensor [n] to those of all ranks; None for the one of torchmetrics, during which a
                 process does not notice signals.
         """
-        if not self.lines:  # a rank without samples still takes part in gathering
+        if not self.lines:  # ranks without samples also take part in gathering
             self.lines = [torch.zeros(0, dtype=torch.uint8, device=self.device)]
         with self.sync_context(dist_sync_fn=gather):
             return self.running()
 
     def compact(self) -> None:
-        """Release memory once no update is expected: one tensor, no parsed rows."""
+        """Reduce memory when no more updates are expected: keep one tensor and no parsed rows."""
         if isinstance(self.lines, list) and len(self.lines) > 1:
             self.lines = [dim_zero_cat(self.lines)]
         self._read, self._best, self._rows = [], {}, {}

@@ -1,4 +1,4 @@
-"""MMBench-EN: multiple choice, asked once per rotation of the options; the test split is the server's."""
+"""MMBench-EN: multiple choice, one row per rotation of the options; the test split is scored by a server."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ _DECORATIONS = (
     ("", "."), ("", ","), ("", ":"), ("", ")"), ("", ")."), ("(", ")"), ("(", ")."),
     (":", ""), (":", ","), (":", "."), (":", ")"), (":", ")."),
 )  # fmt: skip
-# The reference's phrases after which it looks for a letter (data; 19 English ones and a few others).
+# Phrases after which the reference looks for a letter (data; 19 English ones and a few others).
 _PHRASES = (
     *("".join(p) for p in product(("the ", ""), ("", "correct ", "best "), ("answer is",))),
     *("".join(p) for p in product(("the ", ""), ("correct ", "best "), ("option is",))),
@@ -41,7 +41,7 @@ _PHRASES = (
 
 @dataclass(frozen=True)
 class MMBench(Task):
-    """Circular evaluation with rule-based letter extraction (lmms-eval, lmms_eval/tasks/mmbench)."""
+    """CircularEval with rule-based letter extraction (lmms-eval, lmms_eval/tasks/mmbench)."""
 
     family = "mmbench"
     summary = "multiple choice, right only if right under every rotation of the options"
@@ -58,7 +58,7 @@ class MMBench(Task):
     unit_column = "index"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """Hint, question, the options that there are, and how to answer after an empty line."""
+        """Hint, question, the available options, and an answer instruction after an empty line."""
         hint = "" if _text(doc["hint"]) in (None, "nan") else f"{doc['hint']} "
         options = {letter: _text(doc.get(letter)) for letter in "ABCDE"}
         lines = "\n".join(
@@ -73,29 +73,29 @@ class MMBench(Task):
         return str(self._index(doc))
 
     def unit(self, value: Any) -> object:
-        """The question's number, which its rotations share."""
+        """The question's number, shared by its rotations."""
         return int(value) % CYCLE
 
     def unit_name(self, row: Mapping[str, Any]) -> str:
-        """The question's number, which its rotations share."""
+        """The question's number, shared by its rotations."""
         return str(row["index"] % CYCLE)
 
     def image_id(self, doc: Doc) -> str:
-        """The question's number, which its rotations share."""
+        """The question's number, shared by its rotations."""
         return str(self._index(doc) % CYCLE)
 
     def reference(self, doc: Doc) -> str:
-        """Letter and text of the right option."""
+        """Letter and text of the correct option."""
         return f"{doc['answer']}. {doc[doc['answer']]}"
 
     def _index(self, doc: Doc) -> int:
         try:
             return int(doc["index"])
         except (TypeError, ValueError):
-            raise InvalidValueError(f"{self.name}: index {doc['index']!r} is no whole number") from None
+            raise InvalidValueError(f"{self.name}: index {doc['index']!r} is not a whole number") from None
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        # Only null is no option; the text "nan" is one, and stands for a missing column (the reference).
+        # Only null means no option; the text "nan" is an option, as in the reference.
         options = {letter: _text(doc.get(letter, "nan")) for letter in "ABCD"}
         early = prefetch(response, options)
         late = extract_letter(response, [letter for letter in options if options[letter] is not None])
@@ -117,16 +117,16 @@ class MMBench(Task):
         )
         if not hits:
             raise InvalidValueError(
-                f"{self.name}: no row has an index below {CYCLE}, so no question has its unrotated copy"
+                f"{self.name}: no row has an index below {CYCLE}, so all unrotated rows are missing"
             )
         return hits
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Hit or miss of every question, all its rotations together."""
+        """1 or 0 for every question, over all of its rotations."""
         return [Tally(str(index), {"hit": hit, "n": 1.0}, hit) for index, hit in self._hits(rows).items()]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Share of the questions that are right, in percent."""
+        """Share of correct questions, in percent."""
         return {"gpt_eval_score": 100 * ratio(sums["hit"], sums["n"])}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -156,16 +156,16 @@ class MMBenchTest(Submission, MMBench):
 
 
 def _text(value: object) -> str | None:
-    """The text of a cell, None for null and for the float nan that tables turn it into."""
+    """Text of a cell; None for null, and for the float nan to which tables convert it."""
     return None if value is None or value != value else str(value)
 
 
 def prefetch(response: str, options: Mapping[str, str | None]) -> str | None:
-    """The letter that the reference reads without help, by letter and then by option text; None if it cannot.
+    """The letter that the reference extracts without the fallback, by letter and then by option text, or None.
 
     Args:
-        response: What the model said.
-        options: Letter (A to D) -> text, None where the option is missing. The text "nan" is a text.
+        response: the response.
+        options: letter (A to D) -> text, None for missing options. The text "nan" is a regular text.
     """
     return _by_letter(response) or _by_text(response, options)
 
@@ -192,7 +192,7 @@ def _by_text(response: str, options: Mapping[str, str | None]) -> str | None:
 
 
 def extract_letter(response: str, letters: Sequence[str]) -> str | None:
-    """The static fallback: the letter at the most telling place of a response, the later one of equals."""
+    """Static fallback: the letter at the position with the highest priority; the last one if there are several."""
     text = response.strip()
     for mark in ",.!?;:'\"":
         text = text.strip(mark)
@@ -218,7 +218,7 @@ def extract_letter(response: str, letters: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Rotation:
-    """One rotation of a question: its index, gold letter, and the letter read without help (or None)."""
+    """One rotation of a question: index, reference letter, and letter extracted without the fallback (or None)."""
 
     index: int
     answer: str
@@ -226,14 +226,14 @@ class Rotation:
 
 
 def circular(rows: Sequence[Rotation], resolve: Callable[[Rotation], str | None]) -> dict[int, int]:
-    """Hit (1) or miss (0) of every question whose unrotated row (index below 1,000,000) is there.
+    """Correct (1) or wrong (0) for every question whose unrotated row (index below 1,000,000) is present.
 
-    A question is right when all its rotations are. The letters read without help are looked at first; only
-    where those are all right, `resolve` reads the others in ascending index until the first wrong one.
+    A question is correct if all of its rotations are. Letters extracted without the fallback are compared first. Only
+    if all of these are correct, `resolve` is applied to the others by ascending index, until the first wrong one.
 
     Args:
-        rows: Rows in any order; copies of one question share `index` modulo 1,000,000.
-        resolve: The fallback for a row without a letter.
+        rows: rows in any order; rotations of one question share `index` modulo 1,000,000.
+        resolve: fallback for rows without a letter.
     """
     groups: dict[int, list[Rotation]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.index):
@@ -241,7 +241,7 @@ def circular(rows: Sequence[Rotation], resolve: Callable[[Rotation], str | None]
     hits: dict[int, int] = {}
     for question, group in groups.items():
         if group[0].index >= CYCLE:
-            continue  # no unrotated row: the reference has no such question
+            continue  # no unrotated row: the reference ignores the question
         read = all(row.prefetched in (None, row.answer) for row in group)
         hits[question] = int(
             read and all(resolve(row) == row.answer for row in group if row.prefetched is None)

@@ -1,4 +1,4 @@
-"""MME: two yes/no questions per image, points for each and for both."""
+"""MME: two yes/no questions per image, with points for each and for both."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class MME(Task):
     unit_column = "question_id"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question without its own request for yes or no, and the variant's instead."""
+        """The question, with its request for yes or no replaced by that of the prompt variant."""
         question: str = doc["question"].strip()
         if model_family == "plm":
             return question
@@ -58,17 +58,17 @@ class MME(Task):
         return start + question.replace(_ASK, "") + _ENDINGS.get(model_family, SHORT_ANSWER)
 
     def sample_id(self, doc: Doc) -> str:
-        """The image's id and a digest of what is asked: an image has two questions."""
+        """The image's id and a digest of the question: an image has two questions."""
         asked = f"{doc['question']}\n{doc['answer']}"
         return f"{self.image_id(doc)}#{sha256(asked.encode()).hexdigest()[:8]}"
 
     def image_id(self, doc: Doc) -> str:
-        """Category and file, which the two questions of an image share."""
+        """Category and file name, shared by the two questions of an image."""
         name, category = str(doc["question_id"]), doc["category"]
         return name if name.startswith(f"{category}/") else f"{category}/{name}"
 
     def unit_name(self, row: Mapping[str, Any]) -> str:
-        """Category and file: the two questions of an image score together."""
+        """Category and file name: the two questions of an image are scored together."""
         return f"{row['category']}/{row['image']}"
 
     def reference(self, doc: Doc) -> str:
@@ -84,12 +84,12 @@ class MME(Task):
         }
 
     def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The rows of images whose two questions are both there."""
+        """The rows of images with both questions."""
         asked = Counter((row["category"], row["image"]) for row in rows)
         return [row for row in rows if asked[row["category"], row["image"]] == 2]
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Points of every image, under its category."""
+        """Points of every image, by category."""
         return [
             Tally(
                 f"{image.category}/{image.name}",
@@ -100,9 +100,9 @@ class MME(Task):
         ]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Sums of the categories' points: perception, cognition (every other category), both.
+        """Sums of the categories' points: perception, cognition (all other categories), and both.
 
-        A sum without a category is left out, as in the reference.
+        Sums without any category are omitted, as in the reference.
         """
         totals: dict[str, Any] = {}
         for key in sorted(key for key in sums if key.startswith("points ")):
@@ -112,7 +112,7 @@ class MME(Task):
         return {**totals, "mme_total_score": sum(totals.values())}
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """Per category: points, share per question (acc) and per image (acc_plus)."""
+        """By category: points, accuracy per question (acc) and per image (acc_plus)."""
         groups: dict[str, list[MMEImage]] = defaultdict(list)
         for image in mme_images((row["category"], row["image"], row["score"]) for row in rows):
             groups[image.category].append(image)
@@ -126,7 +126,7 @@ class MME(Task):
         }
 
     def detail_scale(self, metric: str) -> Scale:
-        """Points up to 200 per category, and percent of its questions and images."""
+        """Points up to 200 per category, and percent of questions and images."""
         return Scale("points", 200.0) if metric == "score" else PERCENT
 
 

@@ -42,9 +42,9 @@ _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answ
 
 @dataclass(frozen=True)
 class MMMU(Task):
-    """Accuracy; an unreadable choice is replaced by a random one (lmms-eval, lmms_eval/tasks/mmmu).
+    """Accuracy; a choice that cannot be parsed is replaced by a random one (lmms-eval, lmms_eval/tasks/mmmu).
 
-    The draw is seeded by the sample's id, so that every arm and every run draw the same letter.
+    The random choice is seeded by the sample id, so that it is the same for every arm and run.
     """
 
     family = "mmmu"
@@ -59,7 +59,7 @@ class MMMU(Task):
     main_metric = "mmmu_acc"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """Question and options with their image markers, and how to answer."""
+        """Question and options with their image markers, and an answer instruction."""
         options = option_lines(self._options(doc))
         choice = doc["question_type"] == "multiple-choice"
         if model_family == "embedded":
@@ -74,7 +74,7 @@ class MMMU(Task):
         return f"{doc['question']}\n{SHORT_ANSWER}"
 
     def images(self, doc: Doc) -> "list[Image]":
-        """The images that question and options name, by number."""
+        """The images referenced by question and options, sorted by number."""
         text = doc["question"]
         if doc["question_type"] == "multiple-choice":
             text = f"{text} {' '.join(self._options(doc))}"
@@ -84,9 +84,9 @@ class MMMU(Task):
         return [decode_image(doc[f"image_{n}"], f"{where}, image {n}") for n in numbers]
 
     def content(self, doc: Doc, model_family: str) -> "list[str | Image]":
-        """Images between the texts that the markers separate, by number and not by mention (the reference).
+        """Texts separated by the markers, with images in between, ordered by number as in the reference.
 
-        Where a marker is repeated there are more gaps than images, and the texts in between are dropped.
+        If a marker is repeated, there are more gaps than images, and the remaining texts are dropped.
         """
         images, prompt = self.images(doc), self.prompt(doc, model_family)
         if model_family == "qwen3_vl":
@@ -103,14 +103,14 @@ class MMMU(Task):
         return str(doc["id"])
 
     def reference(self, doc: Doc) -> str:
-        """The answer, with its text for a multiple-choice question."""
+        """The answer, with the option's text for multiple-choice questions."""
         options = self.letters(doc)
         return (
             f"{doc['answer']}. {options[doc['answer']]}" if doc["answer"] in options else str(doc["answer"])
         )
 
     def letters(self, doc: Doc) -> dict[str, str]:
-        """Letter -> text of the options."""
+        """Options by letter."""
         return dict(zip(LETTERS, self._options(doc), strict=False))
 
     def _options(self, doc: Doc) -> list[str]:
@@ -122,7 +122,7 @@ class MMMU(Task):
             return [option if isinstance(option, str) else _number(option) for option in value]
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise InvalidValueError(
-                f"{self.name}, sample {doc.get('id')}: options {options!r:.60} is no Python list of texts"
+                f"{self.name}, sample {doc.get('id')}: options {options!r:.60} is not a Python list of strings"
             ) from None
 
     def _score(self, doc: Doc, response: str) -> Parts:
@@ -146,7 +146,7 @@ class MMMU(Task):
         }
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Accuracy, rounded to five places as in the reference."""
+        """Accuracy, rounded to five digits as in the reference."""
         accuracy = ratio(sums["score"], sums["n"])
         return {"mmmu_acc": round(accuracy, 5) if isinstance(accuracy, float) else accuracy}
 
@@ -164,12 +164,12 @@ class MMMU(Task):
 
 @dataclass(frozen=True)
 class MMMUSerial(MMMU):
-    """The reference's own draw: one stream of letters, seed 0, over the questions in document order."""
+    """Random choices as in the reference: one stream with seed 0 over the questions in document order."""
 
     summary = "the same, unreadable choices drawn in document order from seed 0 (the reference)"
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """The rows in document order (where rows know theirs), with the reference's draws."""
+        """Tallies in document order (if rows contain their number), with the reference's random choices."""
         stream = random.Random(0)
         drawn = []
         for row in sorted(rows, key=lambda row: row["order"]):
@@ -191,11 +191,11 @@ def _subject(sample_id: str) -> str:
 
 
 def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
-    """The letter of a multiple-choice response; None where the reference would draw one at random.
+    """The letter of a multiple-choice response, or None if the reference would choose one at random.
 
     Args:
-        response: What the model said.
-        options: Letter -> text of the option, in order.
+        response: the response.
+        options: letter -> text of the option, in order.
     """
     text = response
     for mark in ",.!?;:'":
@@ -204,7 +204,7 @@ def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
         found = [letter for letter in options if form.format(letter) in text]
         if found:
-            # Equal places, -1 included, leave the first letter, as argmax does in the reference.
+            # For equal positions, including -1, the first letter is used, like argmax in the reference.
             return max(found, key=lambda letter: text.rfind(place.format(letter)))
     if len(text.split()) > 5:
         lower = text.lower()
@@ -215,12 +215,12 @@ def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def extract_numbers(text: str) -> list[str]:
-    """Numbers as written: with thousands commas, then scientific, then plain."""
+    """Numbers in a text: with thousands separators, then scientific, then plain."""
     return _COMMAS.findall(text) + _SCIENTIFIC.findall(text) + _SIMPLE.findall(text)
 
 
 def normalize_open(text: str) -> list[str | float]:
-    """A number rounded to 2 places, or the lower-case text; one character gets a blank on either side."""
+    """A number rounded to 2 digits, or the lower-case text; a single character is padded with blanks."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]
@@ -230,7 +230,7 @@ def normalize_open(text: str) -> list[str | float]:
 
 
 def parse_open(response: str) -> list[str | float]:
-    """All that an open response may mean: its telling ends and the numbers in them, without repeats."""
+    """Candidate answers of an open response: its key phrases and the numbers in them, without duplicates."""
     response = response.strip().strip(".").lower()
     parts = response.split("\n")
     ends = []
@@ -249,7 +249,7 @@ def parse_open(response: str) -> list[str | float]:
 
 
 def open_is_right(predictions: Sequence[str | float], gold: str | Sequence[str]) -> bool:
-    """Whether a predicted text contains a gold text, or a predicted number equals a gold number."""
+    """Whether a predicted text contains a reference text, or a predicted number equals a reference number."""
     golds = [gold] if isinstance(gold, str) else gold
     wanted = [value for text in golds for value in normalize_open(text)]
     return any(

@@ -1,4 +1,4 @@
-"""POPE: is the object in the image? Pooled, and its three ways of choosing absent objects."""
+"""POPE: object existence. All questions together, and the three strategies of choosing absent objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _ENDINGS = {"plm": "\nYour response must be concise.", "embedded": ""}
 
 @dataclass(frozen=True)
 class POPE(Task):
-    """The whole response is `yes` or `no`; papers report the F1 of `yes` (lmms-eval, lmms_eval/tasks/pope)."""
+    """The whole response must be `yes` or `no`; papers report the F1 of `yes` (lmms-eval, lmms_eval/tasks/pope)."""
 
     family = "pope"
     summary = "object existence, yes or no; accuracy, precision, recall, F1"
@@ -41,11 +41,11 @@ class POPE(Task):
     mean_of_units: ClassVar[bool] = False
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question, and how to answer."""
+        """The question and an answer instruction."""
         return str(doc["question"]).strip() + _ENDINGS.get(model_family, SHORT_ANSWER)
 
     def sample_id(self, doc: Doc) -> str:
-        """Category and number: the numbers start again in every category."""
+        """Category and number: numbers are unique within a category."""
         return f"{doc['category']}/{doc['question_id']}"
 
     def image_id(self, doc: Doc) -> str:
@@ -53,7 +53,7 @@ class POPE(Task):
         return str(doc.get("image_source") or self.sample_id(doc))
 
     def image_key(self, image: str) -> str:
-        """The COCO image's number, by which VQAv2 names its images."""
+        """The COCO image number, which VQAv2 uses as well."""
         return coco_key(image) if self.source.kind == "hub" else super().image_key(image)
 
     def reference(self, doc: Doc) -> str:
@@ -70,7 +70,7 @@ class POPE(Task):
         }
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Right answers, and hits and misses of `yes`, of every row."""
+        """Correct answers, and confusion counts of `yes`, for every row."""
         return [
             Tally(self.unit_name(row), counts, counts["right"])
             for row in rows
@@ -78,7 +78,7 @@ class POPE(Task):
         ]
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """The five numbers; the yes ratio is the gold's, as in the reference."""
+        """The five metrics; the yes ratio is that of the reference answers, as in lmms-eval."""
         precision = ratio(sums["hit"], sums["hit"] + sums["false_yes"])
         recall = ratio(sums["hit"], sums["hit"] + sums["false_no"])
         return {
@@ -90,7 +90,7 @@ class POPE(Task):
         }
 
     def details(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """What the F1 hides: accuracy, precision, recall, and how often the model itself says yes."""
+        """Accuracy, precision, recall, and the share of `yes` responses."""
         sums = exact_sums(self.tallies(rows))
         known = self.metrics(sums)
         return {
@@ -101,7 +101,7 @@ class POPE(Task):
         }
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """The same five numbers for each category."""
+        """The five metrics by category."""
         categories = sorted({row["category"] for row in rows})
         return {name: self.aggregate([r for r in rows if r["category"] == name]) for name in categories}
 

@@ -1,4 +1,4 @@
-"""ScienceQA, the questions with an image: multiple choice from school science."""
+"""ScienceQA, questions with an image: multiple choice on school science."""
 
 import json
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class ScienceQA(Task):
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """Context, question, options, and how to answer."""
+        """Context, question, options, and an answer instruction."""
         options = option_lines(doc["choices"])
         if model_family == "embedded":
             return f"{doc['question']}\n{options}"
@@ -52,7 +52,7 @@ class ScienceQA(Task):
         return f"{context}{doc['question']}\n{options}{ending}"
 
     def sample_id(self, doc: Doc) -> str:
-        """The row's number in its split, or a digest of its content: the data set has no ids."""
+        """The row's number in its split, or a digest of its content, because the data set has no ids."""
         if "row" in doc:
             return str(doc["row"])
         image: Any = doc.get("image")
@@ -61,7 +61,7 @@ class ScienceQA(Task):
         return sha256(text.encode() + pixels).hexdigest()[:16]
 
     def reference(self, doc: Doc) -> str:
-        """Letter and text of the right choice."""
+        """Letter and text of the correct choice."""
         letter = self._gold(doc)
         return f"{letter}. {doc['choices'][doc['answer']]}"
 
@@ -70,7 +70,7 @@ class ScienceQA(Task):
         answer = doc["answer"]
         if not isinstance(answer, int) or not 0 <= answer < len(choices):
             raise InvalidValueError(
-                f"{self.name}: answer {answer!r} is no number of a choice (0 to {len(choices) - 1})"
+                f"{self.name}: answer {answer!r} is not the number of a choice (0 to {len(choices) - 1})"
             )
         return LETTERS[answer]
 

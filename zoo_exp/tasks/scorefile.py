@@ -1,4 +1,4 @@
-"""Scores of a file of `{"doc": {...}, "response": "..."}` lines, without any model."""
+"""Score a file of `{"doc": {...}, "response": "..."}` lines, without a model."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line of a predictions file; `line` counts from 1."""
+    """One line of a predictions file; `line` is its number from 1."""
 
     line: int
     doc: dict[str, Any]
@@ -31,7 +31,7 @@ class ScoredFile:
         task: name of the task.
         metrics: metric -> value over all rows.
         breakdown: group -> metric -> value (categories, subjects).
-        rows: per row `sample_id`, `image_id` and the score parts, in the order of the file.
+        rows: `sample_id`, `image_id` and score parts of each row, in the order of the file.
     """
 
     task: str
@@ -45,12 +45,12 @@ class ScoredFile:
 
 
 def read_predictions(path: Path | str) -> list[Prediction]:
-    """The rows of a predictions file; blank lines are no rows.
+    """Read the rows of a predictions file; blank lines are skipped.
 
     Raises:
         MissingFileError: the file cannot be read.
-        InvalidValueError: a line is no UTF-8, no JSON, half written, or lacks a `doc` or a string `response`
-            (the line is named); or there are no rows.
+        InvalidValueError: a line is not UTF-8, not JSON, incomplete, or lacks a `doc` or a string `response` (the
+            message contains the line number); or there are no rows.
     """
     path = Path(path)
     try:
@@ -76,7 +76,7 @@ def _prediction(number: int, text: str, where: str, last: bool) -> Prediction:
     try:
         row = json.loads(text)
     except ValueError as error:
-        half = " The last line ends without a line break: it is half written." if last else ""
+        half = " The last line has no line break: it is incomplete." if last else ""
         raise InvalidValueError(f"{where}: not JSON ({error}).{half}") from None
     except RecursionError:
         raise InvalidValueError(f"{where}: nested too deeply") from None
@@ -96,12 +96,12 @@ def score_file(task: Task, path: Path | str) -> ScoredFile:
     """Score every row of a predictions file.
 
     Args:
-        task: The benchmark.
-        path: The predictions.
+        task: the task.
+        path: the predictions file.
 
     Raises:
         MissingFileError: the file cannot be read.
-        InvalidValueError: a bad line (named), two rows with one id, or MME rows without their pair.
+        InvalidValueError: an invalid line, duplicate sample ids, or incomplete MME pairs.
     """
     rows: list[dict[str, Any]] = []
     lines: dict[str, int] = {}
@@ -112,8 +112,8 @@ def score_file(task: Task, path: Path | str) -> ScoredFile:
         sample_id, image_id = _ids(task, doc, prediction.line)
         if sample_id in lines:
             raise InvalidValueError(
-                f"{where}: its sample id '{sample_id}' is also that of line {lines[sample_id]}; "
-                "each row needs its own"
+                f"{where}: the sample id '{sample_id}' is also used in line {lines[sample_id]}; "
+                "ids must be unique"
             )
         lines[sample_id] = prediction.line
         rows.append({"sample_id": sample_id, "image_id": image_id, **parts})
@@ -135,7 +135,7 @@ def write_per_sample(path: Path | str, scored: ScoredFile) -> None:
 
 
 def _ids(task: Task, doc: dict[str, Any], line: int) -> tuple[str, str]:
-    """Sample and image id; a row without an id column is known by its line."""
+    """Sample id and image id; a row without an id column is identified by its line number."""
     try:
         return task.sample_id(doc), task.image_name(doc)
     except KeyError:

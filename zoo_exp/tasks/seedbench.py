@@ -1,4 +1,4 @@
-"""SEED-Bench: multiple choice about images and videos; the image rows alone are the papers' SEED-I."""
+"""SEED-Bench: multiple choice about images and videos; the image rows are the papers' SEED-I."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 @dataclass(frozen=True)
 class SeedBench(Task):
-    """The first character of the response is the letter (lmms-eval, lmms_eval/tasks/seedbench)."""
+    """Accuracy of the first character of the response (lmms-eval, lmms_eval/tasks/seedbench)."""
 
     family = "seedbench"
     summary = "multiple choice about images and videos"
@@ -66,14 +66,14 @@ class SeedBench(Task):
         return str(doc.get("data_id") or self.sample_id(doc))
 
     def reference(self, doc: Doc) -> str:
-        """Letter and text of the right choice."""
+        """Letter and text of the correct choice."""
         return f"{doc['answer']}. {doc['choice_' + doc['answer'].lower()]}"
 
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": first_letter(response, doc["answer"]), "data_type": str(doc["data_type"])}
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Score and number, for all rows and for the row's kind."""
+        """Score and count, for all rows and by kind."""
         return [
             Tally(
                 self.unit_name(row),
@@ -85,7 +85,7 @@ class SeedBench(Task):
         ]  # fmt: skip
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Accuracy of images, videos, and both; a kind without rows is left out."""
+        """Accuracy on images, videos, and both; kinds without rows are omitted."""
         kinds = sorted(key.removeprefix("n ") for key in sums if key.startswith("n "))
         return {f"seed_{kind}": ratio(sums[f"score {kind}"], sums[f"n {kind}"]) for kind in kinds}
 
@@ -101,7 +101,7 @@ class SeedBenchImage(SeedBench):
     def _score(self, doc: Doc, response: str) -> Parts:
         if doc["data_type"] != "image":
             raise InvalidValueError(
-                f"{self.name}: the row is about a {doc['data_type']}; the task seedbench takes those"
+                f"{self.name}: the row is about a {doc['data_type']}; use the task seedbench for those"
             )
         return super()._score(doc, response)
 

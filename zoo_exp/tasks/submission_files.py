@@ -1,4 +1,4 @@
-"""Files that servers score: VQAv2 and TextVQA at EvalAI, MMBench's table (formats of lmms-eval's submissions)."""
+"""Submission files for evaluation servers: VQAv2 and TextVQA (EvalAI), MMBench (formats of lmms-eval)."""
 
 import json
 from collections import defaultdict
@@ -18,25 +18,25 @@ _MMBENCH = ("index", "question", "hint", *"ABCD", "prediction", "category", "sou
 def write_submission(
     task: Task, rows: Sequence[Row], folder: Path, stem: str, other_ids: Iterable[int] = ()
 ) -> Path:
-    """Write the file that the task's server takes.
+    """Write the submission file of a task.
 
     Args:
-        task: One of `SUBMISSIONS`.
-        rows: What `task.aggregate` takes.
-        folder: Where to.
-        stem: File name without its ending.
-        other_ids: VQAv2 only: question ids of the full test split that the upload must list too; their answer
-            is empty, as in LLaVA's script.
+        task: one of `SUBMISSIONS`.
+        rows: rows as for `task.aggregate`.
+        folder: output folder.
+        stem: file name without suffix.
+        other_ids: VQAv2 only: other question ids of the full test split that the upload must contain; their answer is
+            empty, as in LLaVA's script.
 
     Returns:
-        The path of the file.
+        Path of the file.
 
     Raises:
         InvalidValueError: the task has no server, or there are no rows.
     """
     check_has_server(task)
     if not rows:
-        raise InvalidValueError(f"{task.name}: no rows to hand in")
+        raise InvalidValueError(f"{task.name}: no rows for the submission file")
     ending, make = SUBMISSIONS[task.name]
     path = folder / f"{stem}.{ending}"
     write_bytes(path, make(rows, other_ids))
@@ -44,24 +44,24 @@ def write_submission(
 
 
 def check_has_server(task: Task) -> None:
-    """Refuse a task whose answers no server takes.
+    """Check that a task has a submission file.
 
     Raises:
-        InvalidValueError: it names the tasks that have one.
+        InvalidValueError: it has none; the message lists the tasks that do.
     """
     if task.name not in SUBMISSIONS:
         raise InvalidValueError(
-            f"{task.name} has no submission file; those that have one: {', '.join(SUBMISSIONS)}"
+            f"{task.name} has no submission file; tasks with one: {', '.join(SUBMISSIONS)}"
         )
 
 
 def write_submissions(tasks: Iterable[Task], records: Iterable[Row], folder: Path) -> list[Path]:
-    """Write one file per task with a server and per arm, from the records of a run.
+    """Write submission files for every task with a server and every arm, from the records of a run.
 
     Args:
-        tasks: Benchmarks of the run; those without a server are passed over.
-        records: Rows with `task`, `arm`, `sample_id` and `parts`.
-        folder: Where to; it is not made where there is nothing to hand in.
+        tasks: tasks of the run; those without a server are skipped.
+        records: rows with `task`, `arm`, `sample_id` and `parts`.
+        folder: output folder; it is only created if there are files.
 
     Returns:
         The files, named after task and arm.
@@ -77,7 +77,7 @@ def write_submissions(tasks: Iterable[Task], records: Iterable[Row], folder: Pat
     for key in answers:
         stem = base = _file_name(" ".join(key))
         number = 1
-        while stem in stems:  # labels that differ only in signs that file names do not take
+        while stem in stems:  # labels that differ only in characters that are not allowed in file names
             number += 1
             stem = f"{base}_{number}"
         stems[stem] = key
@@ -92,19 +92,19 @@ def _file_name(text: str) -> str:
 
 
 def vqav2_answers(rows: Sequence[Row], other_ids: Iterable[int] = ()) -> bytes:
-    """EvalAI's list of `{"question_id", "answer"}`; the server normalises the answers."""
+    """List of `{"question_id", "answer"}` for EvalAI; the server normalises the answers."""
     answers = {int(row["question_id"]): str(row["answer"]) for row in rows}
     missing = {int(question): "" for question in other_ids if int(question) not in answers}
     return _answer_list({**answers, **missing})
 
 
 def textvqa_answers(rows: Sequence[Row], _: Iterable[int] = ()) -> bytes:
-    """The same with normalised answers, as the reference writes them."""
+    """List of `{"question_id", "answer"}` with normalised answers, as in the reference."""
     return _answer_list({int(row["sample_id"]): str(row["answer"]) for row in rows})
 
 
 def mmbench_table(rows: Sequence[Row], _: Iterable[int] = ()) -> bytes:
-    """The table of questions and predictions that the MMBench server reads."""
+    """Table of questions and predictions for the MMBench server."""
     ordered = sorted(rows, key=lambda row: int(row["index"]))
     return workbook(_MMBENCH, [[row.get(name) for name in _MMBENCH] for row in ordered])
 

@@ -30,7 +30,7 @@ class TextVQA(Task):
     generation = GenerationSettings(None, ("ASSISTANT:",))
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question with only its first letter capital (as the reference has it), and how to answer."""
+        """The question with only its first letter in upper case (as in the reference), and an answer instruction."""
         hint = "" if model_family == "embedded" else self._hint(doc)
         return str(doc["question"]).capitalize() + hint + _ENDINGS.get(model_family, SHORT_ANSWER)
 

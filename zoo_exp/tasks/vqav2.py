@@ -1,4 +1,4 @@
-"""VQAv2: open questions with ten annotators' answers each, and test-dev, whose answers are hidden."""
+"""VQAv2: open questions with ten annotators' answers each, and test-dev with hidden answers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class VQAv2(Task):
     generation = GenerationSettings(16)
 
     def prompt(self, doc: Doc, model_family: str) -> str:
-        """The question as it stands, and how to answer."""
+        """The unchanged question and an answer instruction."""
         return f"{doc['question']}{'' if model_family in ('plm', 'embedded') else SHORT_ANSWER}"
 
     def sample_id(self, doc: Doc) -> str:
@@ -52,7 +52,7 @@ class VQAv2(Task):
         return str(doc.get("image_id", self.sample_id(doc)))
 
     def image_key(self, image: str) -> str:
-        """The COCO image's number, which POPE's images have in their names."""
+        """The COCO image number, which is part of POPE's image names."""
         return coco_key(image) if self.source.kind == "hub" else super().image_key(image)
 
     def reference(self, doc: Doc) -> str:

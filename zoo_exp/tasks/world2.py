@@ -1,4 +1,4 @@
-"""The nine benchmarks of world 2: the official classes on rows from inside the package, in three views and splits."""
+"""The nine benchmarks of world 2: the official classes on generated rows, in three views and splits."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ FAMILIES = (gqa, vqav2, textvqa, scienceqa, pope, mme, mmbench, mmmu, seedbench)
 
 
 def _tasks() -> tuple[Task, ...]:
-    """Each embedded task again, for every view and split."""
+    """Create each embedded task for every view and split."""
     made = []
     for view in VIEWS:
         for ending, split in SPLITS.items():

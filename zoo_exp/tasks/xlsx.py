@@ -1,4 +1,4 @@
-"""The smallest spreadsheet that Excel and pandas open: one sheet, texts and whole numbers."""
+"""A minimal .xlsx writer: one sheet with strings and whole numbers, readable by Excel and pandas."""
 
 import re
 import zipfile
@@ -12,12 +12,12 @@ _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _KIND = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 _HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-# XML 1.0 has no way to write these.
+# Not representable in XML 1.0.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def workbook(columns: Sequence[str], rows: Sequence[Sequence[str | int | None]]) -> bytes:
-    """An .xlsx file with a line of column names and one line per row; None leaves a cell empty."""
+    """Create an .xlsx file with a header line and one line per row; None gives an empty cell."""
     lines = "".join(_line(number, row) for number, row in enumerate([columns, *rows], start=1))
     parts = {
         "[Content_Types].xml": f'<Types xmlns="{_TYPES}">'
@@ -33,7 +33,7 @@ def workbook(columns: Sequence[str], rows: Sequence[Sequence[str | int | None]])
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts.items():
-            # A fixed date: equal rows give equal files.
+            # A fixed date, so that equal rows give equal files.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), _HEAD + content)
     return buffer.getvalue()
 

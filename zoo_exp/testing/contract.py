@@ -30,7 +30,7 @@ _FIELDS_OF = {
 
 
 class ContractError(ZooExpError, AssertionError):
-    """A selector breaks one of the rules that every selector has to keep."""
+    """A selector violates a property that every selector must have."""
 
 
 def check_selector(selector: Selector) -> None:
@@ -97,7 +97,7 @@ def check_batches(selector: Selector) -> None:
 
 
 def check_permutation(selector: Selector) -> None:
-    """Tokens in another order give the same tokens, where the rule promises it."""
+    """Tokens in another order give the same tokens, if the selector declares it."""
     if not selector.equivariant:
         return
     tokens = sample_tokens()
@@ -275,7 +275,7 @@ def _select(selector: Selector, tokens: VisualTokens, budget: BudgetLike, seed: 
 
 
 def _takes_budget(selector: Selector) -> bool:
-    """Whether the rule leaves the count to a budget, unlike `full` and `blind`."""
+    """Whether the selector takes a budget, unlike `full` and `blind`."""
     return _answer_or_error(selector, sample_tokens(), None) is None
 
 
@@ -302,9 +302,9 @@ def _right_count(
 ) -> None:
     if budget is None:
         allowed = {tokens.count, 0}
-    else:  # a rule may round a ratio in its own way, but not a count
-        rules = [dataclasses.replace(Budget.parse(budget), rounding=rounding) for rounding in ROUNDINGS]
-        allowed = {rule.resolve(tokens.count) for rule in rules}
+    else:  # a selector may round a ratio differently, but not a count
+        budgets = [dataclasses.replace(Budget.parse(budget), rounding=rounding) for rounding in ROUNDINGS]
+        allowed = {one.resolve(tokens.count) for one in budgets}
         if not selector.exact:
             allowed = set(range(1, max(allowed) + 1))
     kept = answer.kept_tokens

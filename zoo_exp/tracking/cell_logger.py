@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 
 from zoo_exp.config.experiment import Cell, Experiment
 from zoo_exp.errors import ZooExpError
-from zoo_exp.report.masks import choose, read_masks
+from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.report.run_document import plain_rows
 from zoo_exp.runs import cells
 from zoo_exp.runs.reading import read_records, read_timings

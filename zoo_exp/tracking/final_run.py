@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp.errors import MissingFileError
-from zoo_exp.report.masks import choose, read_masks
+from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.runs import folder
 from zoo_exp.tracking.content import mask_images, scalars, studied, table
 from zoo_exp.tracking.mode import resolve_mode

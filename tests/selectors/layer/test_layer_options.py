@@ -37,7 +37,7 @@ def test_fastv_reaches_the_layer_average(k, budget):
 
 
 def test_fastv_layer_average_of_the_tables():
-    for k, kept in ((2, (166, 98, 30)), (3, (152, 82, 11))):  # spec: algorithms 4
+    for k, kept in ((2, (166, 98, 30)), (3, (152, 82, 11))):
         selector = FastV(k=k, budget_of="layer_average")
         found = tuple(selector.schedule(budget, 576, 32)[k - 1] for budget in (192, 128, 64))
         assert all(abs(a - b) <= 1 for a, b in zip(found, kept, strict=True))
@@ -107,7 +107,7 @@ def test_a_mean_below_the_full_layers_is_refused(name, least):
     assert get(name).schedule("72 mean", 144, 4) == {1: 0}
 
 
-def test_sparsevlm_says_its_smallest_mean():
+def test_sparsevlm_reports_its_smallest_mean():
     """144 tokens, then 1 and 5 merged ones, then 1 and 1 in two layers: 154 over 4 layers."""
     with pytest.raises(
         InvalidValueError, match=r"smallest possible mean over 4 layers is 38\.5; give 39 or more"
@@ -133,7 +133,7 @@ def test_sparsevlm_output_average_is_the_budget():
     def merged(dropped):
         return (int(dropped * 0.3) + 1) // 10 + 1
 
-    for budget, expected in ((192, 192.03), (128, 128.6), (64, 64.8)):  # spec: algorithms 5
+    for budget, expected in ((192, 192.03), (128, 128.6), (64, 64.8)):
         counts = counts_per_layer(SparseVLM(), budget, 576, 33, merged)[1:]
         assert layer_average(counts) == pytest.approx(expected, abs=0.1)
 

@@ -39,7 +39,7 @@ class Question:
     """State shared by the stages: positions of the raters in the prompt [r], and v1.0's scale and bias."""
 
     raters: Tensor
-    rank_rule: tuple[float, float] | None
+    rank_line: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SparseVLM(LayerSelector):
         if asked.per == "mean":
             return self._mean_schedule(asked, n_visual, n_layers)
         if self.version == "1.0":
-            self.rank_rule(budget, n_visual)
+            self.rank_line(budget, n_visual)
             return dict.fromkeys(stages, n_visual)
         counts = interpolate(STAGES[self.version], self._named(budget, n_visual), budget)
         return dict(zip(stages, (max(1, round(c * n_visual / RELEASED_TOKENS)) for c in counts), strict=True))
@@ -155,12 +155,12 @@ class SparseVLM(LayerSelector):
                 seen = kept + (recycled_tokens if self.recycles and kept < seen else 0)
         return inputs
 
-    def rank_rule(self, budget: BudgetLike, n_visual: int) -> tuple[float, float]:
+    def rank_line(self, budget: BudgetLike, n_visual: int) -> tuple[float, float]:
         """Scale and bias of v1.0, for the named budget that lies within one token of 576."""
         named = self._named(budget, n_visual)
-        for name, rule in RANKS.items():
+        for name, line in RANKS.items():
             if abs(name - named) < 1:
-                return rule
+                return line
         raise InvalidValueError(
             f"budget {budget} of selector sparsevlm: version 1.0 supports only 192, 128 and 64 of 576 tokens "
             "(33.3%, 22.2%, 11.1%)"
@@ -172,8 +172,8 @@ class SparseVLM(LayerSelector):
         behind = text[text > prompt.visual.nonzero()[0]]
         text = behind if len(behind) else text
         chosen = text[raters(prompt.embeds[prompt.visual], prompt.embeds[text])]
-        rule = self.rank_rule(prompt.budget, prompt.n_visual) if self.version == "1.0" else None
-        return Question(chosen, rule)
+        line = self.rank_line(prompt.budget, prompt.n_visual) if self.version == "1.0" else None
+        return Question(chosen, line)
 
     def pick(self, view: LayerView, count: int, state: object) -> LayerAnswer:
         """Keep the tokens that raters attend to most; merge some of the others."""
@@ -181,8 +181,8 @@ class SparseVLM(LayerSelector):
         rows = (view.source[:, None] == state.raters.to(view.source.device)).any(dim=1).nonzero().squeeze(1)
         attention = view.attention(rows)[:, :, view.visual]
         n_visual = attention.shape[-1]
-        if state.rank_rule is not None:
-            count = rank_count(attention, *state.rank_rule)
+        if state.rank_line is not None:
+            count = rank_count(attention, *state.rank_line)
             if count >= n_visual:
                 return LayerAnswer(torch.arange(n_visual, device=rows.device))
         if self.version == "2.0":

@@ -42,7 +42,7 @@ PUNCTUATION = (
     "!",
 )
 
-# Words arrive in lower case, so the keys with a capital never match; the reference has them too.
+# Words are in lower case, so keys with capitals never match; they are in the reference as well.
 CONTRACTIONS = {
     "aint": "ain't",
     "arent": "aren't",

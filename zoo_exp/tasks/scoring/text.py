@@ -6,9 +6,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """GQA: equal in lower case without ASCII punctuation; inner blanks count.
+    """GQA: equality in lower case without ASCII punctuation; inner blanks are significant.
 
-    The reference lower-cases in fixed-width strings, so a letter whose lower form is longer is cut.
+    The reference lower-cases fixed-width strings, so that a letter with a longer lower-case form is truncated.
     """
     return float(_plain(prediction) == _plain(gold))
 
@@ -18,7 +18,7 @@ def _plain(text: str) -> str:
 
 
 def yes_no_word(response: str) -> str:
-    """POPE: the whole response is the answer, in lower case; "yes." is no yes."""
+    """POPE: the whole response in lower case; "yes." is not counted as yes."""
     return response.strip().lower()
 
 

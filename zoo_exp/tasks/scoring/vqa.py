@@ -1,4 +1,4 @@
-"""The soft VQA accuracy: agreement with the other annotators (Antol et al., ICCV 2015; lmms_eval/tasks/vqav2)."""
+"""Soft VQA accuracy (Antol et al., ICCV 2015; lmms_eval/tasks/vqav2)."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from zoo_exp.errors import InvalidValueError
 def soft_accuracy(prediction: str, answers: Sequence[str], normalize: Callable[[str], str]) -> float:
     """Mean over the annotators of min(1, matches among the others / 3), after normalising both sides.
 
-    With ten annotators of whom k agree with the prediction that is 0.3, 0.6, 0.9 and 1 for k = 1, 2, 3 and 4.
+    With ten annotators, of whom k agree with the prediction, this is 0.3, 0.6, 0.9 and 1 for k = 1, 2, 3 and 4.
 
     Raises:
-        InvalidValueError: no annotator's answer at all.
+        InvalidValueError: there are no annotators' answers.
     """
     n = len(answers)
     if not n:
@@ -24,7 +24,7 @@ def soft_accuracy(prediction: str, answers: Sequence[str], normalize: Callable[[
 
 
 def answer_texts(answers: Sequence[object]) -> list[str]:
-    """The annotators' answers as strings: VQAv2 stores a dict each, TextVQA the strings themselves."""
+    """The annotators' answers as strings: VQAv2 stores dicts, TextVQA strings."""
     texts = []
     for answer in answers:
         text = answer.get("answer") if isinstance(answer, dict) else answer

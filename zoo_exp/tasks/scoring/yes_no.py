@@ -12,20 +12,20 @@ PERCEPTION = frozenset(
 
 
 def gold_yes_no(answer: str) -> str:
-    """The right answer, which must be one of the two words.
+    """The reference answer, which must be yes or no.
 
     Raises:
         InvalidValueError: it is neither.
     """
     if answer not in ("yes", "no"):
-        raise InvalidValueError(f"the right answer is '{answer}', but must be yes or no")
+        raise InvalidValueError(f"the reference answer is '{answer}', but must be yes or no")
     return answer
 
 
 def pope_counts(prediction: str, gold: str) -> dict[str, float]:
-    """What one answer adds: right, and for `yes` a hit, a false yes or a false no.
+    """Counts of one response: correct, true positive, false positive, false negative.
 
-    A prediction that is neither word is no false no: it lowers accuracy only.
+    A response that is neither yes nor no is not a false negative: it only reduces the accuracy.
     """
     return {
         "n": 1.0,
@@ -39,7 +39,7 @@ def pope_counts(prediction: str, gold: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MMEImage:
-    """What an image's two questions give: `accuracy` per question and `both_right`, 0 to 100 points each."""
+    """Points of an image's two questions: `accuracy` per question and `both_right`, 0 to 100 each."""
 
     category: str
     name: str
@@ -59,7 +59,7 @@ class UnpairedError(InvalidValueError):
         self.category, self.image = category, image
         super().__init__(
             f"MME: image '{image}' of {category} has {found} question(s) instead of 2 "
-            f"({images} such image(s)): its points count pairs, so give complete pairs"
+            f"({images} such image(s)): complete pairs are required"
         )
 
 
@@ -67,7 +67,7 @@ def mme_images(rows: Iterable[tuple[str, str, float]]) -> list[MMEImage]:
     """Points of every image from (category, image, right 0 or 1) rows.
 
     Raises:
-        UnpairedError: images without exactly two rows; names the first of them.
+        UnpairedError: some images do not have exactly two rows; the message names the first one.
     """
     images: dict[tuple[str, str], list[float]] = defaultdict(list)
     for category, image, right in rows:

@@ -1,4 +1,4 @@
-"""Kept visual tokens of single questions: read from a run, and chosen for a gallery by a stated rule."""
+"""Kept visual tokens of single questions: read from a run, and selected for a gallery by a stated criterion."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
