@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+from transformers.models.llava.modeling_llava import LlavaModel
+
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _MROPE = {"text_config": {"rope_parameters": QWEN_ROPE}}
 _GLM = {"text_config": {"rope_parameters": {**QWEN_ROPE, "partial_rotary_factor": 1.0}}}
