@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.attention_masks import read_mask
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.llm_call import all_states, cut_call
-from zoo_exp.models.masks import read_mask
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, keep_mask
 from zoo_exp.models.segments import Segment, first_position, whole_prompt
 
