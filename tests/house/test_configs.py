@@ -44,10 +44,14 @@ def test_every_choice_composes(group):
         assert run_config([f"{group}={name}", *extra])
 
 
+def of_model(name):
+    """Overrides that choose a model; `hub` is any checkpoint and wants a path."""
+    return [f"model={name}", *(["model.path=somewhere", "model.family=llava"] if name == "hub" else [])]
+
+
 @pytest.mark.parametrize("name", every("model"))
 def test_every_model_composes_with_a_whole_experiment(name):
-    path = ["model.path=org/name"] if name == "hub" else []
-    experiment = compose(["+exp=ablation_fusion", f"model={name}", *path])
+    experiment = compose(["+exp=ablation_fusion", *of_model(name)])
     assert experiment.model.name == name
     assert len(experiment.model.budgets) >= 2
     assert len(experiment.tasks) == 9

@@ -7,16 +7,9 @@ from pathlib import Path
 import torch
 import transformers
 from test_generic_families import TYPES, EveryOther, answer, error, original_positions
+from tiny_changes import BATCH_DEPENDS, CANNOT_BE_BUILT, ENCODES_MORE
 from tiny_configs import IMAGE
-from tiny_families import (
-    BATCH_DEPENDS,
-    CANNOT_BE_BUILT,
-    ENCODES_MORE,
-    reference,
-    split_rows,
-    tiny_family,
-    tiny_prompt,
-)
+from tiny_families import reference, split_rows, tiny_family, tiny_prompt
 
 import zoo_exp
 from zoo_exp.core.normed import NormedMLP

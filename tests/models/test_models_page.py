@@ -4,7 +4,7 @@ import pytest
 import transformers
 from models_page import PAGE, row
 from test_generic_families import QUICK, TYPES
-from tiny_families import CANNOT_BE_BUILT
+from tiny_changes import CANNOT_BE_BUILT
 
 from zoo_exp.models.generic_support import REFUSED
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models import processors
+from zoo_exp.models.attention_masks import read_mask
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.holders import refuse_compiled_call
 from zoo_exp.models.image_tap import ImageTap
@@ -28,7 +29,6 @@ from zoo_exp.models.llm_call import (
     last_only,
     refuse_positional,
 )
-from zoo_exp.models.masks import read_mask
 from zoo_exp.models.segments import first_position, real_tokens, whole_prompt
 from zoo_exp.models.self_check import check_keep_all
 

@@ -44,6 +44,8 @@ class GenericAdapter(VLMAdapter):
         self._candidates = candidates(self.vlm, self.llm)
         self._has_newlines = hasattr(self.vlm, "image_newline")
         self._known: Found | None = None
+        self.levels_by_image = True
+        """Whether a level of DeepStack's rows is a list with one entry per image (newer versions) or one tensor."""
         known = inspect.signature(type(self.vlm).get_image_features).parameters
         self.encoder_inputs = tuple(n for n in known if n not in ("self", "kwargs", *_ENCODER_OPTIONS))
 
@@ -125,6 +127,7 @@ class GenericAdapter(VLMAdapter):
         levels = getattr(output, "deepstack_features", None)
         if not levels:
             return images
+        self.levels_by_image = not isinstance(levels[0], Tensor)
         flat = [level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels]
         stacked = torch.stack([level.reshape(-1, level.shape[-1]) for level in flat])
         parts = stacked.split([image.count for image in images], dim=1)

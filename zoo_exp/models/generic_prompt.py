@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.attention_masks import read_mask
 from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.llm_call import all_states, cut_call
-from zoo_exp.models.masks import read_mask
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, keep_mask
 from zoo_exp.models.segments import Segment, first_position, whole_prompt
 
@@ -62,7 +62,7 @@ def prepare(adapter: VLMAdapter, inputs: Mapping[str, Any], images: Sequence[Vis
     call |= {n: _no_pixels(n, inputs.get(n), images, adapter) for n in adapter.encoder_inputs if n in known}
     call = {name: value for name, value in call.items() if value is not None}
     failed: Exception | None = None
-    for output in _outputs(images):
+    for output in _outputs(images, by_image=getattr(adapter, "levels_by_image", True)):
         own, before = vlm.__dict__, vlm.__dict__.get("get_image_features")
         own["get_image_features"] = lambda *args, output=output, **kwargs: output
         try:
@@ -108,7 +108,7 @@ def _no_pixels(name: str, given: Any, images: Sequence[VisualTokens], adapter: V
     return None
 
 
-def _outputs(images: Sequence[VisualTokens]) -> list[SimpleNamespace]:
+def _outputs(images: Sequence[VisualTokens], *, by_image: bool) -> list[SimpleNamespace]:
     """What `get_image_features` may have given, in the forms that families have."""
     rows = [image.projected for image in images]
     flat = torch.cat(rows)
@@ -120,7 +120,8 @@ def _outputs(images: Sequence[VisualTokens]) -> list[SimpleNamespace]:
     for pooled in forms:
         more: dict[str, Any] = {}
         if levels:
-            more["deepstack_features"] = [list(level) for level in zip(*levels, strict=True)]
+            by_level = [list(level) for level in zip(*levels, strict=True)]
+            more["deepstack_features"] = by_level if by_image else [torch.cat(level) for level in by_level]
         outputs.append(SimpleNamespace(pooler_output=pooled, last_hidden_state=pooled, **more))
     return outputs
 

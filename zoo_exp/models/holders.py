@@ -51,7 +51,7 @@ def refuse_compiled_call() -> None:
     Raises:
         InvalidValueError: a compiled call is running.
     """
-    if torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False):  # type: ignore[attr-defined]
+    if torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False):
         raise InvalidValueError(
             "a call compiled by torch.compile cannot be pruned while it reads images: call the model itself, or its "
             "generate, inside the block"

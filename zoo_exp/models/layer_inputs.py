@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.models.masks import Part, windows_of, write_part
+from zoo_exp.models.attention_masks import Part, windows_of, write_part
 from zoo_exp.models.segments import Segment
 
 INSTEAD = "take a selector before the language model, such as zoo or divprune"

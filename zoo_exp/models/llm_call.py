@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.models.masks import write_mask
+from zoo_exp.models.attention_masks import write_mask
 from zoo_exp.models.segments import Segment
 
 PER_TOKEN = ("per_layer_inputs", "visual_pos_masks")

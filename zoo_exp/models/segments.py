@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.attention_masks import Part, seen_keys
 from zoo_exp.models.base import count_positions
-from zoo_exp.models.masks import Part, seen_keys
 from zoo_exp.models.prompt import left_pack
 
 
