@@ -11,7 +11,6 @@ from zoo_exp import tasks
 from zoo_exp.embedded.vocabulary import COLOR_NAMES, LETTERS, TOKENS, UNK
 from zoo_exp.embedded.world2 import rows, truths
 from zoo_exp.embedded.world2.asking import FAMILIES_2, MME_TOPICS_2, ask_2, mme_pair_2
-from zoo_exp.embedded.world2.batches import contents, dense_batch
 from zoo_exp.embedded.world2.layout import KINDS, PATCH, make_scene_2
 from zoo_exp.embedded.world2.lexicon import (
     CATEGORIES,
@@ -22,6 +21,7 @@ from zoo_exp.embedded.world2.lexicon import (
     token_ids_2,
 )
 from zoo_exp.embedded.world2.material import SPLITS_2, load_material
+from zoo_exp.embedded.world2.question_packs import contents, dense_batch
 from zoo_exp.errors import UnknownNameError
 from zoo_exp.tasks import data
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from zoo_exp.embedded.world2 import qwen_forward, qwen_model
-from zoo_exp.embedded.world2.batches import families_at
 from zoo_exp.embedded.world2.lexicon import QWEN_PREFIX, TOKEN_ID_2, VISION_END
 from zoo_exp.embedded.world2.plan import plan_for
+from zoo_exp.embedded.world2.question_packs import families_at
 from zoo_exp.embedded.world2.qwen import QwenLearner
 
 SIZES = [(96, 96), (64, 160), (72, 104), (40, 88)]

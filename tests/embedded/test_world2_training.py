@@ -160,7 +160,7 @@ def test_a_header_without_a_plan_is_refused(tmp_path):
 
 def test_answers_are_learnt_where_questions_end():
     learner = LlavaLearner(plan_for("embedded", **SMALL))
-    from zoo_exp.embedded.world2.batches import pack_questions
+    from zoo_exp.embedded.world2.question_packs import pack_questions
 
     scenes, seeds = learner.scenes(0, 2, 96, 96)
     text = pack_questions(scenes, seeds, 64, 8)

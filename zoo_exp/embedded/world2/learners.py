@@ -12,11 +12,11 @@ from zoo_exp.embedded.model import WIDTH
 from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
 from zoo_exp.embedded.packing import NO_TARGET, normalise
 from zoo_exp.embedded.world2.asking import FAMILIES_2
-from zoo_exp.embedded.world2.batches import TextBatch, contents, dense_batch, pack_questions
 from zoo_exp.embedded.world2.builders import make_llava
 from zoo_exp.embedded.world2.heads import DenseHeads
 from zoo_exp.embedded.world2.layout import BASE_SIDE, Scene2, make_scene_2
 from zoo_exp.embedded.world2.plan import Plan
+from zoo_exp.embedded.world2.question_packs import TextBatch, contents, dense_batch, pack_questions
 
 # The decoder's layers in training: the same steps in 0.6 of the time (see experiments/embedded).
 COMPUTE = torch.bfloat16

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from zoo_exp.embedded.model import WIDTH
 from zoo_exp.embedded.packing import normalise
-from zoo_exp.embedded.world2.batches import contents, families_at, pack_questions
 from zoo_exp.embedded.world2.builders import make_llava
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, Scene2, make_scene_2
 from zoo_exp.embedded.world2.learners import COMPUTE, Learner, answer_rows
 from zoo_exp.embedded.world2.plan import Plan
+from zoo_exp.embedded.world2.question_packs import contents, families_at, pack_questions
 from zoo_exp.embedded.world2.qwen_forward import encode_cells, merge_cells, qwen_text_forward
 from zoo_exp.embedded.world2.qwen_model import (
     GAIN,

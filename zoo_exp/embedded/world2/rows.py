@@ -15,8 +15,8 @@ from zoo_exp.embedded import benchmarks
 from zoo_exp.embedded.benchmarks import Row
 from zoo_exp.embedded.questions import Question
 from zoo_exp.embedded.world2.asking import FAMILIES_2, ask_2, mme_pair_2
-from zoo_exp.embedded.world2.batches import PLACED
 from zoo_exp.embedded.world2.layout import BASE_SIDE, Scene2, make_scene_2
+from zoo_exp.embedded.world2.question_packs import PLACED
 from zoo_exp.errors import UnknownNameError
 
 SPLITS_OF_ROWS = ("validation", "test", "confirm")

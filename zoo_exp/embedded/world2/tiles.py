@@ -12,12 +12,12 @@ from torch import Tensor
 from zoo_exp.embedded.model import WIDTH
 from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
 from zoo_exp.embedded.packing import normalise
-from zoo_exp.embedded.world2.batches import families_at, pack_questions
 from zoo_exp.embedded.world2.builders import make_llava, make_next
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH
 from zoo_exp.embedded.world2.learners import COMPUTE, Learner, answer_rows
 from zoo_exp.embedded.world2.plan import Plan
+from zoo_exp.embedded.world2.question_packs import families_at, pack_questions
 
 CELLS = BASE_SIDE // PATCH
 SHAPES_OF_IMAGES = ((2, 2), (1, 2), (2, 1))  # tiles down and across

@@ -1,0 +1,85 @@
+"""The weights of world 2 that ship: they answer, say what they are, and keeping every token changes nothing."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import zoo_exp
+from zoo_exp.config.schema import ModelConfig
+from zoo_exp.embedded.shipped import PROMPTS_FLAG, WORLD_FLAG, is_shipped, prompts_of, shipped_folder
+from zoo_exp.embedded.world2.layout import make_scene_2
+from zoo_exp.embedded.world2.learners import LlavaLearner
+from zoo_exp.embedded.world2.plan import plan_for
+from zoo_exp.embedded.world2.scores import keep_all, keep_none, measure
+from zoo_exp.errors import MissingFileError, UnknownNameError
+from zoo_exp.models.chat import chat_inputs, user_turn
+from zoo_exp.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("embedded_world2", dtype="float32")
+
+
+def test_it_answers_held_out_questions_and_not_blindly(loaded):
+    learner = LlavaLearner(plan_for("embedded"), loaded.model)
+    result = measure(learner, {"full": keep_all, "blind": keep_none}, "confirm", rows=12)
+    assert result["full"].average() > 0.8
+    assert result["blind"].average() < 0.5
+
+
+@torch.no_grad()
+def test_keeping_every_token_is_the_stock_model(loaded):
+    scene = make_scene_2("confirm", 1)
+    inputs = chat_inputs(
+        loaded.processor, [user_turn([Image.fromarray(scene.pixels), "How many circle objects?"])]
+    )
+    options = {
+        "max_new_tokens": 2,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    stock = loaded.model.generate(**inputs, **options)
+    with zoo_exp.pruned(loaded.model, "zoo", budget="100%"):
+        kept = loaded.model.generate(**inputs, **options)
+    assert torch.equal(stock.logits[0], kept.logits[0])
+    assert torch.equal(stock.sequences, kept.sequences)
+
+
+def test_the_checkpoint_says_its_world_and_prompts_and_is_small():
+    folder = shipped_folder("embedded_world2")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config[WORLD_FLAG], config[PROMPTS_FLAG]) == (2, "embedded")
+    assert config["text_config"]["num_hidden_layers"] == 8
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 15 * 2**20
+
+
+def test_a_copy_in_a_folder_asks_for_the_same_prompts(tmp_path):
+    """Prompts are chosen by the checkpoint's flag or the configuration's, not by the name of the model."""
+    (tmp_path / "config.json").write_text((shipped_folder("embedded_world2") / "config.json").read_text())
+    assert prompts_of(str(tmp_path)) == "embedded"
+    config = ModelConfig(name="copy", family="llava", path=str(tmp_path))
+    assert config.prompt_family == "embedded"
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    assert prompts_of(str(tmp_path)) is None
+    plain = ModelConfig(name="copy", family="llava", path=str(tmp_path))
+    assert plain.prompt_family == "llava"
+    assert (
+        ModelConfig(name="copy", family="llava", path=str(tmp_path), prompts="embedded").prompt_family
+        == "embedded"
+    )
+
+
+def test_names_of_shipped_models(monkeypatch, tmp_path):
+    from zoo_exp.embedded import shipped
+
+    assert is_shipped("embedded")
+    assert not is_shipped("llava")
+    with pytest.raises(UnknownNameError, match="Did you mean 'embedded_next'"):
+        shipped_folder("embeded_next")
+    monkeypatch.setattr(shipped, "ROOM", tmp_path)
+    with pytest.raises(MissingFileError, match="embedded train model=embedded_next"):
+        shipped_folder("embedded_next")
