@@ -84,6 +84,8 @@ class ArmConfig:
     """Label in tables; None builds one from the selector and its options."""
     budgets: list[Any] | None = None
     """Budgets of this arm only; None means the experiment's."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Model family -> why this arm is left out on it, such as a method without a released schedule for its images."""
     seeds: int = at_least(1, 1)
     """Number of repetitions of a stochastic selector, each with its own random draws."""
 

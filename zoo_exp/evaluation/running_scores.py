@@ -34,14 +34,16 @@ class RunningScores:
         self._metrics[cell] = metrics
         if earlier is not None and any(work.done.values()):
             for row in reading.records(earlier, [cell], damaged=[]):
-                if row.get("cell") == cell and row["sample_id"] in work.done.get(row["arm_id"], ()):
+                mine = row.get("cell") == cell and row["sample_id"] in work.done.get(row["arm_id"], ())
+                if mine and row.get("not_applicable") is None:
                     metrics[row["arm_id"]].update([row["sample_id"]], [row["parts"]])
 
     def update(self, arm: Arm, records: Sequence[Record]) -> None:
         """Add records of an arm in the current cell."""
         assert self.work is not None
         metric = self._metrics[self.work.cell.id][arm.id]
-        metric.update([record.sample_id for record in records], [record.parts for record in records])
+        scored = [record for record in records if record.not_applicable is None]
+        metric.update([record.sample_id for record in scored], [record.parts for record in scored])
 
     def value(self, arm: Arm) -> float | None:
         """The main metric of an arm in the current cell so far, on this rank; None before its first complete unit."""
