@@ -1,8 +1,9 @@
 """Rehearse experiments: run each on one question, and check prompts, token counts and generation on the way.
 
-Without model.path, experiments on published models run on slim checkpoints: the published architecture, tiles, depth and
-special tokens with small widths and random weights. Without data.root they read rows that are made here, in the official
-folders and columns. The numbers mean nothing; the checks do. With your own paths it is the check before a GPU is booked.
+Without model.path, experiments on published models run on slim checkpoints: the published architecture, tiles, depth
+and special tokens with small widths and random weights. Without data.root they read rows that are made here, in the
+official folders and columns. The numbers mean nothing; the checks do. With your own paths it is the check before a GPU
+is booked.
 
 Examples:
   python -m zoo_exp rehearse

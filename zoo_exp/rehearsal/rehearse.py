@@ -85,12 +85,12 @@ def _one(name: str, texts: Sequence[str]) -> Outcome:
     except ZooExpError as error:
         return Outcome(name, "", error=str(error))
     where = f"{experiment.model.name}: {', '.join(experiment.tasks)}"
-    error, code = "", 0
+    failure, code = "", 0
     with watching(published_prompts=experiment.model.name in slim.PUBLISHED) as seen:
         try:
             code = pipeline.run(experiment, Console(quiet=True))
         except ZooExpError as problem:
-            error = str(problem)
+            failure = str(problem)
     rows = _records(experiment)
     questions = len({(row["task"], row["sample_id"]) for row in rows})
     return Outcome(
@@ -99,7 +99,7 @@ def _one(name: str, texts: Sequence[str]) -> Outcome:
         (len(rows), questions * len(experiment.arms)),
         sum(row.get("not_applicable") is not None for row in rows),
         seen.violations,
-        error or (f"exit code {code}" if code else "" if seen.calls else "nothing was answered"),
+        failure or (f"exit code {code}" if code else "" if seen.calls else "nothing was answered"),
         time.perf_counter() - started,
     )
 

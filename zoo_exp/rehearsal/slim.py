@@ -62,6 +62,7 @@ class Published:
         images: settings of the image processor.
         processor: settings of the processor.
         generation: settings of generation besides token ids.
+        widths: of the language model and of the vision encoder.
     """
 
     hub_id: str
@@ -74,6 +75,7 @@ class Published:
     images: dict[str, Any]
     processor: dict[str, Any]
     generation: dict[str, Any]
+    widths: tuple[int, int] = (WIDTH, WIDTH // 2)
 
 
 _LLAMA_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
@@ -98,6 +100,7 @@ PUBLISHED = {
         },
         {**_LLAVA_PROCESSOR, "processor_class": "LlavaNextProcessor"},
         {},
+        (128, 128),  # the protocol's projector has rank 128
     ),
     "qwen25_vl_7b": Published(
         "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -192,15 +195,16 @@ def slim_config(published: Published, words: Any) -> Any:
     """The published configuration with small widths; grid, tiles and depth stay."""
     config = architecture(published.hub_id)
     text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size = WIDTH, 2 * WIDTH
+    width, vision_width = published.widths
+    text.hidden_size, text.intermediate_size = width, 2 * width
     text.num_attention_heads = text.num_key_value_heads = HEADS
-    text.head_dim = WIDTH // HEADS
+    text.head_dim = width // HEADS
     text.vocab_size = len(words)
     text.bos_token_id, text.eos_token_id = words.bos_token_id, words.eos_token_id
     text.pad_token_id = words.pad_token_id
-    vision.hidden_size, vision.intermediate_size = 32, 64
+    vision.hidden_size, vision.intermediate_size = vision_width, 2 * vision_width
     if hasattr(vision, "num_heads"):
-        vision.num_heads, vision.out_hidden_size = 4, WIDTH
+        vision.num_heads, vision.out_hidden_size = 4, width
         text.rope_parameters = {**text.rope_parameters, "mrope_section": [2, 3, 3]}
     else:
         vision.num_attention_heads, vision.projection_dim = 4, 32
