@@ -26,8 +26,8 @@ from zoo_exp.models.answering import (
     EncodedBatch,
     Ratings,
     generate,
-    why_not,
 )
+from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs.records import Record, Timing

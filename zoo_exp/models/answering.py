@@ -19,7 +19,6 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
-from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.logits_check import LogitsCheck
 from zoo_exp.models.prompt import PrunedPrompt, generate_pruned, prune_prompt
@@ -159,28 +158,6 @@ def select(
         [[next(scores) for _ in row] for row in tokens],
         milliseconds,
     )
-
-
-def why_not(
-    selector: Selector | LayerSelector, budget: Budget | None, images: Sequence[VisualTokens], n_layers: int
-) -> str | None:
-    """Why a selector cannot prune the images of one prompt at a budget; None where it can."""
-    counts = [image.count for image in images]
-    try:
-        if isinstance(selector, LayerSelector):
-            if sum(counts):
-                selector.schedule(budget, sum(counts), n_layers)
-            return None
-        for image in images:
-            lacking = [name for name in sorted(selector.needs) if not image.has(name)]
-            if lacking:
-                return f"selector {selector.name} needs '{lacking[0]}', which this model does not provide"
-        if budget is not None and budget.per == "image":
-            for count in counts:
-                budget.resolve(count)
-    except InvalidValueError as error:
-        return str(error)
-    return None
 
 
 def keep_all(tokens: Sequence[Sequence[VisualTokens]]) -> Selected:
