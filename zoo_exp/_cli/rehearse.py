@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rehearse(args: argparse.Namespace) -> int:
     """Rehearse the named experiments, or all; 0 if every check holds, else 1."""
-    from zoo_exp.rehearsal import rehearse as room
+    from zoo_exp.rehearsal import rehearsing as room
 
     names = [text.partition("=")[2] for text in args.overrides if text.lstrip("+").startswith("exp=")]
     given = [text for text in args.overrides if not text.lstrip("+").startswith("exp=")]
