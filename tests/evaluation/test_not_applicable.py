@@ -20,6 +20,7 @@ from zoo_exp.statistics.arm_rows import group
 RUN = [
     "model=qwen25_vl_7b", "task=pope", "data=folder", "logger=none", "trainer=cpu", "budget=15",
     "selector=[full,divprune,sparsevlm]", "model.dtype=float32", "model.layers=5", "limit=3",
+    "model.min_pixels=3136",  # as the processor comes: images keep their size
 ]  # fmt: skip
 
 
