@@ -12,7 +12,21 @@ import traceback
 from collections.abc import Sequence
 
 from zoo_exp import __version__
-from zoo_exp._cli import bench, data, embedded, hints, listing, paper, report, run, score, show, slurm, tokens
+from zoo_exp._cli import (
+    bench,
+    data,
+    embedded,
+    hints,
+    listing,
+    paper,
+    rehearse,
+    report,
+    run,
+    score,
+    show,
+    slurm,
+    tokens,
+)
 from zoo_exp.errors import UnknownNameError, ending
 from zoo_exp.evaluation import stop
 
@@ -39,6 +53,7 @@ COMMANDS = {
     "show": show,
     "score": score,
     "data": data,
+    "rehearse": rehearse,
     "embedded": embedded,
 }
 

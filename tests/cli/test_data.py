@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from zoo_exp.cli import main
+from zoo_exp.rehearsal import made_data
 
 
 def row(number, **changes):
@@ -82,3 +83,31 @@ def test_bad_data_is_one_message_and_exit_code_2(folder, capsys):
     assert "lacks the column(s) answer" in refused("check", "pope", "--root", str(folder))
     (folder / "pope" / "test.parquet").write_bytes(b"half a file")
     assert "no readable parquet file" in refused("check", "pope", "--root", str(folder))
+
+
+def test_all_tasks_in_one_table(tmp_path, capsys):
+    root = made_data.make(tmp_path, 2)
+    assert main(["data", "check", "--all", "--root", str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 9
+    (pope,) = [line.split() for line in lines if line.startswith("pope ")]
+    assert pope == ["pope", "2", "9000", "336", "x", "336", "incomplete"]
+    assert main(["data", "check", "--all", "--root", str(root), "--complete"]) == 2
+    (root / "mme" / "data" / "test-00000-of-00001.parquet").write_bytes(b"damaged")
+    assert main(["data", "check", "--all", "--root", str(root)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    (mme,) = [line for line in lines if line.startswith("mme ") and "error:" in line]
+    assert "no readable parquet file" in mme
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--all"], "data check --all --root DIR"),
+        ([], "needs a task"),
+        (["--all", "--root", "gone"], "no such folder"),
+    ],
+)
+def test_all_needs_a_folder(arguments, message, capsys):
+    assert main(["data", "check", *arguments]) == 2
+    assert message in capsys.readouterr().err

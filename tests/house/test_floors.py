@@ -17,6 +17,7 @@ FLOORS = {
     "zoo_exp._cli": 6,
     "zoo_exp.__main__": 6,
     "zoo_exp.pipeline": 5,
+    "zoo_exp.rehearsal": 5,
     "zoo_exp.tracking": 4,
     "zoo_exp.cluster": 4,
     "zoo_exp.report": 4,

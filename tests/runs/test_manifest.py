@@ -78,9 +78,9 @@ def test_the_manifest_has_configuration_versions_and_device(begun):
 def test_every_field_of_the_model_is_either_part_of_a_records_identity_or_free():
     """A new field must be put on one of the two sides, here too."""
     free = {"name", "device_map", "batch_size", "n_visual", "budgets", "image_budgets", "zoo"}
-    free |= {"default_tasks", "default_limit"}
+    free |= {"default_tasks", "default_limit", "checkpoint"}
     identity = {"family", "path", "revision", "dtype", "attention", "weights", "layers"}
-    identity |= {"clip", "prompts", "trust_remote_code"}
+    identity |= {"clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels"}
     assert identity == {*MODEL_FIELDS, *LATER_FIELDS}
     assert {f"model.{name}" for name in free} == {key for key in FREE if key.startswith("model.")}
     assert free | identity == {field.name for field in dataclasses.fields(ModelConfig)}

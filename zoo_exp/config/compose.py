@@ -37,7 +37,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     problems += check_family(config.model.family) + check_tasks(config.tasks)
     arms: tuple[Arm, ...] = ()
     try:
-        arms = expand(config.arms, config.budgets, config.model.n_visual, config.model.zoo)
+        mine = [arm for arm in config.arms if config.model.family not in arm.without]
+        arms = expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
     except ZooExpError as error:
         problems.append(error)
     overrides.raise_all(problems)

@@ -27,7 +27,7 @@ LARGEST_HASHED_FILE = 64 * 2**20
 """Bytes; larger files are identified by their size, since hashing a 7B checkpoint takes a minute."""
 MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
 """Fields of the model that change its records."""
-LATER_FIELDS = ("clip", "prompts", "trust_remote_code")
+LATER_FIELDS = ("clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels")
 """The same; they came later, and enter a hash only where they are set, so that earlier ids stay."""
 FREE = (
     *("question", "overrides", "out", "limit", "fresh", "logger", "trainer", "cache", "data.workers"),

@@ -44,6 +44,12 @@ class ModelConfig:
     layers: int | None = at_least(1, None)
     """Number of decoder layers to keep, from the first; None keeps all."""
     trust_remote_code: bool = False
+    checkpoint: str | None = None
+    """Hub id of the published checkpoint that a local `path` holds; it allows published numbers beside the results."""
+    min_pixels: int | None = at_least(1, None)
+    """Qwen2.5-VL: an image with fewer pixels is enlarged to that many; None takes the checkpoint's own."""
+    max_pixels: int | None = at_least(1, None)
+    """Qwen2.5-VL: an image with more pixels is reduced to that many; None takes the checkpoint's own."""
     clip: str | None = None
     """A folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
     `relevance=clip`; None where no arm needs it."""
@@ -84,6 +90,8 @@ class ArmConfig:
     """Label in tables; None builds one from the selector and its options."""
     budgets: list[Any] | None = None
     """Budgets of this arm only; None means the experiment's."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Model family -> why this arm is left out on it, such as a method without a released schedule for its images."""
     seeds: int = at_least(1, 1)
     """Number of repetitions of a stochastic selector, each with its own random draws."""
 

@@ -64,7 +64,7 @@ def make(
     rows, place = [], 0
     for sample, images in zip(batch.samples, tokens, strict=True):
         number, place = place, place + len(images)
-        mine = [record for record in records if record.sample_id == sample.id]
+        mine = [r for r in records if r.sample_id == sample.id and r.not_applicable is None]
         if not wanted(sample, images) or not mine:
             continue
         view = seen(images[0], task.images(sample.doc)[0], batch.inputs, number, processor)

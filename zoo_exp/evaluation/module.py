@@ -1,7 +1,8 @@
 """`PrunedVLM`: a VLM in Lightning's test loop. Each batch has one vision pass and one answer per sample and arm."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,12 +27,25 @@ from zoo_exp.models.answering import (
     Ratings,
     generate,
 )
+from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs.records import Record, Timing
 
+WRITE_EVERY = 1.0
+"""Seconds that an answer may wait for others of its batch before it is written."""
 Chosen = dict[str, list[Selection]]
 """Sample id -> selection per image, as masks show it."""
+
+
+@dataclass
+class _Rows:
+    """What arms have made of a batch and is not written yet."""
+
+    records: list[Record] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
 
 
 class PrunedVLM(lightning.LightningModule):
@@ -64,6 +78,7 @@ class PrunedVLM(lightning.LightningModule):
         self.scores: dict[str, dict[str, dict[str, float]]] = {}
         self.running_scores = RunningScores()
         self._writer: CellWriter | None = None
+        self._rows = _Rows()
 
     def begin(self, work: Work) -> None:
         """Start a cell: build its selectors and metrics, and open its journals."""
@@ -113,7 +128,7 @@ class PrunedVLM(lightning.LightningModule):
         if isinstance(batch, Failure) and self.work is not self.left[dataloader_idx]:
             self.begin(self.left[dataloader_idx])
         batch = opened(batch)
-        return Batch(batch.samples, to_device(batch.inputs, device))
+        return Batch(batch.samples, to_device(batch.inputs, device), batch.refused)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer one batch under every arm; its rows are on disk when this returns.
@@ -127,31 +142,92 @@ class PrunedVLM(lightning.LightningModule):
             raise stop.Stopped
         if self.work is not self.left[dataloader_idx]:
             self.begin(self.left[dataloader_idx])
-        records: list[Record] = []
-        timings: list[Timing] = []
-        chosen: list[Chosen] = []
+        self._refuse(batch)
+        if not batch.samples:
+            return
+        self._rows = _Rows()
         with torch.inference_mode():
             started = time.perf_counter()
             encoded = EncodedBatch(batch.inputs, self.encode(batch.inputs, self.needs))
             self._synchronise()
             vision_ms = (time.perf_counter() - started) * 1e3 / len(batch.samples)
             ratings = Ratings(self._synchronise)
-            for arm in self.cell.arms:
-                done = self.done.get(arm.id, ())
-                places = [place for place, sample in enumerate(batch.samples) if sample.id not in done]
-                if places:
-                    samples = [batch.samples[place] for place in places]
-                    rows, timing, kept = self._answer(
-                        arm, samples, encoded.rows(places), ratings, vision_ms * len(samples)
-                    )
-                    records += rows
-                    timings.append(timing)
-                    chosen.append(kept)
-                    self.running_scores.update(arm, rows)
-                    self.after_arm(arm, len(rows))
-                if stop.requested():
-                    break
-        self._write(batch, encoded, records, timings, chosen)
+            try:
+                for arm in self.cell.arms:
+                    self._ask(arm, batch, encoded, ratings, vision_ms)
+                    if stop.requested():
+                        break
+                    self._write(batch, encoded, older_than=WRITE_EVERY)
+            finally:  # what other arms have answered is kept
+                self._write(batch, encoded)
+
+    def _ask(self, arm: Arm, batch: Batch, encoded: EncodedBatch, ratings: Ratings, vision_ms: float) -> None:
+        """Answer the samples of a batch that an arm lacks; what it cannot prune becomes a record that says why."""
+        done, selector = self.done.get(arm.id, ()), self.selectors[arm.id]
+        n_layers = len(self.loaded.adapter.layers)
+        places = []
+        for place, sample in enumerate(batch.samples):
+            if sample.id in done:
+                continue
+            reason = why_not(selector, arm.budget, encoded.tokens[place], n_layers)
+            if reason is None:
+                places.append(place)
+            else:
+                n_visual = sum(image.count for image in encoded.tokens[place])
+                self._rows.records.append(self._not_applicable(arm, sample, reason, n_visual))
+                self.after_arm(arm, 1)
+        if not places:
+            return
+        samples = [batch.samples[place] for place in places]
+        rows, timing, kept = self._answer(
+            arm, samples, encoded.rows(places), ratings, vision_ms * len(samples)
+        )
+        self._rows.records += rows
+        self._rows.timings.append(timing)
+        self._rows.chosen.append(kept)
+        self.running_scores.update(arm, rows)
+        self.after_arm(arm, len(rows))
+
+    def _refuse(self, batch: Batch) -> None:
+        """Record the samples of a batch whose image the processor refuses, for every arm."""
+        assert self._writer is not None
+        rows = [
+            self._not_applicable(arm, sample, reason, 0)
+            for arm in self.cell.arms
+            for sample, reason in batch.refused
+            if sample.id not in self.done.get(arm.id, ())
+        ]
+        self._writer.write([], [], rows)
+        self.recorded += len(rows)
+        self.recorded_in_cell += len(rows)
+
+    def _not_applicable(self, arm: Arm, sample: Sample, reason: str, n_visual: int) -> Record:
+        """The record of a question that an arm cannot answer."""
+        return Record(
+            **self._question(arm, sample),
+            response="",
+            score=None,
+            parts={},
+            kept_tokens=0,
+            layer_tokens=None,
+            n_visual=n_visual,
+            prompt_tokens=None,
+            new_tokens=None,
+            flops_tflop=None,
+            not_applicable=reason,
+        )
+
+    def _question(self, arm: Arm, sample: Sample) -> dict[str, Any]:
+        """What a record says about its arm and its question."""
+        return {
+            "task": self.task.name,
+            "cell": self.cell.id,
+            **arm.as_dict(),
+            "sample_id": sample.id,
+            "image_id": self.task.image_name(sample.doc) or f"sample {sample.id}",
+            "question": str(self.task.question(sample.doc)),
+            "reference": self.task.reference(sample.doc),
+        }
 
     def _answer(
         self,
@@ -210,13 +286,7 @@ class PrunedVLM(lightning.LightningModule):
         depth = length if counts is None else [length - answer.kept_tokens + count for count in counts]
         stages = self.costs.stages(images, depth, answer.new_tokens)
         return Record(
-            task=self.task.name,
-            cell=self.cell.id,
-            **arm.as_dict(),
-            sample_id=sample.id,
-            image_id=self.task.image_name(sample.doc) or f"sample {sample.id}",
-            question=str(self.task.question(sample.doc)),
-            reference=self.task.reference(sample.doc),
+            **self._question(arm, sample),
             response=answer.text,
             score=parts["score"],
             parts=parts,
@@ -230,21 +300,25 @@ class PrunedVLM(lightning.LightningModule):
             selector_tflop=round(select_flops / 1e12, 9),
         )
 
-    def _write(
-        self,
-        batch: Batch,
-        encoded: EncodedBatch,
-        records: Sequence[Record],
-        timings: Sequence[Timing],
-        chosen: Sequence[Mapping[str, Sequence[Selection]]],
-    ) -> None:
-        """Append the rows of a batch to the journals of the cell."""
+    def _write(self, batch: Batch, encoded: EncodedBatch, older_than: float = 0.0) -> None:
+        """Append the rows that arms have made so far to the journals of the cell.
+
+        Args:
+            batch: the questions.
+            encoded: their visual tokens.
+            older_than: seconds that the oldest row may wait for more.
+        """
+        rows = self._rows
+        if not rows.records or time.monotonic() - rows.since < older_than:
+            return
         assert self._writer is not None
-        processor = self.loaded.processor
-        masks = mask_rows.make(self.folder, self.task, batch, encoded.tokens, records, chosen, processor)
-        self._writer.write(masks, timings, records)
-        self.recorded += len(records)
-        self.recorded_in_cell += len(records)
+        self._rows, processor = _Rows(), self.loaded.processor
+        masks = mask_rows.make(
+            self.folder, self.task, batch, encoded.tokens, rows.records, rows.chosen, processor
+        )
+        self._writer.write(masks, rows.timings, rows.records)
+        self.recorded += len(rows.records)
+        self.recorded_in_cell += len(rows.records)
 
     def _synchronise(self) -> None:
         """Wait for the GPU, so that measured times include its work; a CPU needs no waiting."""

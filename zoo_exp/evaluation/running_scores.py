@@ -38,7 +38,8 @@ class RunningScores:
             known: dict[str, dict[str, Any]] = {arm: {} for arm in metrics}
             for row in reading.records(earlier, [cell], damaged=[]):
                 arm_id, sample = row["arm_id"], row["sample_id"]
-                if row["cell"] == cell and arm_id in known and sample in work.done.get(arm_id, ()):
+                mine = row["cell"] == cell and arm_id in known and sample in work.done.get(arm_id, ())
+                if mine and row.get("not_applicable") is None:
                     known[arm_id].setdefault(sample, row["parts"])
             for (
                 arm_id,
@@ -50,7 +51,8 @@ class RunningScores:
         """Add records of an arm in the current cell."""
         assert self.work is not None
         metric = self._metrics[self.work.cell.id][arm.id]
-        metric.update([record.sample_id for record in records], [record.parts for record in records])
+        scored = [record for record in records if record.not_applicable is None]
+        metric.update([record.sample_id for record in scored], [record.parts for record in scored])
 
     def value(self, arm: Arm) -> float | None:
         """The main metric of an arm in the current cell so far, on this rank; None before its first complete unit."""

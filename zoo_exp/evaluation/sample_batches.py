@@ -3,14 +3,14 @@
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from zoo_exp.errors import OURS, UnexpectedError, as_ours, named
 from zoo_exp.evaluation import stop
-from zoo_exp.models.chat import chat_inputs, user_turn
+from zoo_exp.models.chat import Chat, chat_inputs, user_turn
 from zoo_exp.tasks.base import Task
 from zoo_exp.tasks.check import check_row
 from zoo_exp.tasks.parquet import ParquetRows
@@ -35,10 +35,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples and the processor's tensors for them (`inputs`: input_ids [B, L], pixel_values ...)."""
+    """Samples and the processor's tensors for them (`inputs`: input_ids [B, L], pixel_values ...).
+
+    Attributes:
+        refused: samples with an image that the processor refuses, and why; they have no row in `inputs`.
+    """
 
     samples: list[Sample]
     inputs: dict[str, Any]
+    refused: list[tuple[Sample, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -189,4 +194,23 @@ class Collate:
     def __call__(self, samples: list[Sample]) -> Batch:
         """Inputs of a batch."""
         chats = [user_turn(self.task.content(sample.doc, self.model_family)) for sample in samples]
-        return Batch(samples, chat_inputs(self.processor, chats))
+        try:
+            return Batch(samples, chat_inputs(self.processor, chats))
+        except ValueError:
+            reasons = [self._refusal(chat) for chat in chats]
+            if not any(reasons):
+                raise
+        fine = [place for place, reason in enumerate(reasons) if reason is None]
+        inputs = chat_inputs(self.processor, [chats[place] for place in fine]) if fine else {}
+        refused = [(sample, reason) for sample, reason in zip(samples, reasons, strict=True) if reason]
+        return Batch([samples[place] for place in fine], inputs, refused)
+
+    def _refusal(self, chat: Chat) -> str | None:
+        """Why the processor refuses an image of a prompt, such as one of 2000 x 9 pixels on Qwen2.5-VL."""
+        for image in chat.images:
+            try:
+                self.processor.image_processor(images=[image], return_tensors="pt")
+            except ValueError as error:
+                why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                return f"the processor refuses the image of {image.width} x {image.height} pixels: {why}"
+        return None

@@ -61,6 +61,8 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         layers=model.layers,
         trust_remote_code=model.trust_remote_code,
         clip=model.clip,
+        min_pixels=model.min_pixels,
+        max_pixels=model.max_pixels,
     )
 
 

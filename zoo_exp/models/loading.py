@@ -25,6 +25,7 @@ from zoo_exp.models.families import (
     model_class_name,
 )
 from zoo_exp.models.generic_support import image_token
+from zoo_exp.models.pixels import bound_pixels
 from zoo_exp.models.weight_files import check_config, check_settings, check_weight_files
 
 DTYPES = {
@@ -68,6 +69,8 @@ def load_model(
     trust_remote_code: bool = False,
     seed: int = 0,
     clip: str | Path | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> LoadedModel:
     """Load a vision-language model that can be pruned.
 
@@ -85,6 +88,8 @@ def load_model(
         seed: of random weights.
         clip: a folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
             `relevance=clip`.
+        min_pixels: an image with fewer pixels is enlarged (Qwen2.5-VL); default: as the processor's files say.
+        max_pixels: an image with more pixels is reduced.
 
     Raises:
         UnknownNameError: a model type without an adapter, an unknown dtype.
@@ -99,6 +104,10 @@ def load_model(
     revision = revision or preset.get("revision")
     clip = clip or preset.get("clip")
     layers = preset.get("layers") if layers is None else layers
+    pixels = (
+        preset.get("min_pixels") if min_pixels is None else min_pixels,
+        preset.get("max_pixels") if max_pixels is None else max_pixels,
+    )
     if device is None and device_map is None:
         device_map = preset.get("device_map")
     if dtype not in DTYPES:
@@ -133,6 +142,8 @@ def load_model(
         if device is not None:
             model = _move(model, device)
         processor = _processor(path, name, config, hub, needed=weights == "pretrained")
+        if processor is not None:
+            bound_pixels(processor, name, *pixels)
     model.eval()
     with _reading(name, "its config.json does not describe a model that can be pruned"):
         adapter = adapter_for(model, processor)

@@ -22,7 +22,7 @@ FROM_THE_END = (
 Translate = Callable[[Tensor], tuple[Tensor, Tensor] | None]
 
 
-class OnPrunedIds(LogitsProcessor):  # type: ignore[misc]
+class OnPrunedIds(LogitsProcessor):
     """A processor that reads the ids of the pruned prompt.
 
     Args:

@@ -81,8 +81,12 @@ def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataF
     name, path = str(model.get("name")), str(model.get("path"))
     joined = join(frame, name, read())
     reasons = []
-    if CHECKPOINTS.get(name, "") not in path:
-        reasons.append(f"model.path={path} is not known to be the checkpoint of the paper")
+    checkpoint = CHECKPOINTS.get(name, "")
+    if checkpoint not in path and checkpoint not in str(model.get("checkpoint") or ""):
+        reasons.append(
+            f"model.path={path} is not known to be the paper's checkpoint; if it holds llava-hf/{checkpoint}, type "
+            f"model.checkpoint=llava-hf/{checkpoint}"
+        )
     if model.get("weights", "pretrained") != "pretrained":
         reasons.append(f"model.weights is {model['weights']}")
     if model.get("layers") is not None:

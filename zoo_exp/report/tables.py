@@ -46,6 +46,8 @@ SHORT_NAMES = {
 }
 ABOVE_BUDGET = "\u2021"
 """Marks measured token counts that exceed the budget."""
+NOT_APPLICABLE = "n/a"
+"""Stands for the metric of an arm that some questions of the task do not apply to; the notes say why."""
 SMALL_MODEL = 1.0
 """TFLOPs per answer below which a table shows GFLOPs."""
 
@@ -158,7 +160,8 @@ def kept_count(line: Line) -> str:
 
 def _metric(results: Results, task: str) -> Callable[[Line], Cell]:
     cell = value("value", scale=display_scale(results, task), bold="best")
-    return lambda line: cell(line["by_task"][task])
+    none = {arm for name, arm in results.not_applicable if name == task}
+    return lambda line: Cell(NOT_APPLICABLE) if line["arm"] in none else cell(line["by_task"][task])
 
 
 def display_scale(results: Results, task: str) -> float:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 COLUMNS = (
     *("task", "arm", "sample_id", "response", "score", "kept_tokens", "layer_tokens", "arm_id", "row"),
     *("selector", "options", "budget", "seed", "image_id", "parts", "n_visual", "question", "reference"),
-    *("flops_tflop", "prefill_tflop", "selector_tflop", "cell"),
+    *("flops_tflop", "prefill_tflop", "selector_tflop", "cell", "not_applicable"),
 )
 ARM_COLUMNS = ["arm", "arm_id", "row", "selector", "options", "budget", "seed"]
 MILLISECONDS = ("select_ms", "prefill_decode_ms", "vision_ms")

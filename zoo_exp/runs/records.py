@@ -19,6 +19,8 @@ LARGEST_COUNT = 2**53
 Types = Mapping[str, tuple[type, ...]]
 _OPTIONAL = ("prefill_tflop", "selector_tflop")
 """Fields of a record that were added after the first rows of version 2."""
+NOT_APPLICABLE = "not_applicable"
+"""Key of a record of a question that its arm cannot answer."""
 _MILLISECONDS = ("vision_ms", "select_ms", "prefill_decode_ms", "spent_ms")
 _NUMBER = (float, int)
 _JSON: dict[Any, tuple[type, ...]] = {
@@ -63,6 +65,7 @@ class Record:
         flops_tflop: TFLOP per response: vision encoder, selector, prefill and decoding.
         prefill_tflop: the part of the prefill; None in older records.
         selector_tflop: the part of the selector, including scoring; None in older records.
+        not_applicable: why the arm has no response to this question; the key is written only where there is a reason.
     """
 
     version: int = VERSION
@@ -90,10 +93,12 @@ class Record:
     flops_tflop: float | None
     prefill_tflop: float | None = None
     selector_tflop: float | None = None
+    not_applicable: str | None = None
 
     def to_row(self) -> Row:
         """Convert to JSON values, in a fixed order of keys."""
-        return {name: getattr(self, name) for name in _RECORD}
+        row = {name: getattr(self, name) for name in _RECORD}
+        return row if self.not_applicable is None else row | {NOT_APPLICABLE: self.not_applicable}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -104,7 +109,7 @@ class Record:
             InvalidValueError: the row has a newer version.
         """
         checked = record_row(row)
-        return cls(**{name: checked[name] for name in _RECORD})
+        return cls(**{name: checked[name] for name in _RECORD}, not_applicable=checked.get(NOT_APPLICABLE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +239,9 @@ def record_row(row: Mapping[str, Any]) -> Row:
     """
     new = dict.fromkeys(_OPTIONAL) | (dict(row) if _version(row) == VERSION else _record_of_version_1(row))
     _check(new, _RECORD)
+    reason = new.get(NOT_APPLICABLE)
+    if reason is not None and type(reason) is not str:
+        raise DamagedRowError(f"{NOT_APPLICABLE} is {_short(reason)}")
     score = new["score"]
     if score is not None and not 0 <= score <= 1:
         raise DamagedRowError(f"score is {_short(score)}, allowed is a number from 0 to 1")
@@ -335,3 +343,4 @@ def _types(schema: type) -> Types:
 
 
 _RECORD, _TIMING, _MASK, _MASK_ARM = map(_types, (Record, Timing, MaskRow, MaskArm))
+_RECORD = {name: types for name, types in _RECORD.items() if name != NOT_APPLICABLE}  # see `to_row`

@@ -17,6 +17,7 @@ import pandas as pd
 from zoo_exp.errors import MissingFileError, ZooExpError
 from zoo_exp.runs.reading import recorded_arms
 from zoo_exp.statistics.alignment import TaskSamples, align
+from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS, MOST_UNDEFINED
 from zoo_exp.statistics.comparisons import above_budget, compare
@@ -67,6 +68,7 @@ class Results:
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
         details: secondary metrics, and metrics of groups of questions (see `details.details`).
         published: rows with a published counterpart, shown in separate tables (see `published.join`).
+        not_applicable: (task, arm) of the table cells without a number, as questions do not apply to the arm.
         units: task -> unit and range of its metric; other tasks are looked up in the registry.
     """
 
@@ -83,6 +85,7 @@ class Results:
     details: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     units: Mapping[str, Scale] = field(default_factory=dict)
+    not_applicable: frozenset[tuple[str, str]] = frozenset()
 
     @cached_property
     def lines(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -126,9 +129,11 @@ def compute(
     """
     known = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
     rows = group(list(arms) or recorded_arms(records))
+    usable = applicable(records, rows)
+    records = usable.records
     ids = [member for row in rows for member in row.members]
     reference = next((i for i, row in enumerate(rows) if row.selector == REFERENCE), None)
-    notes: list[str] = []
+    notes: list[str] = list(usable.notes)
     computed: list[TaskEstimate] = []
     problems: list[ZooExpError] = []
     for task in known:
@@ -141,7 +146,7 @@ def compute(
         if samples is None:
             notes.append(f"{task.name}: excluded, because no question has responses under every arm yet")
             continue
-        notes += _gaps(samples, rows)
+        notes += _gaps(samples, rows, usable.left_out)
         try:
             computed.append(estimate(samples, rows, reference, draws, seed))
         except ZooExpError as error:
@@ -177,6 +182,9 @@ def compute(
         difficulty=split(rows, samples_of, reference, above, draws, seed),
         details=details(rows, computed),
         units={task.task.name: task.task.scale for task in computed},
+        not_applicable=frozenset(
+            (task, row.label) for task, arm in usable.left_out for row in rows if arm in row.members
+        ),
     )
 
 
@@ -190,10 +198,11 @@ def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
     return [f"no times for {who}: the responses were reused from earlier runs"]
 
 
-def _gaps(samples: TaskSamples, rows: Sequence[ArmRow]) -> list[str]:
+def _gaps(samples: TaskSamples, rows: Sequence[ArmRow], left_out: frozenset[tuple[str, str]]) -> list[str]:
     notes = []
     name = samples.task.name
-    absent = [row.label for row in rows if not set(row.members) <= set(samples.arm_ids)]
+    expected = {*samples.arm_ids, *(arm for task, arm in left_out if task == name)}
+    absent = [row.label for row in rows if not set(row.members) <= expected]
     if absent:
         notes.append(f"{name}: no records yet for {', '.join(absent)}")
     if samples.dropped:
