@@ -5,12 +5,12 @@ import json
 import pandas as pd
 import pytest
 from rich.console import Console
-from zoo_exp.evaluation.batches import Collate
 
 from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import module
+from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.rehearsal import made_data, slim
 from zoo_exp.runs import reading
 from zoo_exp.runs.records import Record

@@ -91,8 +91,8 @@ def test_the_papers_checkpoint_may_be_in_any_folder(path):
     [
         (
             {"path": "/data/my-finetune"},
-            "model.path=/data/my-finetune is not known to be the paper's checkpoint; if it holds llava-hf/llava-1.5-7b-hf, "
-            "type model.checkpoint=llava-hf/llava-1.5-7b-hf",
+            "model.path=/data/my-finetune is not known to be the paper's checkpoint; if it holds "
+            "llava-hf/llava-1.5-7b-hf, type model.checkpoint=llava-hf/llava-1.5-7b-hf",
         ),
         ({"weights": "random"}, "model.weights is random"),
         ({"layers": 4}, "only the first 4 layers"),
@@ -186,7 +186,8 @@ def test_a_declared_checkpoint_allows_published_numbers():
     frame = pd.DataFrame([row()])
     declared = experiment(path="/data/weights", checkpoint="llava-hf/llava-1.5-7b-hf")
     table, notes = published.beside(frame, declared)
-    assert len(table) and not notes
+    assert len(table)
+    assert not notes
     table, notes = published.beside(frame, experiment(path="/data/weights", checkpoint="mine/other"))
     assert table.empty
     assert "type model.checkpoint=llava-hf/llava-1.5-7b-hf" in notes[0]
