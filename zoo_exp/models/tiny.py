@@ -99,6 +99,7 @@ def tiny_model(
     config = getattr(transformers, config_name)(**arguments)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # vectors, such as the class embedding, keep the values of the constructor
         model = getattr(transformers, model_name)._from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
