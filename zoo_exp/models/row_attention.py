@@ -158,9 +158,10 @@ class RowAttention:
         cos, sin = (t[b if len(t) > 1 else 0] for t in (self._cos, self._sin))
         if index is not None:
             cos, sin = cos[index], sin[index]
-        heads = x.unflatten(-1, (-1, self._attention.head_dim)).transpose(0, 1)
+        heads_all = x.unflatten(-1, (-1, self._attention.head_dim)).transpose(0, 1)
         width = cos.shape[-1] if self._turn != "none" else 0
-        heads, rest = heads[..., :width], heads[..., width:]
+        heads = heads_all[..., :width]
+        rest: Tensor = heads_all[..., width:]
         if not width:
             return rest
         if self._turn != "halves":
