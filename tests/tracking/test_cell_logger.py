@@ -178,6 +178,7 @@ def test_both_folders_of_a_resumed_offline_run_sync_to_one_whole_run(experiment,
 def online(experiment, server):
     """Function that starts a process whose W&B is online at the loopback server."""
     keys = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "WANDB_MODE": "online"}
+    keys["PYTHONPATH"] = os.pathsep.join(sys.path)  # modules beside the tests
     started = []
 
     def start(**more):
@@ -196,8 +197,10 @@ def online(experiment, server):
             """Lines for the user until it is done."""
             process.stdin.write(json.dumps(command) + "\n")
             process.stdin.flush()
-            said = list(iter(lambda: process.stdout.readline().strip() or "ended", "done"))
-            assert "ended" not in said
+            said = []
+            while (line := process.stdout.readline()).strip() != "done":
+                assert line, "the process has ended"
+                said.append(line.strip())
             return said
 
         return tell
