@@ -30,7 +30,7 @@ class BatchedMuon(torch.optim.Optimizer):
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(average, group["momentum"]).flatten(1)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                # A fused matrix says of how many parts it is made; a large one may say how much faster it moves.
+                # A fused matrix stores the number of its parts; a large one may store a learning-rate factor.
                 parts, gain = getattr(parameter, "parts", 1), getattr(parameter, "gain", 1.0)
                 flat = parameter.view(len(parameter), -1)
                 for rows, part in zip(flat.chunk(parts), update.chunk(parts), strict=True):

@@ -12,7 +12,7 @@ SIZES = ((336, 336), (280, 224), (224, 336))
 Row = dict[str, Any]
 
 
-def picture(number: int, size: tuple[int, int] | None = None) -> Row:
+def image_cell(number: int, size: tuple[int, int] | None = None) -> Row:
     """An image with a few rectangles, as parquet files of the benchmarks hold it."""
     width, height = size or SIZES[number % len(SIZES)]
     image = Image.new("RGB", (width, height), (40 + 50 * number % 200, 120, 160))
@@ -32,7 +32,7 @@ def _gqa(count: int) -> Mapping[str, Sequence[Row]]:
         {"id": str(n), "imageId": f"n{n}", "question": "Is it overcast?", "answer": "no"}
         for n in range(count)
     ]
-    images = [{"id": f"n{n}", "image": picture(n)} for n in range(count)]
+    images = [{"id": f"n{n}", "image": image_cell(n)} for n in range(count)]
     name = "testdev-00000-of-00001"
     return {f"testdev_balanced_instructions/{name}": questions, f"testdev_balanced_images/{name}": images}
 
@@ -41,7 +41,7 @@ def _vqav2(count: int) -> Mapping[str, Sequence[Row]]:
     answers = [{"answer": "cat", "answer_confidence": "yes", "answer_id": place} for place in range(1, 11)]
     rows = [
         {"question_id": n, "image_id": 100 + n, "question": "What is this?", "question_type": "what is"}
-        | {"multiple_choice_answer": "cat", "answers": answers, "answer_type": "other", "image": picture(n)}
+        | {"multiple_choice_answer": "cat", "answers": answers, "answer_type": "other", "image": image_cell(n)}
         for n in range(count)
     ]
     return {"data/validation-00000-of-00001": rows}
@@ -50,7 +50,7 @@ def _vqav2(count: int) -> Mapping[str, Sequence[Row]]:
 def _textvqa(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
         {"image_id": f"i{n}", "question_id": n, "question": "what does it say?", "answers": ["stop"] * 10}
-        | {"image": picture(n), "ocr_tokens": ["STOP"], "set_name": "val"}
+        | {"image": image_cell(n), "ocr_tokens": ["STOP"], "set_name": "val"}
         for n in range(count)
     ]
     return {"data/validation-00000-of-00001": rows}
@@ -59,7 +59,7 @@ def _textvqa(count: int) -> Mapping[str, Sequence[Row]]:
 def _scienceqa(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
         {
-            "image": picture(n),
+            "image": image_cell(n),
             "question": "Which is farthest north?",
             "choices": ["Ohio", "Texas"],
             "answer": 0,
@@ -73,7 +73,7 @@ def _scienceqa(count: int) -> Mapping[str, Sequence[Row]]:
 def _pope(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
         {"id": str(n), "question_id": str(n + 1), "question": "Is there a dog in the image?"}
-        | {"answer": ("yes", "no")[n % 2], "image_source": f"COCO_{n}", "image": picture(n)}
+        | {"answer": ("yes", "no")[n % 2], "image_source": f"COCO_{n}", "image": image_cell(n)}
         | {"category": "adversarial"}
         for n in range(count)
     ]
@@ -82,7 +82,7 @@ def _pope(count: int) -> Mapping[str, Sequence[Row]]:
 
 def _mme(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
-        {"question_id": f"existence/{n}.png", "image": picture(n), "category": "existence", "answer": answer}
+        {"question_id": f"existence/{n}.png", "image": image_cell(n), "category": "existence", "answer": answer}
         | {"question": f"Is there a {thing} in this image? Please answer yes or no."}
         for n in range(count)
         for thing, answer in (("dog", "Yes"), ("cat", "No"))
@@ -94,7 +94,7 @@ def _mmbench(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
         {"index": 241 + n + 1_000_000 * turn, "question": "What is it?", "hint": "nan", "answer": "AB"[turn]}
         | {"A": ("cat", "dog")[turn], "B": ("dog", "cat")[turn], "C": "nan", "D": "nan", "split": "dev"}
-        | {"category": "object", "L2-category": "perception", "image": picture(n), "source": "x"}
+        | {"category": "object", "L2-category": "perception", "image": image_cell(n), "source": "x"}
         for turn in range(2)
         for n in range(count)
     ]
@@ -105,7 +105,7 @@ def _mmmu(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
         {"id": f"validation_Accounting_{n}", "question": "<image 1> What is the price?", "answer": "B"}
         | {"options": "['$6', '$7']", "question_type": "multiple-choice", "topic_difficulty": "Easy"}
-        | {f"image_{place}": picture(n) if place == 1 else None for place in range(1, 8)}
+        | {f"image_{place}": image_cell(n) if place == 1 else None for place in range(1, 8)}
         for n in range(count)
     ]
     return {"data/validation-00000-of-00001": rows}
@@ -118,7 +118,7 @@ def _seedbench(count: int) -> Mapping[str, Sequence[Row]]:
             f"choice_{letter}": word
             for letter, word in zip("abcd", ("One", "Two", "Three", "Four"), strict=True)
         }
-        | {"image": [picture(n)], "data_id": str(n), "question_type_id": 1}
+        | {"image": [image_cell(n)], "data_id": str(n), "question_type_id": 1}
         for n in range(count)
     ]
     return {"data/test-00000-of-00001": rows}
