@@ -137,8 +137,18 @@ def test_a_bug_in_a_worker_names_the_sample_of_the_batch(workers):
 
     class Task:
         name = "mytask"
+        kinds = {}  # noqa: RUF012
 
         def sample_id(self, doc):
+            return doc["id"]
+
+        def prompt(self, doc, model_family):
+            return "?"
+
+        def reference(self, doc):
+            return "!"
+
+        def image_name(self, doc):
             return doc["id"]
 
     from zoo_exp.evaluation.sample_batches import Pending

@@ -41,7 +41,12 @@ def _vqav2(count: int) -> Mapping[str, Sequence[Row]]:
     answers = [{"answer": "cat", "answer_confidence": "yes", "answer_id": place} for place in range(1, 11)]
     rows = [
         {"question_id": n, "image_id": 100 + n, "question": "What is this?", "question_type": "what is"}
-        | {"multiple_choice_answer": "cat", "answers": answers, "answer_type": "other", "image": image_cell(n)}
+        | {
+            "multiple_choice_answer": "cat",
+            "answers": answers,
+            "answer_type": "other",
+            "image": image_cell(n),
+        }
         for n in range(count)
     ]
     return {"data/validation-00000-of-00001": rows}
@@ -82,7 +87,12 @@ def _pope(count: int) -> Mapping[str, Sequence[Row]]:
 
 def _mme(count: int) -> Mapping[str, Sequence[Row]]:
     rows = [
-        {"question_id": f"existence/{n}.png", "image": image_cell(n), "category": "existence", "answer": answer}
+        {
+            "question_id": f"existence/{n}.png",
+            "image": image_cell(n),
+            "category": "existence",
+            "answer": answer,
+        }
         | {"question": f"Is there a {thing} in this image? Please answer yes or no."}
         for n in range(count)
         for thing, answer in (("dog", "Yes"), ("cat", "No"))

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from zoo_exp import pipeline, presets
 from zoo_exp.config import compose
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.files import Row
 from zoo_exp.rehearsal import made_data, slim
@@ -88,7 +87,7 @@ def _one(name: str, texts: Sequence[str]) -> Outcome:
     failure, code = "", 0
     with watching(published_prompts=experiment.model.name in slim.PUBLISHED) as seen:
         try:
-            code = pipeline.run(experiment, Console(quiet=True))
+            code = pipeline.run(experiment, plain_console(quiet=True))
         except ZooExpError as problem:
             failure = str(problem)
     rows = _records(experiment)

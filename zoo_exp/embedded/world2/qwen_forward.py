@@ -25,6 +25,7 @@ from zoo_exp.embedded.world2.qwen_model import (
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # an evaluation may ask first; the tensors are also used in training
 def _layout(rows: int, cols: int) -> tuple[Tensor, Tensor, list[tuple[int, int]], Rope]:
     """How patches are grouped into windows.
 

@@ -93,6 +93,8 @@ class LayerSelector:
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    at_most: ClassVar[bool] = True
+    """Whether `pick` never keeps more tokens than `schedule` gives."""
     positions: str | None = "original"
 
     def __post_init__(self) -> None:
@@ -136,7 +138,9 @@ class LayerSelector:
         raise NotImplementedError
 
     def check_answer(self, answer: LayerAnswer, n_visual: int, count: int) -> None:
-        """Refuse an answer of `pick` that is not at most `count` different indices into the visual tokens.
+        """Check that `pick` returned at most `count` different indices into the visual tokens.
+
+        A selector with `at_most = False`, as released, may keep a few tokens more.
 
         Raises:
             InvalidValueError: names the selector and its class.
@@ -148,7 +152,8 @@ class LayerSelector:
             check_features(answer.merged, name=f"merged tokens of {who}")
         on_cpu = isinstance(answer.indices, Tensor) and answer.indices.device.type == "cpu"
         look = on_cpu or not is_ours(type(self))
-        check_picks(who, answer.indices, n_visual, count, exact=False, look=look)
+        limit = count if self.at_most else n_visual
+        check_picks(who, answer.indices, n_visual, limit, exact=False, look=look)
 
     def start_flops(self, prompt: Prompt) -> int | None:
         """FLOPs of `start` by formula, or None to count them at runtime."""
