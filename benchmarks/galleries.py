@@ -19,8 +19,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zoo_exp.report.gallery import darkened, draw_gallery, overlay, resized
-from zoo_exp.report.mask_items import MaskArm, MaskItem, kept_mask
+from zoo_exp.overlays import darkened, kept_mask, overlay, resized
+from zoo_exp.report.gallery import draw_gallery
+from zoo_exp.report.mask_items import MaskArm, MaskItem
 
 
 def made_up_items(questions: int, arms: int, grid: int) -> list[MaskItem]:

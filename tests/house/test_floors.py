@@ -18,6 +18,7 @@ FLOORS = {
     "zoo_exp.__main__": 6,
     "zoo_exp.pipeline": 5,
     "zoo_exp.rehearsal": 5,
+    "zoo_exp.workbench": 5,
     "zoo_exp.tracking": 4,
     "zoo_exp.cluster": 4,
     "zoo_exp.report": 4,
@@ -40,6 +41,7 @@ FLOORS = {
     "zoo_exp.registry": 0,
     "zoo_exp.quiet": 0,
     "zoo_exp.sharing": 0,
+    "zoo_exp.overlays": 0,
 }
 ENGINE = ("zoo_exp.core", "zoo_exp.selectors", "zoo_exp.models", "zoo_exp.tasks", "zoo_exp.testing")
 FORBIDDEN = {

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.report.gallery import darkened, draw_gallery, font, outline, overlay, resized, shorten, wrap
-from zoo_exp.report.mask_items import MaskArm, MaskItem, choose, kept_mask, read_masks
+from zoo_exp.overlays import darkened, kept_mask, outline, overlay, resized
+from zoo_exp.report.gallery import draw_gallery, font, shorten, wrap
+from zoo_exp.report.mask_items import MaskArm, MaskItem, choose, read_masks
 
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 GREY = Image.new("RGB", (96, 96), (200, 200, 200))

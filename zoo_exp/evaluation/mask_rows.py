@@ -9,9 +9,9 @@ from PIL import Image
 
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.sample_batches import Batch, Sample
-from zoo_exp.evaluation.seen import seen
 from zoo_exp.files import replaced
 from zoo_exp.models.answering import Generated
+from zoo_exp.models.seen import seen
 from zoo_exp.runs import folder
 from zoo_exp.runs.records import MaskArm, MaskRow, Record
 from zoo_exp.tasks.base import Task

@@ -2,7 +2,8 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +19,24 @@ from zoo_exp.models.prompt import features_of
 from zoo_exp.selectors.base import Selector
 
 
+@dataclass(frozen=True)
+class LastPrompt:
+    """The images of the last prompt, for `Pruning.show`.
+
+    Attributes:
+        rows: visual tokens by row and image.
+        call: arguments of the image-feature call, such as `pixel_values`.
+    """
+
+    rows: list[list[VisualTokens]]
+    call: Mapping[str, Any]
+
+
 class _Seen(threading.local):
     """Thread-local result of the last image-feature call, and the selections."""
 
     images: list[VisualTokens] | None = None
+    call: Mapping[str, Any] = {}
     chosen: list[list[VisualTokens]] | None = None
     answers: list[list[Selection]] = []  # noqa: RUF012 - replaced, never changed
 
@@ -31,7 +46,10 @@ class ImageTap:
 
     Attributes:
         selections: of the last prompt, by row and image.
+        last: its images; None before the first prompt.
     """
+
+    last: LastPrompt | None = None
 
     def __init__(
         self, adapter: VLMAdapter, selector: Selector, budget: Budget | int | float | str | None, seed: int
@@ -55,6 +73,7 @@ class ImageTap:
             with torch.no_grad():
                 call = self._adapter.call_arguments(args, kwargs)
                 self._seen.images = self._adapter.collect(capture, pooled, call, needs)
+                self._seen.call = call
             self._seen.chosen = None
             return output
 
@@ -123,4 +142,5 @@ class ImageTap:
         generators = [generator_for(self._seed, str(i)) for row in rows for i in range(len(row))]
         answers = iter(self._selector.select_many(flat, self._budget, generators))
         self.selections = seen.answers = [[next(answers) for _ in row] for row in rows]
+        self.last = LastPrompt(rows, seen.call)
         return rows

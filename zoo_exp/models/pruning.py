@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from PIL.Image import Image
 from torch import Tensor
 
 from zoo_exp import selectors
@@ -55,6 +56,29 @@ class Pruning:
         if self._engine.layers is not None:
             return self._engine.layers.counts
         return [[kept] * len(self._engine.adapter.layers) for kept in self._engine.kept_tokens]
+
+    def show(self, image: Image, *, row: int = 0, processor: Any = None) -> Image:
+        """Draw the kept tokens of the last prompt over its image, as the model saw it (cropped, or in tiles).
+
+        Dropped tokens are dark, kept ones have an outline. Of a layer selector, the tokens at the last layer are shown.
+
+        Args:
+            image: the PIL image of the prompt.
+            row: row of the batch.
+            processor: the checkpoint's processor, where the model was not loaded by `zoo_exp.load_model`.
+
+        Raises:
+            InvalidValueError: no prompt with an image yet, or tokens that form no known grid.
+        """
+        from zoo_exp.models.showing import show
+
+        return show(self._engine, image, row, processor)
+
+    def __repr__(self) -> str:
+        """Selector, budget, options, model, and what the last prompt kept."""
+        from zoo_exp.models.showing import describe
+
+        return describe(self._engine, self.selector, self.budget)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from zoo_exp.overlays import kept_mask
 from zoo_exp.report.figure_style import (
     COLOURS,
     GREY,
@@ -18,7 +19,7 @@ from zoo_exp.report.figure_style import (
     line_style,
     shorten,
 )
-from zoo_exp.report.mask_items import MaskItem, kept_mask
+from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.report.token_rows import averages
 
 MAX_PANELS = 4

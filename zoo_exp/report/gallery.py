@@ -5,36 +5,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.files import replaced
-from zoo_exp.report.mask_items import MaskArm, MaskItem, kept_mask
+from zoo_exp.overlays import Pixels, darkened, kept_mask, overlay, resized
+from zoo_exp.report.mask_items import MaskArm, MaskItem
 
 # Okabe and Ito's palette: distinguishable with any colour vision; the mark says the same without colour.
 RIGHT, WRONG = "#00795a", "#c8480a"
-OUTLINE = (255, 215, 94)
 INK, SOFT, PAPER = "#111111", "#555555", "#ffffff"
 TILE = 240
 """Width of an image in pixels: a multiple of the usual token grids (12, 24)."""
 GAP, MARGIN = 16, 26
 HEADER, QUESTION, RESPONSE = 62, 60, 44
 """Heights in pixels of the arm labels, of the text above a row of images, and of the response below."""
-DARKENED = 0.28
-"""Brightness of dropped tokens."""
-
-Pixels = NDArray[np.uint8]
+RESPONSE_LINE = 21
+"""Height in pixels of a further line of a response."""
 
 
-def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> None:
+def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "", lines: int = 1) -> None:
     """Draw the figure as a PNG.
 
     Args:
         items: rows from top to bottom; the arms of the first one are the columns, other rows may lack some.
         path: the file, replaced as a whole.
         caption: text below the rows.
+        lines: most lines of a response; a longer one is cut.
 
     Raises:
         InvalidValueError: no question, or a first question without arms.
@@ -46,8 +43,9 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
     width = max(width, 2 * MARGIN + 2 * TILE)  # room for a question above a single column
     heights = [round(TILE * min(1.6, max(0.4, item.image.height / item.image.width))) for item in items]
     small = font(14)
-    lines = wrap(caption, small, width - 2 * MARGIN) if caption else []
-    height = HEADER + sum(QUESTION + tile + RESPONSE for tile in heights) + 20 * len(lines) + MARGIN
+    below = wrap(caption, small, width - 2 * MARGIN) if caption else []
+    response = RESPONSE + RESPONSE_LINE * (lines - 1)
+    height = HEADER + sum(QUESTION + tile + response for tile in heights) + 20 * len(below) + MARGIN
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
     for number, arm in enumerate(columns):
@@ -56,7 +54,8 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
         pen.multiline_text(place, label, INK, font(17, bold=True), anchor="md", align="center", spacing=2)
     top = HEADER
     for item, tile in zip(items, heights, strict=True):
-        line = f"{plain(item.question)}  →  {plain(item.reference)}"
+        answer = f"  →  {plain(item.reference)}" if item.reference else ""
+        line = f"{plain(item.question)}{answer}"
         pen.text((MARGIN, top + 12), shorten(plain(item.task), small, width - 2 * MARGIN), SOFT, small)
         pen.text((MARGIN, top + 31), shorten(line, font(18), width - 2 * MARGIN), INK, font(18))
         by_arm = {arm.arm: arm for arm in item.arms}
@@ -66,65 +65,13 @@ def draw_gallery(items: Sequence[MaskItem], path: Path, caption: str = "") -> No
             if name in by_arm:
                 corner = MARGIN + number * (TILE + GAP), top + QUESTION
                 mask = kept_mask(by_arm[name].indices, item.grid)
-                _draw_tile(canvas, pen, corner, overlay(pixels, dark, mask), by_arm[name])
-        top += QUESTION + tile + RESPONSE
-    for number, text in enumerate(lines):
+                _draw_tile(canvas, pen, corner, overlay(pixels, dark, mask), by_arm[name], lines)
+        top += QUESTION + tile + response
+    for number, text in enumerate(below):
         pen.text((MARGIN, top + 6 + 20 * number), text, SOFT, small)
     with replaced(path, sync=False) as file:
         # Level 4: as small as the default 6 within a few percent, in half of the time.
         canvas.save(file, format="PNG", compress_level=4)
-
-
-def darkened(pixels: Pixels) -> Pixels:
-    """The image [height, width, 3] as dropped tokens are shown: dark and nearly grey."""
-    shown = pixels.astype(np.float32)
-    grey = shown.mean(axis=2, keepdims=True)
-    return (DARKENED * (0.55 * shown + 0.45 * grey)).astype(np.uint8)
-
-
-def overlay(pixels: Pixels, dark: Pixels, mask: NDArray[np.bool_]) -> Pixels:
-    """Show dropped tokens dark, and outline the kept ones.
-
-    Args:
-        pixels: the image [height, width, 3].
-        dark: the same, `darkened`; an argument because all arms of a question share it.
-        mask: True where a token is kept [rows, columns].
-
-    Returns:
-        A new image of the same size.
-    """
-    height, width = pixels.shape[:2]
-    rows = np.arange(height) * mask.shape[0] // height
-    columns = np.arange(width) * mask.shape[1] // width
-    kept = mask[rows][:, columns]
-    shown = np.where(kept[:, :, None], pixels, dark)
-    if not mask.all():
-        shown[outline(kept)] = OUTLINE
-    return shown
-
-
-def outline(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels that touch the border between kept and dropped ones, or the border of the image on the kept side.
-
-    Args:
-        kept: True where a pixel belongs to a kept token [height, width].
-    """
-    framed = np.pad(kept, 1)
-    edge = np.zeros_like(framed)
-    across = framed[:, 1:] != framed[:, :-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    down = framed[1:] != framed[:-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    return edge[1:-1, 1:-1]
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Pixels:
-    """The image [height, width, 3] at `size` (width, height); small images keep their sharp pixels."""
-    factor = max(size) / max(image.size)
-    method = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
-    return np.asarray(image.convert("RGB").resize(size, method))
 
 
 def _draw_tile(
@@ -133,6 +80,7 @@ def _draw_tile(
     corner: tuple[int, int],
     shown: Pixels,
     arm: MaskArm,
+    lines: int,
 ) -> None:
     left, top = corner
     height = shown.shape[0]
@@ -142,11 +90,13 @@ def _draw_tile(
     badge = (left + TILE - box, top + height - 21, left + TILE - 1, top + height - 1)
     pen.rectangle(badge, fill="#000000")
     pen.text((left + TILE - box // 2, top + height - 11), count, "#ffffff", small, anchor="mm")
-    right = arm.score >= 0.5
-    response = f"{'✓' if right else '✗'} {plain(arm.response) or '(empty)'}"
+    mark = {True: "✓ ", False: "✗ ", None: ""}[arm.correct]
+    colour = {True: RIGHT, False: WRONG, None: INK}[arm.correct]
     face = font(16, bold=True)
-    place = (left + TILE // 2, top + height + 8)
-    pen.text(place, shorten(response, face, TILE), RIGHT if right else WRONG, face, anchor="ma")
+    response = f"{mark}{plain(arm.response) or '(empty)'}"
+    for number, line in enumerate(wrap(response, face, TILE, most=lines)):
+        place = (left + TILE // 2, top + height + 8 + RESPONSE_LINE * number)
+        pen.text(place, line, colour, face, anchor="ma")
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import MissingFileError
 from zoo_exp.files import log
 from zoo_exp.runs import folder, reading
 from zoo_exp.statistics.arm_rows import ArmRow
@@ -33,12 +31,17 @@ FAILURE = (
 
 @dataclass(frozen=True)
 class MaskArm:
-    """What one arm kept of an image, and its response."""
+    """What one arm kept of an image, and its response; `score` is None for a question without a reference answer."""
 
     arm: str
     indices: tuple[int, ...]
     response: str
-    score: float
+    score: float | None
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the response counts as correct; None where there is no reference answer."""
+        return None if self.score is None else self.score >= CORRECT
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,6 @@ class MaskItem:
     grid: tuple[int, int]
     image: Image.Image
     arms: tuple[MaskArm, ...]
-
-
-def kept_mask(indices: Sequence[int], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """True where a token is kept [rows, columns]; tokens are numbered row by row.
-
-    Raises:
-        InvalidValueError: an index outside the grid, or an empty grid.
-    """
-    rows, columns = grid
-    if rows < 1 or columns < 1:
-        raise InvalidValueError(f"a token grid has at least one row and column, got {rows} x {columns}")
-    mask = np.zeros(rows * columns, bool)
-    outside = [index for index in indices if not 0 <= index < mask.size]
-    if outside:
-        raise InvalidValueError(
-            f"kept token {outside[0]} lies outside the {rows} x {columns} grid: "
-            f"allowed are 0 to {mask.size - 1}"
-        )
-    mask[list(indices)] = True
-    return mask.reshape(rows, columns)
 
 
 def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[MaskItem]:
@@ -120,7 +103,7 @@ def choose(
             shown = tuple(by_name[name] for name in arms if name in by_name)
             if item.task == task and shown:
                 mine.append(replace(item, arms=shown))
-        apart = [item for item in mine if len({arm.score >= CORRECT for arm in item.arms}) > 1]
+        apart = [item for item in mine if len({arm.correct for arm in item.arms}) > 1]
         # Questions on which arms disagree first, and of these one with all arms: it names the columns.
         rest = [item for item in mine if item not in apart]
         ordered = [i for part in (apart, rest) for i in sorted(part, key=lambda item: -len(item.arms))]
@@ -159,7 +142,7 @@ def _examples(
     for task in dict.fromkeys(item.task for item in items):
         fitting: list[tuple[float, int, MaskItem]] = []
         for place, item in enumerate(item for item in items if item.task == task):
-            scored = {arm.arm: arm.score >= CORRECT for arm in item.arms}
+            scored = {arm.arm: bool(arm.correct) for arm in item.arms}
             known = [scored[name] for name in others if name in scored]
             if scored.get(focus.names[0]) is not correct or not known:
                 continue

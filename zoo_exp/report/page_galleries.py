@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from zoo_exp.report.gallery import plain
-from zoo_exp.report.mask_items import CORRECT, MaskItem
+from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.statistics.arm_rows import ArmRow
 
 TEXT = 400
@@ -115,7 +115,7 @@ def _item(item: MaskItem, images: PageImages) -> dict[str, Any]:
                 "n": len(a.indices),
                 "kept": bits(a.indices),
                 "response": _short(a.response),
-                "right": a.score >= CORRECT,
+                "right": bool(a.correct),
             }
             for a in item.arms
         ],

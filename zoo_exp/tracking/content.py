@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo_exp.report.mask_items import MaskItem, kept_mask
+from zoo_exp.overlays import kept_mask
+from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.statistics.frame import AVERAGE
 
 SANITY = ("full", "blind", "random", "uniform_grid", "feature_norm", "resize")

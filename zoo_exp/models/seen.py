@@ -4,7 +4,8 @@ Processors crop, pad, resize and tile, so a mask over the original image would m
 the processor's tensors wherever these form an image.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ def seen(
         original: the image of the data set.
         inputs: the processor's tensors of the batch.
         number: index of the image in the batch.
-        processor: provides the normalisation of the pixels.
+        processor: provides the normalisation of the pixels; without it, colours are stretched.
     """
     pixels = inputs.get("pixel_values")
     if tokens.tile is not None and tokens.grid is None:
@@ -110,7 +111,11 @@ def _model_view(pixels: Tensor, processor: Any) -> Image.Image:
     """Normalised pixels [3, H, W] as an image."""
     image_processor = getattr(processor, "image_processor", processor)
     plain = pixels.detach().to("cpu", torch.float32)
-    if getattr(image_processor, "do_normalize", True):
+    if (
+        processor is None
+    ):  # how they were normalised is not known: the colours are stretched, the places are right
+        plain = (plain - plain.amin()) / (plain.amax() - plain.amin()).clamp(min=1e-6)
+    elif getattr(image_processor, "do_normalize", True):
         mean, std = (
             torch.tensor(getattr(image_processor, name, None) or default).view(-1, 1, 1)
             for name, default in (("image_mean", (0.0,)), ("image_std", (1.0,)))
@@ -118,3 +123,48 @@ def _model_view(pixels: Tensor, processor: Any) -> Image.Image:
         plain = plain * std + mean
     values = (plain.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def seen_all(
+    images: Sequence[VisualTokens],
+    original: Image.Image,
+    inputs: Mapping[str, Any],
+    processor: Any,
+    first: int = 0,
+) -> Seen | None:
+    """The view of one prompt with one image, whose tiles some families give as images of their own.
+
+    Tiles are joined in reading order, in a raster as square as possible: where each lies in the original is known to
+    the family's processor alone.
+
+    Args:
+        images: visual tokens of the prompt, by tile.
+        original: the image that was asked about.
+        inputs: the processor's tensors of the batch.
+        processor: see `seen`.
+        first: number of the prompt's first image in the batch.
+
+    Returns:
+        The view, whose `cells` continue from tile to tile; None if some tile forms no grid.
+    """
+    pixels = inputs.get("pixel_values")
+    if isinstance(pixels, Tensor) and pixels.ndim == 5 and len(images) > 1:  # [1, tiles, 3, height, width]
+        inputs = {**inputs, "pixel_values": pixels.flatten(0, 1) if len(pixels) == 1 else None}
+    views = [seen(tokens, original, inputs, n, processor) for n, tokens in enumerate(images, first)]
+    known = [view for view in views if view is not None]
+    if not known or len(known) < len(views) or len({(v.grid, v.image.size) for v in known}) > 1:
+        return None
+    if len(known) == 1:
+        return known[0]
+    (rows, columns), (width, height) = known[0].grid, known[0].image.size
+    across = math.ceil(math.sqrt(len(known)))
+    down = math.ceil(len(known) / across)
+    canvas = Image.new("RGB", (across * width, down * height), BACK)
+    cells = []
+    for number, view in enumerate(known):
+        top, left = divmod(number, across)
+        canvas.paste(view.image, (left * width, top * height))
+        row, column = np.divmod(view.cells, columns)
+        place = (top * rows + row) * across * columns + left * columns + column
+        cells.append(np.where(view.cells < 0, -1, place))
+    return Seen(canvas, (down * rows, across * columns), np.concatenate(cells))

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from transformers import CLIPImageProcessor
 
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.evaluation.seen import CELL, seen
+from zoo_exp.models.seen import CELL, seen
 
 
 def wide():
