@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from zoo_exp import __version__
 from zoo_exp._cli import (
     bench,
+    compare,
     data,
     embedded,
     hints,
@@ -47,6 +48,7 @@ COMMANDS = {
     "bench": bench,
     "slurm": slurm,
     "report": report,
+    "compare": compare,
     "tokens": tokens,
     "paper": paper,
     "list": listing,

@@ -255,7 +255,10 @@ def _depth(value: object) -> int:
 
 
 def read_lines(
-    path: Path, make: Callable[[Row], T] | None = None, damaged: list[str] | None = None
+    path: Path,
+    make: Callable[[Row], T] | None = None,
+    damaged: list[str] | None = None,
+    wanted: Callable[[bytes], bool] | None = None,
 ) -> Iterator[Line[T]]:
     """Iterate over the readable rows of a JSONL file; a missing file has none.
 
@@ -267,6 +270,7 @@ def read_lines(
         make: converts the JSON object to a row; raises `DamagedRowError` for an invalid one, and `InvalidValueError`
             for one that this version of the package cannot read.
         damaged: list to append the reports to; None logs them as warnings.
+        wanted: which lines are parsed; the others are skipped.
 
     Raises:
         MissingFileError: the file exists but cannot be read.
@@ -290,6 +294,8 @@ def read_lines(
                 return
             number += 1
             start, offset = offset, offset + len(line)
+            if wanted is not None and not wanted(line):
+                continue
             try:
                 row = decode(line)
                 made: Any = row if make is None else make(row)

@@ -3,8 +3,9 @@
 import json
 
 from zoo_exp.report.build import build
-from zoo_exp.report.section import slugs, titles
+from zoo_exp.report.section import slugs
 from zoo_exp.runs.load import load_run
+from zoo_exp.runs.titles import titles
 
 
 def typed(run, *overrides):

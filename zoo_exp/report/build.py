@@ -15,9 +15,10 @@ from zoo_exp.report.drawing import drawers
 from zoo_exp.report.html_page import render_page
 from zoo_exp.report.renderers import csv_text, escape_markdown, markdown
 from zoo_exp.report.run_document import latex_document, markdown_document, write_csv
-from zoo_exp.report.section import Section, make_section, slugs, titles
+from zoo_exp.report.section import Section, make_section, slugs
 from zoo_exp.runs import folder as run_folder
 from zoo_exp.runs.load import check_together, find_runs, load_run
+from zoo_exp.runs.titles import titles
 from zoo_exp.statistics.bootstrap import DRAWS
 
 PAGE = "index.html"

@@ -86,7 +86,7 @@ def read_masks(run_dir: Path, tasks: Collection[str] | None = None) -> list[Mask
             log.warning(f"{error}: the masks of {row.task} {row.sample_id} are left out")
             continue
         arms = tuple(MaskArm(arm.arm, arm.indices, arm.response, arm.score or 0.0) for arm in row.arms)
-        reference = _answer(row.reference)
+        reference = answer_text(row.reference)
         items.append(MaskItem(row.task, row.sample_id, row.question, reference, row.grid, image, arms))
     return items
 
@@ -155,7 +155,7 @@ def _examples(
     return chosen
 
 
-def _answer(reference: Any) -> str:
+def answer_text(reference: Any) -> str:
     """A reference as a reader expects it; of VQA's ten answers the three most frequent ones."""
     if isinstance(reference, (list, tuple)):
         answers = [str(answer) for answer in reference]

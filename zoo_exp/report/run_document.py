@@ -70,15 +70,16 @@ def write_csv(results: Results, path: Path) -> None:
 
     Rows with a published counterpart go into a file of their own beside it, so that no row of ours is a paper's.
     """
-    write_text(path, _csv(results.frame))
+    write_text(path, csv_of(results.frame))
     beside = path.with_name(f"{path.stem}_published.csv")
     if len(results.published):
-        write_text(beside, _csv(results.published))
+        write_text(beside, csv_of(results.published))
     else:
         beside.unlink(missing_ok=True)
 
 
-def _csv(frame: pd.DataFrame) -> str:
+def csv_of(frame: pd.DataFrame) -> str:
+    """A frame as CSV: 6 significant digits, unknown numbers empty, no text that a spreadsheet would run."""
     return str(frame.map(csv_cell).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo_exp import sharing
 from zoo_exp.report import published
 from zoo_exp.report.drawing import DrawnFigure, Here, draw_all
 from zoo_exp.report.figures_tokens import shares
@@ -29,9 +28,6 @@ from zoo_exp.report.token_rows import averages, read_tokens
 from zoo_exp.runs.load import Run
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.results import Results
-
-UNINFORMATIVE = ("+exp=", "exp=")
-"""Overrides that do not distinguish the points of an experiment."""
 
 
 @dataclass(frozen=True)
@@ -139,26 +135,6 @@ def slugs(runs: Sequence[Run]) -> list[str]:
         name = next(option for option, count in zip(options, counts, strict=True) if count == 1)
         found.append(name if name not in found else f"{name}-{number}")
     return found
-
-
-def titles(runs: Sequence[Run]) -> list[str]:
-    """A name for readers: the experiment's; for several runs of one experiment, with the overrides or the id."""
-    found = []
-    for run in runs:
-        others = [other for other in runs if other is not run and other.name == run.name]
-        if not others:
-            found.append(run.name)
-            continue
-        shared = set.intersection(*(set(_overrides(other)) for other in [run, *others]))
-        own = [text for text in _overrides(run) if text not in shared]
-        if any(set(_overrides(other)) == set(_overrides(run)) for other in others):
-            own.append(run.folder.name)
-        found.append(f"{run.name} ({' '.join(own) or 'as configured'})")
-    return found
-
-
-def _overrides(run: Run) -> list[str]:
-    return [text for text in sharing.overrides(run.experiment) if not text.startswith(UNINFORMATIVE)]
 
 
 def _safe(name: str) -> str:

@@ -1,6 +1,6 @@
 """Find and load run folders, and check that several runs can be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 from zoo_exp import __version__
 from zoo_exp.config.identity import LATER_FIELDS, MODEL_FIELDS
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.runs import cells, folder, manifest
+from zoo_exp.runs import anew, cells, folder, manifest
 from zoo_exp.runs.reading import read_records
 
 
@@ -47,8 +47,13 @@ class Run:
         return dict(self.experiment["model"])
 
 
-def find_runs(paths: Sequence[Path]) -> list[Path]:
+def find_runs(paths: Sequence[Path], every: bool = False) -> list[Path]:
     """Find run folders: each path is a run folder, or a folder above, which selects the newest run in it.
+
+    Args:
+        paths: folders.
+        every: of a folder above, select every run of each experiment, oldest first, without those that
+            `fresh=true` has set aside.
 
     Raises:
         MissingFileError: a path does not exist, or contains no run.
@@ -71,7 +76,10 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
                 f"{path} contains no run with records: create one with python -m zoo_exp run (runs/NAME/ID)"
             )
         for _, runs in sorted(by_experiment.items()):
-            found.append(max(runs, key=_written))
+            if every:
+                found += sorted((run for run in runs if not anew.is_aside(run)), key=_written)
+            else:
+                found.append(max(runs, key=_written))
     return list(dict.fromkeys(found))
 
 
@@ -96,8 +104,12 @@ def passed_over(found: Sequence[Path], paths: Sequence[Path]) -> list[str]:
     return told
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, arms: Collection[str] = ()) -> Run:
     """Load a run folder.
+
+    Args:
+        path: the run folder.
+        arms: ids of the arms whose records are read; empty reads all.
 
     Raises:
         MissingFileError: the manifest or the records are missing, or a file cannot be read.
@@ -114,7 +126,7 @@ def load_run(path: Path) -> Run:
             f"{path} was written by zoo_exp {written}, this is {__version__}: "
             "newer runs may contain data that this version cannot read; install the newer version"
         )
-    records = read_records(path, {arm["arm_id"] for arm in experiment["arms"]})
+    records = read_records(path, set(arms) or {arm["arm_id"] for arm in experiment["arms"]})
     ids = _cells(records)
     notes = tuple(cells.unfinished(path, records, ids))
     return Run(path, experiment, provenance, content["data"], records, ids, notes)
