@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from zoo_exp import __version__
 from zoo_exp._cli import (
     bench,
+    check,
     compare,
     data,
     embedded,
@@ -55,6 +56,7 @@ COMMANDS = {
     "show": show,
     "score": score,
     "data": data,
+    "check": check,
     "rehearse": rehearse,
     "embedded": embedded,
 }

@@ -2,20 +2,29 @@
 
 A registry holds built-in names, names added by a decorator, and names of installed entry points. Built-in names are
 lazy: they refer to "module:attribute", which is imported on first use, so that listing names imports nothing.
+`load_file` imports a user's own Python file, so that a class in it can be added without packaging.
 """
 
 import ast
+import hashlib
+import re
 import sys
+import traceback
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
 
 T = TypeVar("T")
+_CODE_FILE = re.compile(r"(?P<path>.*\.py)(?::(?P<name>.*))?", re.DOTALL)
+_FILES: dict[str, Path] = {}
+"""Module of a user's own file -> the file."""
 
 
 class Registry(Generic[T]):
@@ -93,6 +102,8 @@ class Registry(Generic[T]):
         if name in self._added:
             owners.add(_origin(self._added[name]))
         if owners - {None, origin}:
+            file = _FILES.get(getattr(item, "__module__", ""))
+            label += f" in {file}" if file else ""
             raise InvalidValueError(f"a {self.kind} named '{name}' exists already: give {label} another name")
         self._added[name] = item
 
@@ -112,6 +123,68 @@ class Registry(Generic[T]):
                 )
             points[point.name] = point
         return points
+
+
+def is_code_file(name: str) -> bool:
+    """Whether a name is that of a Python file, with or without a class: `mine.py`, `folder/mine.py:Mine`."""
+    return _CODE_FILE.fullmatch(name) is not None
+
+
+def split_code_file(name: str) -> tuple[Path, str]:
+    """The file and the class of `mine.py:Mine`; the class is empty where none is given."""
+    found = _CODE_FILE.fullmatch(name)
+    if found is None:
+        raise InvalidValueError(f"'{name}' is no Python file: give FILE.py:CLASS")
+    return Path(found["path"]).expanduser(), found["name"] or ""
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import a user's own Python file; an edited file is imported anew.
+
+    The module is named after the file and its content, so that the same source has the same name in every process,
+    whatever its folder. While the file runs, it may import modules from its own folder.
+
+    Raises:
+        MissingFileError: the file does not exist or cannot be read.
+        InvalidValueError: the file does not compile, or fails while it runs; names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        near = path.parent.glob("*.py") if path.parent.is_dir() else ()
+        close = get_close_matches(path.name, sorted(other.name for other in near), n=1, cutoff=0.5)
+        guess = f". Did you mean '{path.with_name(close[0])}'?" if close else ""
+        raise MissingFileError(f"cannot read {path}: {error.strerror or error}{guess}") from None
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"{stem}_{hashlib.sha256(data).hexdigest()[:12]}"
+    if name in sys.modules and _FILES.get(name) == path.absolute():
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = str(path.absolute())
+    folder = str(path.absolute().parent)
+    sys.modules[name], _FILES[name] = module, path.absolute()
+    # Last in the search path, so that no file beside it hides an installed module.
+    sys.path.append(folder)
+    try:
+        exec(compile(data, module.__file__, "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        raise InvalidValueError(_failure(error, path)) from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _failure(error: BaseException, path: Path) -> str:
+    """One line on why a file cannot be imported: the file, the line in it, and the reason."""
+    if isinstance(error, SyntaxError):
+        place = path if error.filename in (None, str(path.absolute())) else error.filename
+        return f"{place}, line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+    place = f"{path}, line {lines[-1]}" if lines else str(path)
+    reason = " ".join(str(error).split())[:300]
+    return f"{place}: {reason if isinstance(error, ZooExpError) else f'{type(error).__name__}: {reason}'}"
 
 
 def is_ours(kind: type) -> bool:
@@ -153,6 +226,8 @@ def _origin(item: object) -> str:
     """Module and qualified name of an object or of its class: "module:qualname"."""
     owner = item if isinstance(item, type) else type(item)
     module = owner.__module__
+    if module in _FILES:  # named after its content, which may change from one import to the next
+        return f"{_FILES[module]}:{owner.__qualname__}"
     if module == "__main__":  # `python -m package.module` also imports the module under its real name
         module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", module)
     return f"{module}:{owner.__qualname__}"

@@ -3,7 +3,8 @@
 Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean the same:
   +exp=NAME                     experiment file (list exps)
   model=NAME                    model (list models); model.layers=4 changes one of its fields
-  selector=NAME, [A,B]          selectors that replace the experiment's arms (list selectors)
+  selector=NAME, [A,B]          selectors that replace the experiment's arms (list selectors);
+                                FILE.py:CLASS is your own
   selector.options.KEY=VALUE    option of these selectors
   budget=16, [48,16], 11.1%     budgets that replace the experiment's; budget='<=64' keeps at most 64 tokens
   task=NAME, [A,B]              tasks or sets of tasks (list tasks)

@@ -9,6 +9,7 @@ from zoo_exp.config.experiment import Arm
 from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, ZooExpError
+from zoo_exp.registry import is_code_file
 
 
 def expand(
@@ -65,6 +66,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
     from zoo_exp.selectors.layer.base import LayerSelector
     from zoo_exp.selectors.options import required_budget
 
+    refuse_code(config.selector)
     name, options = selectors.resolve(config.selector, config.options)
     config = dataclasses.replace(config, selector=name, options=options)
     selector = selectors.get(name, **options)
@@ -94,6 +96,19 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         for budget in resolved
         for seed_index in seeds
     ]
+
+
+def refuse_code(name: str) -> None:
+    """Refuse a selector from a Python file where a configuration file names it: those are shared, and start nothing.
+
+    Raises:
+        InvalidValueError: the name is that of a Python file.
+    """
+    if is_code_file(name):
+        raise InvalidValueError(
+            f"selector '{name}': a configuration file must not start code of a file. Name it on the command line "
+            f"(selector={name}), or install it (docs/adding_a_selector.md)"
+        )
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:

@@ -16,6 +16,7 @@ from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.registry import is_code_file
 
 
 def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Experiment:
@@ -121,15 +122,20 @@ def _replace_lists(config: DictConfig, request: overrides.Request, search_path: 
 def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) -> dict[str, Any]:
     """The entry of `arms` for `selector=name`: its configuration file if it has one, else the defaults.
 
+    `FILE.py:CLASS` is imported here; the entry has the name of the class.
+
     Raises:
         UnknownNameError: neither a file nor a selector has the name.
+        InvalidValueError, MissingFileError: see `selectors.from_file`.
     """
     from zoo_exp import selectors
 
     files = folders.choices("selector", search_path)
-    if name not in files and name not in selectors.available():
-        hint = "List them: python -m zoo_exp list selectors"
-        raise UnknownNameError("selector", name, {*files, *selectors.available()}, hint)
+    if name not in files and is_code_file(name):
+        name = selectors.from_file(name)
+    elif name not in files and name not in selectors.available():
+        known = {*files, *selectors.available()}
+        raise UnknownNameError("selector", name, known, selectors.REGISTRY.hint)
     arm: dict[str, Any] = folders.read(files[name]) if name in files else {"selector": name}
     options = arm.get("options")
     merged = {**(options if isinstance(options, dict) else {}), **request.selector_options}

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from zoo_exp.config import folders, overrides
+from zoo_exp.config.arms import refuse_code
 from zoo_exp.config.compose import compose, run_config
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.errors import InvalidValueError, ZooExpError
@@ -56,6 +57,7 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
     for key, values in run_config(fixed, config_dirs).sweep.items():
         if key not in given:
             axes[key] = _texts(key, values)
+            _refuse_code(key, axes[key])
     if math.prod(map(len, axes.values())) > MAX_POINTS:
         raise InvalidValueError(f"the sweep has more than {MAX_POINTS} points: give fewer values")
     return [_point([*fixed, *combination], config_dirs) for combination in _combinations(axes)]
@@ -97,6 +99,15 @@ def _texts(key: str, values: Any) -> list[str]:
     if not isinstance(values, list) or not values:
         raise InvalidValueError(f"sweep.{key}: a list of values is expected, got {values!r}")
     return [as_text(value) for value in values]
+
+
+def _refuse_code(key: str, texts: Sequence[str]) -> None:
+    """Refuse Python files among the selectors of a `sweep:` node, as in the arms of such a file."""
+    for text in texts if key == "selector" else ():
+        (override,) = overrides.parse([f"selector={text}"])
+        value = overrides.plain(override.value())
+        for name in value if isinstance(value, list) else [value]:
+            refuse_code(str(name))
 
 
 def as_text(value: Any) -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.registry import Registry, outline
+from zoo_exp.registry import Registry, is_code_file, load_file, outline, split_code_file
 
 if TYPE_CHECKING:
     from zoo_exp.selectors.base import Selector
 
     SelectorType = TypeVar("SelectorType", bound=type[Selector])
 
-__all__ = ["REGISTRY", "SelectorInfo", "available", "describe", "get", "register", "resolve"]
+__all__ = ["REGISTRY", "SelectorInfo", "available", "describe", "from_file", "get", "register", "resolve"]
 
 REGISTRY: Registry[Any] = Registry(
     "selector",
@@ -41,7 +41,8 @@ REGISTRY: Registry[Any] = Registry(
         "visionzip": "zoo_exp.selectors.visionzip:VisionZip",
         "zoo": "zoo_exp.selectors.zoo:Zoo",
     },
-    "List them: python -m zoo_exp list selectors",
+    "List them: python -m zoo_exp list selectors. Your own: selector=FILE.py:CLASS, or an installed package with the "
+    "entry point zoo_exp.selectors (docs/adding_a_selector.md)",
 )
 
 
@@ -71,12 +72,15 @@ def resolve(name: str, options: dict[str, Any] | None = None) -> tuple[str, dict
     """Resolve the name of a selector or preset to a selector and options.
 
     A preset is a file in `configs/selector/`, such as `zoo_closed_form`, with a selector and its options; `options`
-    override those of the preset.
+    override those of the preset. `FILE.py:CLASS` is resolved by `from_file`.
 
     Raises:
         UnknownNameError: neither a selector nor a preset.
+        InvalidValueError, MissingFileError: see `from_file`.
     """
     given = dict(options or {})
+    if is_code_file(name):
+        return from_file(name), given
     if name in REGISTRY:
         return name, given
     preset = presets.find("selector", name)
@@ -90,7 +94,7 @@ def get(name: str, **options: Any) -> Any:
     """Build a selector.
 
     Args:
-        name: name of a selector, or of a preset in `configs/selector/`.
+        name: name of a selector, of a preset in `configs/selector/`, or `FILE.py:CLASS`.
         **options: values of the selector's fields.
 
     Raises:
@@ -126,6 +130,53 @@ def register(selector: SelectorType) -> SelectorType:
     """
     REGISTRY.add(getattr(selector, "name", ""), selector)
     return selector
+
+
+def from_file(name: str) -> str:
+    """Register a selector class of a user's own file under its `name`, and return that.
+
+    Args:
+        name: `FILE.py:CLASS`, or `FILE.py` for a file with one selector class; the path is relative to the current
+            folder.
+
+    Raises:
+        MissingFileError: no such file.
+        UnknownNameError: the file has no class of that name.
+        InvalidValueError: the file cannot be imported, has no selector class or several, or the class is no selector
+            or has the name of another one.
+    """
+    from zoo_exp.selectors.base import Selector
+    from zoo_exp.selectors.layer.base import LayerSelector
+
+    path, wanted = split_code_file(name)
+    module = load_file(path)
+    how = "derive a class from zoo_exp.selectors.base.ScoreSelector (docs/adding_a_selector.md)"
+    items = vars(module)
+    classes = {
+        key: item
+        for key, item in items.items()
+        if isinstance(item, type)
+        and issubclass(item, (Selector, LayerSelector))
+        and item.__module__ == module.__name__
+    }
+    if wanted and wanted not in classes:
+        if wanted not in items and classes:
+            raise UnknownNameError("selector class", wanted, classes, f"(in {path})")
+        if wanted in items:
+            kind = "class" if isinstance(items[wanted], type) else type(items[wanted]).__name__
+            raise InvalidValueError(f"{wanted} in {path} is a {kind} but no selector of that file: {how}")
+    if not classes:
+        raise InvalidValueError(f"{path} has no selector: {how}")
+    # A base class that several selectors of the file share has no name.
+    named = {key: item for key, item in classes.items() if item.name} or classes
+    if not wanted and len(named) > 1:
+        first, *_ = sorted(named)
+        raise InvalidValueError(
+            f"{path} has several selectors ({', '.join(sorted(named))}): name one, such as {path}:{first}"
+        )
+    chosen = classes[wanted] if wanted else next(iter(named.values()))
+    register(chosen)
+    return str(chosen.name)
 
 
 def _describe(name: str) -> SelectorInfo:

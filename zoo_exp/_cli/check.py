@@ -1,0 +1,72 @@
+"""Check a selector of your own against the contract that every selector of the package passes.
+
+Prints one line per check. The checks use made-up images, so no model is loaded. Options of the selector follow as
+KEY=VALUE; each setting is a selector of its own and is checked by itself.
+
+Examples:
+  python -m zoo_exp check selector far_from_mean.py:FarFromMean
+  python -m zoo_exp check selector far_from_mean.py:FarFromMean power=2
+  python -m zoo_exp check selector zoo_closed_form
+"""
+
+import argparse
+import shutil
+import sys
+from typing import Any
+
+from zoo_exp._cli.listing import table
+from zoo_exp.errors import InvalidValueError, UnknownNameError
+
+KINDS = ("selector",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to check."""
+    parser.add_argument("kind", metavar="selector")
+    parser.add_argument(
+        "name", metavar="NAME", help="FILE.py:CLASS, or a name (python -m zoo_exp list selectors)"
+    )
+    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="options of the selector")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.set_defaults(handler=check)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Run the contract suite, print every result, and fail with the first error."""
+    if args.kind not in KINDS:
+        raise UnknownNameError("kind of object", args.kind, KINDS)
+    options = _options(args.options)
+    from zoo_exp import selectors
+    from zoo_exp.testing import outcomes
+
+    selector = selectors.get(args.name, **options)
+    found = list(outcomes(selector))
+    failed = [outcome for outcome in found if outcome.error is not None]
+    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
+    rows = [(one.name, "passed" if one.error is None else "FAILED", one.summary) for one in found]
+    print("\n".join(table([("check", "result", "what it checks"), *rows], width)))
+    for sentence in dict.fromkeys(str(outcome.error) for outcome in failed[1:]):
+        if sentence != str(failed[0].error):
+            print(f"also: {sentence}")
+    print(
+        f"\n{len(found) - len(failed)} of {len(found)} checks passed: selector {selector.name} ({selector})"
+    )
+    if failed and failed[0].error is not None:
+        raise failed[0].error
+    return 0
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """Options from KEY=VALUE, in the grammar of overrides.
+
+    Raises:
+        InvalidValueError: a text that is not KEY=VALUE, or a key that is no name.
+    """
+    from zoo_exp.config.overrides import parse, plain
+
+    found: dict[str, Any] = {}
+    for override in parse([text.removeprefix("selector.options.") for text in texts]):
+        if not override.key_or_group.isidentifier():
+            raise InvalidValueError(f"'{override.input_line}': an option is KEY=VALUE, such as power=2")
+        found[override.key_or_group] = plain(override.value())
+    return found
