@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_exp.core.closed_form import closed_form
+from zoo_exp.core.diagonal import diagonal, first_layer
 from zoo_exp.core.diversity import greedy
 from zoo_exp.core.fusion import min_max
 from zoo_exp.core.low_rank import low_rank
@@ -105,11 +106,14 @@ def sensitivity_rows(x: Tensor, mlp: MLP, spectrum: str) -> list[dict[str, Any]]
     name = f"N={n} {spectrum}"
     rows = [row(name, "released: Algorithm 1", took, took, memory, released[some], exact, full < DIRECTIONS)]
     closed_form(x[:1], mlp)  # the kernel is computed once per model
+    hidden = first_layer(x.float(), mlp)
     thin = low_rank(mlp, min(128, width))
     ours: dict[str, Callable[[], Tensor]] = {
         "shared directions": lambda: zeroth_order(x, mlp, u, STEP),
         "shared directions, low rank 128": lambda: zeroth_order(x, thin, u, STEP),
         "closed form": lambda: closed_form(x, mlp),
+        "diagonal": lambda: diagonal(x, mlp),
+        "diagonal, hidden layer captured": lambda: diagonal(x, mlp, hidden),
     }
     thin_exact = many_directions(x[some], thin.reduced)
     for what, run in ours.items():

@@ -165,7 +165,7 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (
             ["selector=zoo_closed", "budget=9"],
             UnknownNameError,
-            ["Did you mean 'zoo_closed_form'?", "zoo, zoo_closed_form. List"],
+            ["Did you mean 'zoo_closed_form'?", "zoo_closed_form, zoo_diagonal. List"],
         ),
         (["~seed"], InvalidValueError, ["seed=null"]),
         (["a@b=1"], InvalidValueError, ["'a@b=1'"]),

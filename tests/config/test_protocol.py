@@ -44,7 +44,8 @@ ARMS = {
     ],
     # Proposition 3.1: the mean over directions and its limit.
     "estimators": [
-        *FULL, "zoo closed_form multiply", *(f"zoo multiply n_directions={m}" for m in (1, 4, 16, 64, 256, 1024)),
+        *FULL, "zoo closed_form multiply", "zoo diagonal multiply",
+        *(f"zoo multiply n_directions={m}" for m in (1, 4, 16, 64, 256, 1024)),
         "zoo first_order multiply", "zoo feature_norm multiply", "zoo diversity", *CONTROLS,
     ],
     # Poster, hyperparameters: m by h; C.2 fixes m = 64 and h = 0.01.

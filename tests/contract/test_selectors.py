@@ -18,6 +18,7 @@ VARIANTS = {
     "visionzip": [{"variant": "official_code"}, {"attention": "received"}, {"contextual_share": 0.5}],
     "zoo": [
         {"estimator": "closed_form"},
+        {"estimator": "diagonal"},
         {"estimator": "first_order", "n_directions": 3},
         {"estimator": "feature_norm"},
         {"fusion": "none"},

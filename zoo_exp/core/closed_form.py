@@ -83,7 +83,7 @@ def closed_form(x: Tensor, mlp: Projector) -> Tensor:
     mlp = getattr(mlp, "reduced", mlp)
     if isinstance(mlp, MLP):
         check_features(x, mlp.width)
-        slope = _gelu_slope(F.linear(x.float(), mlp.w1.float(), mlp.b1.float()), mlp.approximate)
+        slope = gelu_slope(F.linear(x.float(), mlp.w1.float(), mlp.b1.float()), mlp.approximate)
         square = _quadratic(slope, memo(mlp, "closed_form", lambda: _triangular_blocks(_mlp_kernel(mlp))))
     elif isinstance(mlp, PatchMerger):
         check_features(x, mlp.width)
@@ -139,7 +139,7 @@ def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:
     return total / len(directions)
 
 
-def _gelu_slope(a: Tensor, approximate: str) -> Tensor:
+def gelu_slope(a: Tensor, approximate: str) -> Tensor:
     """Derivative of the GELU at a [..., H]."""
     if approximate == "none":
         exact: Tensor = torch.special.ndtr(a) + a * torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
@@ -201,7 +201,7 @@ def _merger_square(x: Tensor, merger: PatchMerger) -> Tensor:
     energy = patches.pow(2).sum(-1)
     radius2 = energy / len(norm) + merger.eps
     inputs = (norm * patches * radius2.rsqrt()[..., None]).flatten(-2)
-    slope = _gelu_slope(F.linear(inputs, mlp.w1.float(), mlp.b1.float()), mlp.approximate)
+    slope = gelu_slope(F.linear(inputs, mlp.w1.float(), mlp.b1.float()), mlp.approximate)
     w1, w2 = mlp.w1.float().unflatten(1, (-1, len(norm))), mlp.w2.float()
     total = torch.zeros(len(x), device=x.device)
     kernels = memo(merger, "closed_form", lambda: [_triangular_blocks(k) for k in _merger_kernels(merger)])

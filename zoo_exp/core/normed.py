@@ -124,7 +124,11 @@ class NormedMLP:
     def _slope(self, x: Tensor) -> Tensor | None:
         if self.act is None:
             return None
-        hidden = F.linear(x if self.norm is None else self.norm(x), self.w1, self.b1)
+        return self.slope_at(F.linear(x if self.norm is None else self.norm(x), self.w1, self.b1))
+
+    def slope_at(self, hidden: Tensor) -> Tensor:
+        """Derivative of the activation at the hidden layer [N, H], for a projector of two layers."""
+        assert self.act is not None
         with torch.inference_mode(False), torch.enable_grad():
             hidden = hidden.clone().requires_grad_()
             slope: Tensor = torch.autograd.grad(self.act(hidden).sum(), hidden)[0]

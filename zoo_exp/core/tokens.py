@@ -12,6 +12,7 @@ from zoo_exp.errors import InvalidValueError
 _ROWS = (
     *(
         "features",
+        "preactivation",
         "tile",
         "cls_attention",
         "received_attention",
@@ -37,6 +38,8 @@ class VisualTokens:
         project: the projector itself, [..., Dv] -> [..., D] (`needs: "projector"`).
         mlp: the projector's weights where it is a two-layer MLP, a `core.sensitivity.MLP` (`needs:
             "projector"`).
+        preactivation: the projector's hidden layer before its activation [N, H], where an adapter captures it (`wants:
+            "preactivation"`).
         grid: rows and columns of the token raster of a single-tile image, or None.
         tile: tile number of each token [N] (0 is the base tile, -1 a newline), or None for one tile.
         cls_attention: CLS-to-patch attention of the feature layer, mean over heads [N] (`needs:
@@ -75,6 +78,7 @@ class VisualTokens:
     features: Tensor | None = None
     project: Callable[[Tensor], Tensor] | None = None
     mlp: object | None = None
+    preactivation: Tensor | None = None
     grid: tuple[int, int] | None = None
     tile: Tensor | None = None
     cls_attention: Tensor | None = None

@@ -74,6 +74,9 @@ class FeatureCache:
             grouped = self.adapter.encode(inputs, needs)
             self.misses += sum(map(len, grouped))
             return grouped
+        if "preactivation" in needs:  # four times the size of the features, from which it can be computed
+            self.adapter.calibrate()
+            needs -= {"preactivation"}
         stored = sorted(needs - _ANEW.keys())
         keys = [f"{self.model_id}/{','.join(stored)}/{name}" for name in image_hashes(inputs)]
         extra = self.adapter.projector_fields(needs) if "projector" in needs else {}  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ class PrunedVLM(lightning.LightningModule):
         self.end()
         self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
         self.selectors: dict[str, Any] = {arm.id: arm.build() for arm in self.cell.arms}
-        self.needs = frozenset().union(*(selector.needs for selector in self.selectors.values()))
+        self.needs = frozenset().union(*(selector.captures for selector in self.selectors.values()))
         self.recorded_in_cell = 0
         self.running_scores.begin(work, self.folder if self.global_rank == 0 else None)
         self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)

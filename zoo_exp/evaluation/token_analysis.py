@@ -115,7 +115,7 @@ def _images(
     pending = Pending(task, rows, range(min(samples, len(rows))))
     collate = Collate(task, loaded.processor, experiment.model.prompt_family)
     loader = make_loader(pending, collate, BATCH, experiment.data.workers)
-    needs = frozenset().union(*(selector.needs for _, selector in arms))
+    needs = frozenset().union(*(selector.captures for _, selector in arms))
     device = next(loaded.model.parameters()).device
     for batch in map(opened, loader):
         tokens = loaded.adapter.encode(to_device(batch.inputs, device), needs)

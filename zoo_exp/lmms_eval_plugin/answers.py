@@ -81,7 +81,7 @@ class Answerer:
         """Generate responses for one batch; sample name and image number seed stochastic selectors."""
         loaded = self.loaded
         inputs = to_device(chat_inputs(loaded.processor, requests), loaded.model.device)
-        batch = EncodedBatch(inputs, loaded.adapter.encode(inputs, self.selector.needs))
+        batch = EncodedBatch(inputs, loaded.adapter.encode(inputs, self.selector.captures))
         generated = generate(
             loaded,
             batch,

@@ -224,7 +224,7 @@ class _Runs:
         """FLOPs of one response, on average, from shapes; `select` is None if the selector has no formula."""
         costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
         input_selector = None if outcome.inside else self.selector
-        options = (self.plan.new_tokens, input_selector, self.arm.budget, self.selector.needs)
+        options = (self.plan.new_tokens, input_selector, self.arm.budget, self.selector.captures)
         stages = [
             costs.stages(images, _lengths(outcome, row), *options)
             for row, images in enumerate(outcome.tokens)

@@ -86,7 +86,7 @@ def answer(
     with probe.stage("preprocess"):
         inputs = prepare()
     with probe.stage("vision"), _projector(adapter, probe):
-        tokens = adapter.encode(inputs, selector.needs)
+        tokens = adapter.encode(inputs, selector.captures)
     generated = generate(
         loaded,
         EncodedBatch(inputs, tokens),

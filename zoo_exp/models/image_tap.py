@@ -66,7 +66,7 @@ class ImageTap:
 
         @functools.wraps(original)  # `generate` reads the signature
         def encode(*args: Any, **kwargs: Any) -> Any:
-            needs = self._adapter.captured(self._selector.needs)
+            needs = self._adapter.captured(self._selector.captures)
             with Capture(self._adapter.taps(needs)) as capture:
                 output = original(*args, **kwargs)
             pooled = self._adapter.pooled(output)

@@ -106,15 +106,21 @@ class LlavaAdapter(VLMAdapter):
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """The projector, and the encoder modules for the needs."""
-        return {"projector": self.projector, **self.vision_encoder.taps(needs)}
+        hidden = {"hidden_layer": self.projector.linear_1} if "preactivation" in needs else {}
+        return {"projector": self.projector, **hidden, **self.vision_encoder.taps(needs)}
+
+    def projector_rows(self, capture: Capture, needs: frozenset[str]) -> dict[str, Tensor]:
+        """What the projector read, and its hidden layer, over a batch of images or tiles [B, N, ...]."""
+        rows = {"features": capture["projector"].args[0]} if "features" in needs else {}
+        if "preactivation" in needs and self.weights.mlp() is not None:
+            rows["preactivation"] = capture["hidden_layer"].tensor
+        return rows
 
     def collect(
         self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
     ) -> list[VisualTokens]:
         """One entry per image."""
-        rows = self.vision_encoder.rows(capture, needs)
-        if "features" in needs:
-            rows["features"] = capture["projector"].args[0]
+        rows = self.vision_encoder.rows(capture, needs) | self.projector_rows(capture, needs)
         shared = self.projector_fields(needs)
         grid = (self.side, self.side) if len(pooled[0]) == self.side**2 else None
         images = []

@@ -60,10 +60,8 @@ class LlavaNextAdapter(LlavaAdapter):
         needs: frozenset[str],
     ) -> list[VisualTokens]:
         """One entry per image, in the order of the packed sequence."""
-        rows = self.vision_encoder.rows(capture, needs)
+        rows = self.vision_encoder.rows(capture, needs) | self.projector_rows(capture, needs)
         per_tile = capture["projector"].tensor.shape[1]
-        if "features" in needs:
-            rows["features"] = capture["projector"].args[0]
         shared = self.projector_fields(needs)
         images, first = [], 0
         sizes = call["image_sizes"]

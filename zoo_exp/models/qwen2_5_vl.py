@@ -91,7 +91,8 @@ class QwenAdapter(VLMAdapter):
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
         """The merger, and the encoder modules for the given needs."""
-        return {"merger": self.merger, **self.vision_encoder.taps(needs)}
+        hidden = {"hidden_layer": self.merger.mlp[0]} if "preactivation" in needs else {}
+        return {"merger": self.merger, **hidden, **self.vision_encoder.taps(needs)}
 
     def collect(
         self,
@@ -107,6 +108,8 @@ class QwenAdapter(VLMAdapter):
         rows = self.vision_encoder.rows(capture, order, sizes, needs)
         if "features" in needs:
             rows["features"] = tokens_of(capture["merger"].args[0], order).split(sizes)
+        if "preactivation" in needs and self._merger() is not None:
+            rows["preactivation"] = tokens_of(capture["hidden_layer"].tensor, order).split(sizes)
         hidden = self.vision_encoder.hidden(capture, order, sizes) if "hidden" in needs else {}
         replays = (
             self.vision_encoder.replays(capture, order, sizes) if "replay" in needs else [None] * len(sizes)

@@ -60,6 +60,16 @@ class Selector:
         return self.NEEDS
 
     @property
+    def wants(self) -> frozenset[str]:
+        """Fields that save work where the adapter captures them; the result must not depend on them."""
+        return frozenset()
+
+    @property
+    def captures(self) -> frozenset[str]:
+        """All fields that adapters should capture."""
+        return self.needs | self.wants
+
+    @property
     def stochastic(self) -> bool:
         """Whether the result depends on the generator."""
         return False

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo_exp.core.budget import Budget, BudgetLike
 from zoo_exp.core.closed_form import PatchMerger, closed_form, first_order, kernel_area
+from zoo_exp.core.diagonal import diagonal, replaces_closed_form
 from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import FUSIONS, min_max
 from zoo_exp.core.low_rank import as_released, low_rank
@@ -28,7 +29,7 @@ from zoo_exp.selectors.allocation import NEWLINE, Group, Plan, plan
 from zoo_exp.selectors.base import GreedySelector
 from zoo_exp.selectors.options import one_of, positive
 
-ESTIMATORS = ("zeroth_order", "closed_form", "first_order", "feature_norm")
+ESTIMATORS = ("zeroth_order", "closed_form", "diagonal", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
 RESPONSES = ("projector", "features")
@@ -46,8 +47,8 @@ class Zoo(GreedySelector):
     DivPrune, whose numbers (Table 3) equal those of the poster's "Sum" rows.
 
     Attributes:
-        estimator: `zeroth_order`, its limit `closed_form`, `first_order` (derivatives along the same directions), or
-            `feature_norm` (norm of the projected feature, as a control).
+        estimator: `zeroth_order`, its limit `closed_form`, the limit's `diagonal` (almost free), `first_order`
+            (derivatives along the same directions), or `feature_norm` (norm of the projected feature, as a control).
         fusion: `none`, `diversity`, `sum` or `multiply`.
         n_directions: M, random directions per image.
         step_size: h, in units of the projector's input.
@@ -162,6 +163,12 @@ class Zoo(GreedySelector):
         return frozenset({"features", "projector"})
 
     @property
+    def wants(self) -> frozenset[str]:
+        """The projector's hidden layer, for the diagonal form."""
+        used = self.estimator == "diagonal" and self.fusion != "diversity" and self.projector == "full"
+        return frozenset({"preactivation"} if used else ())
+
+    @property
     def is_greedy(self) -> bool:
         """False for `fusion=none`, which keeps the highest sensitivities."""
         return self.fusion != "none"
@@ -212,10 +219,18 @@ class Zoo(GreedySelector):
             return closed_form(x, project)
         if self.estimator == "closed_form":
             return closed_form(x, project)
+        if self.estimator == "diagonal":
+            return self._diagonal(x, project, tokens.preactivation)
         directions = draw_directions(self.n_directions, x.shape[1], generator, x.device)
         if self.estimator == "first_order":
             return first_order(x, project, directions)
         return zeroth_order(x, project, directions, self.step_size, dtype=dtype)
+
+    def _diagonal(self, x: Tensor, project: Projector, hidden: Tensor | None) -> Tensor:
+        """The diagonal form, or the closed form where the adapter found that they rank tokens differently."""
+        if not replaces_closed_form(project):
+            return closed_form(x, project)
+        return diagonal(x, project, hidden if self.projector == "full" else None)
 
     def weights(self, scores: Tensor | None) -> Tensor | None:
         """Scores scaled to 0..1 over the competing tokens."""
@@ -261,6 +276,10 @@ class Zoo(GreedySelector):
         n, m = tokens.count, self.n_directions
         inner = mlp.mlp if isinstance(mlp, PatchMerger) else mlp
         (hidden, width), out = inner.w1.shape, inner.w2.shape[0]
+        if self.estimator == "diagonal":
+            parts = 1 if isinstance(mlp, MLP) else width // len(mlp.norm)
+            again = 0 if tokens.preactivation is not None else linear(n, width, hidden)
+            return again + linear(n, hidden, parts)
         if self.estimator == "closed_form":
             kernel = linear(n, 1, kernel_area(hidden))
             if isinstance(mlp, PatchMerger):

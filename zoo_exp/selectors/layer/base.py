@@ -107,6 +107,11 @@ class LayerSelector:
         return frozenset()
 
     @property
+    def captures(self) -> frozenset[str]:
+        """Fields that adapters should capture: those of `needs`."""
+        return self.needs
+
+    @property
     def stochastic(self) -> bool:
         """Whether the result depends on a generator."""
         return False
