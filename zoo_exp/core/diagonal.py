@@ -143,10 +143,9 @@ def _constants(mlp: Any) -> Tensor:
 
 def _inverse_scale(x: Tensor, mlp: Any) -> Tensor:
     """1 / s^2 of every patch [N, P]; [1, 1] without a norm."""
+    square = x.new_ones(1, 1)
     if isinstance(mlp, PatchMerger):
-        patches = x.unflatten(-1, (-1, len(mlp.norm)))
-        return (patches.square().mean(dim=-1) + mlp.eps).reciprocal()
-    if isinstance(mlp, NormedMLP) and mlp.norm is not None:
-        size: Tensor = mlp.norm.split(x)[1].squeeze(-1)
-        return size.square().reciprocal()
-    return x.new_ones(1, 1)
+        square = x.unflatten(-1, (-1, len(mlp.norm))).square().mean(dim=-1) + mlp.eps
+    elif isinstance(mlp, NormedMLP) and mlp.norm is not None:
+        square = mlp.norm.split(x)[1].squeeze(-1).square()
+    return square.reciprocal()

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -10,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_exp.core.diagonal import AGREEMENT, calibrate, has_diagonal
 from zoo_exp.core.flops import VisionCosts
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.models.calibration import calibrate_diagonal
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.generic_support import image_token
@@ -22,9 +21,6 @@ from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
-CALIBRATION_SIZE = (336, 336)
-CALIBRATION_TOKENS = 576
-"""Pixels and visual tokens on which the diagonal sensitivity is compared with the closed form."""
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw")
 
 
@@ -220,35 +216,12 @@ class VLMAdapter:
         return needs | {"features"} if "clip" in needs and self.clip is not None else needs
 
     def calibrate(self) -> None:
-        """Compare the diagonal sensitivity with the closed form once per state of the projector's weights.
-
-        The features are those of an image of random pixels, so that the outcome depends on the model alone and not on
-        which question comes first.
-        """
+        """Compare the diagonal sensitivity with the closed form once per state of the projector's weights."""
         fields = getattr(self, "projector_fields", None)  # families with one projector for all images
         mlp = None if fields is None else fields(frozenset({"projector"})).get("mlp")
-        if mlp is None or not has_diagonal(mlp) or self._calibrated is mlp:
-            return
-        self._calibrated = mlp
-        weight = next(self.model.parameters())
-        inputs, _ = self.made_up_images(1, CALIBRATION_SIZE, torch.Generator().manual_seed(0))
-        call = {
-            name: value.to(weight.device, self.model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
-        with torch.no_grad(), Capture(self.taps(frozenset({"features"}))) as capture:
-            output = self.image_features(**call)
-            images = self.collect(capture, self.pooled(output), call, frozenset({"features"}))
-            features = images[0].features
-        assert features is not None
-        real = features if images[0].tile is None else features[images[0].tile >= 0]
-        found = calibrate(real[:CALIBRATION_TOKENS], mlp)
-        if found < AGREEMENT:
-            warnings.warn(
-                f"estimator=diagonal: its rank correlation with the closed form is {found:.3f} on this model's "
-                f"projector (at least {AGREEMENT} is required), so the closed form is used",
-                stacklevel=2,
-            )
+        if mlp is not None and self._calibrated is not mlp:
+            self._calibrated = mlp
+            calibrate_diagonal(self, mlp)
 
     def with_prompt(
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor, needs: frozenset[str]
