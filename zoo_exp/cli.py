@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import (
+    ask,
     bench,
     check,
     compare,
@@ -46,6 +47,7 @@ interrupted by Ctrl-C. After 75 and 130 the same command resumes the run.
 """
 COMMANDS = {
     "run": run,
+    "ask": ask,
     "bench": bench,
     "slurm": slurm,
     "report": report,

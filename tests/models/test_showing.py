@@ -7,12 +7,18 @@ from PIL import Image
 from tiny_families import tiny_family, tiny_prompt
 
 import zoo_exp
+from zoo_exp.config.arms import expand
+from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.embedded.benchmarks import rows
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.chat import chat_inputs, user_turn
+from zoo_exp.models.families import adapter_for
+from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.seen import seen_all
 from zoo_exp.overlays import darkened, overlaid
+from zoo_exp.workbench.asking import Questioner
+from zoo_exp.workbench.figure import draw_panels, panel_table
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +107,41 @@ def test_an_overlay_darkens_what_is_dropped():
     shown = np.asarray(overlaid(image, [0], (1, 2)))
     assert (shown[100, 100] == (200, 100, 50)).all()
     assert (shown[100, 400] == darkened(np.asarray(image))[100, 400]).all()
+
+
+class _Plain:
+    """Stands for the processor of a family without one here: prompts of random words with one image."""
+
+    def __init__(self, model):
+        self.model = model
+        self.image_processor = None
+
+    def apply_chat_template(self, turns, add_generation_prompt):
+        return "text"
+
+    def __call__(self, **given):
+        return tiny_prompt(self.model)
+
+    def batch_decode(self, ids, skip_special_tokens):
+        return ["some words"] * len(ids)
+
+
+def test_a_family_without_a_grid_answers_without_a_figure(tmp_path, monkeypatch):
+    model = tiny_family("aya_vision")
+    adapter = adapter_for(model)
+    loaded = LoadedModel(model, _Plain(model), adapter, "tiny", None)
+    monkeypatch.setattr(adapter, "_grids", lambda rows, call: [None] * len(rows))
+    both = expand(
+        [ArmConfig(selector="divprune"), ArmConfig(selector="visionzip"), ArmConfig(selector="full")],
+        [2],
+        None,
+    )
+    questioner = Questioner(loaded)
+    looked = questioner.look(Image.new("RGB", (20, 20)), "What is it?", both)
+    assert looked.view is None
+    divprune, visionzip, full = questioner.ask(looked, both, new_tokens=2)
+    assert (divprune.kept, divprune.response, full.response) == (2, "some words", "some words")
+    assert "Selectors that work" in visionzip.problem  # of an encoder that the shared adapter does not read
+    assert not draw_panels(looked, [divprune], "tiny", tmp_path / "figure.png")
+    assert not (tmp_path / "figure.png").exists()
+    assert "not applicable" in panel_table(looked, [visionzip], "tiny").rows[0][-1].text

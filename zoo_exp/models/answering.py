@@ -308,8 +308,10 @@ def generate(
 
 
 def count_new(model: Any, new_tokens: Tensor) -> list[int]:
-    """Number of generated tokens in every row of [B, T], including the end-of-sequence token."""
+    """Number of generated tokens in every row of [B, T], including the end-of-sequence token if the model has one."""
     ends = model.generation_config.eos_token_id
+    if ends is None:
+        return [new_tokens.shape[1]] * len(new_tokens)
     marks = torch.as_tensor(ends if isinstance(ends, list) else [ends], device=new_tokens.device)
     ended = torch.isin(new_tokens, marks).cumsum(dim=1).clamp(max=1)
     counts: list[int] = (new_tokens.shape[1] - ended.sum(dim=1) + ended.amax(dim=1)).tolist()

@@ -133,14 +133,14 @@ def _clear_errors(where: str) -> Iterator[None]:
         raise _too_large(where, "more than 178 million") from None
     except UnidentifiedImageError:
         raise MissingFileError(
-            f"{where}: the image cannot be decoded (not {', '.join(FORMATS)}, or damaged); download the data set's "
-            "files again, or convert the image"
+            f"{where}: the image cannot be decoded (not {', '.join(FORMATS)}, or damaged); get the file "
+            "again, or convert the image"
         ) from None
     # A damaged file makes Pillow's plug-ins raise nearly anything: OSError, ValueError, SyntaxError, struct.error ...
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MissingFileError(
-            f"{where}: the image cannot be decoded ({reason}); download the data set's files again"
+            f"{where}: the image cannot be decoded ({reason}); get the file again"
         ) from error
 
 
@@ -161,7 +161,7 @@ def _rgb(image: "Image", where: str) -> "Image":
 
 def _too_large(where: str, given: str) -> InvalidValueError:
     return InvalidValueError(
-        f"{where}: the image has {given} pixels; at most {MAX_PIXELS:,} are read. Make it smaller in the data set"
+        f"{where}: the image has {given} pixels; at most {MAX_PIXELS:,} are read. Make it smaller"
     )
 
 
