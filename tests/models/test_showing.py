@@ -17,8 +17,8 @@ from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.seen import seen_all
 from zoo_exp.overlays import darkened, overlaid
-from zoo_exp.workbench.asking import Questioner
-from zoo_exp.workbench.figure import draw_panels, panel_table
+from zoo_exp.workbench.panels import draw_panels, panel_table
+from zoo_exp.workbench.questioner import Questioner
 
 
 @pytest.fixture(scope="module")

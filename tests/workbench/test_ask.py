@@ -11,7 +11,7 @@ from zoo_exp.embedded.benchmarks import rows
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import sources
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.workbench.asking import Questioner
+from zoo_exp.workbench.questioner import Questioner
 
 
 def arms(*names, budget=16):

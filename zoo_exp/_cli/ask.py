@@ -66,7 +66,7 @@ def ask(args: argparse.Namespace) -> int:
     if args.png is not None and args.png.is_dir():
         raise InvalidValueError(f"--png {args.png} is a folder: give a file, such as {args.png / 'kept.png'}")
     if not path.is_file():  # before anything slow
-        from zoo_exp.workbench.asking import read_image
+        from zoo_exp.workbench.questioner import read_image
 
         read_image(path)
     check_sources(replace(experiment, tasks=()))
@@ -74,8 +74,8 @@ def ask(args: argparse.Namespace) -> int:
 
     from zoo_exp.evaluation.sources import load_configured
     from zoo_exp.report.renderers import print_table
-    from zoo_exp.workbench.asking import NO_GRID, Questioner, read_image
-    from zoo_exp.workbench.figure import draw_panels, panel_table
+    from zoo_exp.workbench.panels import draw_panels, panel_table
+    from zoo_exp.workbench.questioner import NO_GRID, Questioner, read_image
 
     image = read_image(path)
     name, console = experiment.model.name, plain_console()

@@ -6,7 +6,7 @@ from pathlib import Path
 from zoo_exp.report.gallery import draw_gallery
 from zoo_exp.report.mask_items import MaskArm, MaskItem
 from zoo_exp.report.tabular import Cell, Column, Table, build, text, value
-from zoo_exp.workbench.asking import Looked, Panel
+from zoo_exp.workbench.questioner import Looked, Panel
 
 RESPONSE_LINES = 5
 """Most lines of a response in the figure; the table has it whole."""
