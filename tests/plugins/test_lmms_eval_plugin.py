@@ -154,6 +154,12 @@ def test_arguments_are_parsed_from_a_string(models):
     assert (model.rank, model.world_size, model.device) == (0, 1, torch.device("cpu"))
 
 
+def test_the_protocol_is_passed_on_and_said(models, caplog):
+    models.ZooExpSimple("embedded", "full", protocol="llava")
+    assert models.loads[-1][1]["protocol"] == "llava"
+    assert "zoo_exp: protocol hf: the checkpoint's chat template" in caplog.text  # of the model in its place
+
+
 @pytest.mark.parametrize("kind", ["Chat", "Simple"])
 @pytest.mark.parametrize(("selector", "budget"), [("full", None), ("divprune", 16), ("visionzip", "11.1%")])
 def test_answers_equal_those_of_a_plain_script(models, loaded, kind, selector, budget):

@@ -69,6 +69,7 @@ def experiment(limit=None, **model):
         "path": "llava-hf/llava-1.5-7b-hf",
         "weights": "pretrained",
         "layers": None,
+        "protocol": "llava",
     }
     return {"model": {**fields, **model}, "limit": limit}
 
@@ -95,6 +96,8 @@ def test_the_papers_checkpoint_may_be_in_any_folder(path):
             "llava-hf/llava-1.5-7b-hf, type model.checkpoint=llava-hf/llava-1.5-7b-hf",
         ),
         ({"weights": "random"}, "model.weights is random"),
+        ({"protocol": "hf"}, "model.protocol is hf, and theirs is of LLaVA's own code"),
+        ({"protocol": None}, "type model.protocol=llava"),  # a run of an earlier version
         ({"layers": 4}, "only the first 4 layers"),
         ({"limit": 100}, "limit=100 evaluates a part of each benchmark"),
     ],

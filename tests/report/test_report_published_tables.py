@@ -21,7 +21,7 @@ ARM = "[x] <zoo> | *multiply*"
 @pytest.fixture
 def run(make_whole_run):
     """As from LLaVA-1.5-7B at 64 tokens, on whole benchmarks; its label is one that LaTeX could misread."""
-    folder = make_whole_run(name="llava15_7b", path="llava-hf/llava-1.5-7b-hf")
+    folder = make_whole_run(name="llava15_7b", path="llava-hf/llava-1.5-7b-hf", protocol="llava")
     for name in ("experiment.json", "records.jsonl", "masks.jsonl"):
         text = (folder / name).read_text()
         text = re.sub(r"embedded_(gqa|pope|vqav2)", lambda m: m[1] + "_val" * (m[1] == "vqav2"), text)

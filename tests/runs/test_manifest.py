@@ -80,7 +80,7 @@ def test_every_field_of_the_model_is_either_part_of_a_records_identity_or_free()
     free = {"name", "device_map", "batch_size", "n_visual", "budgets", "image_budgets", "zoo"}
     free |= {"default_tasks", "default_limit", "checkpoint"}
     identity = {"family", "path", "revision", "dtype", "attention", "weights", "layers"}
-    identity |= {"clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels"}
+    identity |= {"clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels", "protocol"}
     assert identity == {*MODEL_FIELDS, *LATER_FIELDS}
     assert {f"model.{name}" for name in free} == {key for key in FREE if key.startswith("model.")}
     assert free | identity == {field.name for field in dataclasses.fields(ModelConfig)}

@@ -16,6 +16,7 @@ from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.models.llava_protocol import check_protocol
 from zoo_exp.registry import is_code_file
 
 
@@ -38,6 +39,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     problems += check_family(config.model.family) + check_tasks(config.tasks)
     arms: tuple[Arm, ...] = ()
     try:
+        if config.model.protocol == "llava":
+            check_protocol("llava", config.model.family, config.model.name)
         mine = [arm for arm in config.arms if config.model.family not in arm.without]
         arms = expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
     except ZooExpError as error:

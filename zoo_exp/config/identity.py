@@ -27,8 +27,10 @@ LARGEST_HASHED_FILE = 64 * 2**20
 """Bytes; larger files are identified by their size, since hashing a 7B checkpoint takes a minute."""
 MODEL_FIELDS = ("family", "path", "revision", "dtype", "attention", "weights", "layers")
 """Fields of the model that change its records."""
-LATER_FIELDS = ("clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels")
+LATER_FIELDS = ("clip", "prompts", "trust_remote_code", "min_pixels", "max_pixels", "protocol")
 """The same; they came later, and enter a hash only where they are set, so that earlier ids stay."""
+_EARLIER = {"protocol": "hf"}
+"""Later field -> the value that stands for what was done before it came; others are empty."""
 FREE = (
     *("question", "overrides", "out", "limit", "fresh", "logger", "trainer", "cache", "data.workers"),
     *(
@@ -59,7 +61,11 @@ def cell_id(model: ModelConfig, task: str, seed: int) -> str:
 
 def _fields(model: ModelConfig) -> dict[str, Any]:
     """What of a model's configuration decides its answers."""
-    later = {name: value for name in LATER_FIELDS if (value := getattr(model, name))}
+    later = {
+        name: value
+        for name in LATER_FIELDS
+        if (value := getattr(model, name)) and value != _EARLIER.get(name)
+    }
     return {name: getattr(model, name) for name in MODEL_FIELDS} | later
 
 

@@ -10,6 +10,8 @@ from omegaconf import MISSING
 LARGEST = 2**31 - 1
 """Upper bound of whole numbers: what SLURM, torch and Arrow all accept."""
 MAX_NAME_BYTES = 120
+LLAVA_CODE = "llava_code"
+"""The variant of prompts for LLaVA's own code: all images come first."""
 
 
 def choice(default: str, *others: str) -> Any:
@@ -50,6 +52,9 @@ class ModelConfig:
     """Qwen2.5-VL: an image with fewer pixels is enlarged to that many; None takes the checkpoint's own."""
     max_pixels: int | None = at_least(1, None)
     """Qwen2.5-VL: an image with more pixels is reduced to that many; None takes the checkpoint's own."""
+    protocol: str = choice("hf", "llava")
+    """`hf`: the checkpoint's processor and chat template. `llava`: LLaVA's own code, as lmms-eval's `llava` runs it:
+    images padded to a square (LLaVA-1.5) and Vicuna's conversation with its system sentence."""
     clip: str | None = None
     """A folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
     `relevance=clip`; None where no arm needs it."""
@@ -76,7 +81,8 @@ class ModelConfig:
         """Which variant of a task's prompt the model gets: `prompts`, the checkpoint's own flag, or the family's."""
         from zoo_exp.embedded.shipped import prompts_of
 
-        return self.prompts or prompts_of(self.path) or self.family
+        own = LLAVA_CODE if self.protocol == "llava" else self.family
+        return self.prompts or prompts_of(self.path) or own
 
 
 @dataclass

@@ -63,6 +63,7 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         clip=model.clip,
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
+        protocol=model.protocol,
     )
 
 

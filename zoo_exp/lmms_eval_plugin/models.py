@@ -1,6 +1,7 @@
 """The two model classes for lmms-eval: one for chat messages, one for a text with images."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.lmms_eval_plugin.answers import Answerer, Settings, check_arguments
 from zoo_exp.lmms_eval_plugin.turns import ChatRequest, from_context, from_messages
+from zoo_exp.models.llava_protocol import describe
 from zoo_exp.models.loading import load_model
 
 try:
@@ -19,9 +21,10 @@ try:
 except ImportError:  # keep this file importable for tools that import every module
     lmms = object
 
+_log = logging.getLogger(__name__)
 ARGUMENTS = (
     "pretrained", "selector", "budget", "seed", "positions", "dtype", "attention", "revision", "device",
-    "device_map", "trust_remote_code", "clip", "batch_size",
+    "device_map", "trust_remote_code", "clip", "protocol", "batch_size",
 )  # fmt: skip
 
 
@@ -41,6 +44,8 @@ class ZooExp(lmms):  # type: ignore[misc]
         device_map: as in `from_pretrained`; replaces `device`.
         trust_remote_code: allow code from the checkpoint.
         clip: folder or hub id of the full CLIP that the vision encoder comes from, for `cdpruner relevance=clip`.
+        protocol: `hf`, the processor of transformers, or `llava`, prompts and images of LLaVA's own code, as
+            lmms-eval's `llava` (LLaVA-1.5 and LLaVA-NeXT); None takes `hf`, or what a name of `configs/model/` sets.
         batch_size: requests per batch.
         max_batch_size: part of lmms-eval's signature; ignored.
         **options: of the selector, such as `fusion=sum`.
@@ -65,6 +70,7 @@ class ZooExp(lmms):  # type: ignore[misc]
         device_map: str | None = None,
         trust_remote_code: bool = False,
         clip: str | None = None,
+        protocol: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
         **options: Any,
@@ -79,6 +85,7 @@ class ZooExp(lmms):  # type: ignore[misc]
         self._model: tuple[Any, dict[str, Any]] = (pretrained, {
             "dtype": dtype, "attention": attention, "revision": revision, "device": device,
             "device_map": device_map, "trust_remote_code": trust_remote_code, "clip": clip,
+            "protocol": protocol,
         })  # fmt: skip
         self._selection = (selector, budget, seed, positions, options)
         self._answerer: Answerer | None = self._load()
@@ -136,7 +143,10 @@ class ZooExp(lmms):  # type: ignore[misc]
     def _load(self) -> Answerer:
         selector, budget, seed, positions, options = self._selection
         path, settings = self._model
-        return Answerer(load_model(path, **settings), selector, budget, seed, positions, options)
+        loaded = load_model(path, **settings)
+        # lmms-eval sets up no handler for this logger: a warning is what reaches the console.
+        _log.warning("zoo_exp: %s", describe(loaded.protocol, loaded.adapter.family))
+        return Answerer(loaded, selector, budget, seed, positions, options)
 
     def _doc(self, task: str, split: str, doc_id: int) -> tuple[dict[str, Any], str]:
         """The row, and the name that seeds stochastic selectors."""

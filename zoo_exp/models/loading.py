@@ -25,6 +25,7 @@ from zoo_exp.models.families import (
     model_class_name,
 )
 from zoo_exp.models.generic_support import image_token
+from zoo_exp.models.llava_protocol import check_protocol, use_protocol
 from zoo_exp.models.pixels import bound_pixels
 from zoo_exp.models.weight_files import check_config, check_settings, check_weight_files
 
@@ -47,6 +48,7 @@ class LoadedModel:
         adapter: the family's adapter.
         name: what was asked for.
         n_visual: visual tokens of an image, or None where it depends on the image.
+        protocol: what prompts and images follow: `hf` or `llava`.
     """
 
     model: Any
@@ -54,6 +56,7 @@ class LoadedModel:
     adapter: VLMAdapter
     name: str
     n_visual: int | None
+    protocol: str = "hf"
 
 
 def load_model(
@@ -71,6 +74,7 @@ def load_model(
     clip: str | Path | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    protocol: str | None = None,
 ) -> LoadedModel:
     """Load a vision-language model that can be pruned.
 
@@ -90,6 +94,8 @@ def load_model(
             `relevance=clip`.
         min_pixels: an image with fewer pixels is enlarged (Qwen2.5-VL); default: as the processor's files say.
         max_pixels: an image with more pixels is reduced.
+        protocol: `hf` (default), the checkpoint's processor and chat template; or `llava`, those of LLaVA's own code
+            (`zoo_exp.models.llava_protocol`), which the names of `configs/model/` set for LLaVA-1.5 and LLaVA-NeXT.
 
     Raises:
         UnknownNameError: a model type without an adapter, an unknown dtype.
@@ -103,6 +109,7 @@ def load_model(
     weights = weights or preset.get("weights", "pretrained")
     revision = revision or preset.get("revision")
     clip = clip or preset.get("clip")
+    protocol = protocol or preset.get("protocol", "hf")
     layers = preset.get("layers") if layers is None else layers
     pixels = (
         preset.get("min_pixels") if min_pixels is None else min_pixels,
@@ -129,6 +136,7 @@ def load_model(
     with _quiet():
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = _config(path, name, weights, hub)
+        check_protocol(protocol, config.model_type, name)
         check_settings(path, name)
         if layers is not None:
             keep_layers(config, layers)
@@ -149,11 +157,13 @@ def load_model(
         adapter = adapter_for(model, processor)
     if processor is not None and not shipped:
         check_template(processor, name)
+    if processor is not None:
+        use_protocol(processor, model.config, name, protocol)
     if clip is not None:
         with _quiet():
             adapter.clip = ClipHeads.load(str(clip))
         adapter.clip.check(config.vision_config, str(clip))
-    return LoadedModel(model, processor, adapter, name, adapter.n_visual)
+    return LoadedModel(model, processor, adapter, name, adapter.n_visual, protocol)
 
 
 def keep_layers(config: Any, layers: int) -> None:

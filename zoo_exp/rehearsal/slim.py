@@ -133,14 +133,25 @@ _IDS = {
 }
 
 
-def make(name: str, folder: Path, seed: int = 0) -> Path:
-    """Write the slim checkpoint of a model of `configs/model/`; returns its folder."""
+def make(name: str, folder: Path, seed: int = 0, *, weights: bool = True) -> Path:
+    """Write the slim checkpoint of a model of `configs/model/`; returns its folder.
+
+    Without weights it has its settings alone, for `load_model(folder, weights="random")`.
+    """
     import transformers
 
     published = PUBLISHED[name]
     folder.mkdir(parents=True, exist_ok=True)
     words = tokenizer(published)
     config = slim_config(published, words)
+    words.save_pretrained(folder)
+    _write(folder / "preprocessor_config.json", published.images)
+    if published.processor:
+        _write(folder / "processor_config.json", published.processor)
+    _write(folder / "chat_template.json", {"chat_template": published.template})
+    if not weights:
+        config.save_pretrained(folder)
+        return folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(transformers, model_class_name(config.model_type))(config)
@@ -150,11 +161,6 @@ def make(name: str, folder: Path, seed: int = 0) -> Path:
         bos_token_id=words.bos_token_id, eos_token_id=eos, pad_token_id=pad, **published.generation
     )
     model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", published.images)
-    if published.processor:
-        _write(folder / "processor_config.json", published.processor)
-    _write(folder / "chat_template.json", {"chat_template": published.template})
     return folder
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from zoo_exp.core.budget import Budget
 from zoo_exp.evaluation import module
 from zoo_exp.models.answering import EncodedBatch, Generated, generate
+from zoo_exp.models.llava_protocol import SYSTEM
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.selectors.layer.base import LayerSelector
 
@@ -120,6 +121,12 @@ def _check_prompt(seen: Watched, who: str, loaded: LoadedModel, batch: EncodedBa
     ending = ENDINGS.get(loaded.adapter.family, "")
     for text in texts:
         seen.expect("prompt", text.endswith(ending), f"{who}: the prompt ends with {text[-30:]!r}")
+    own = loaded.protocol == "llava"
+    for text in texts:
+        right = (SYSTEM in text) == own
+        seen.expect(
+            "prompt", right, f"{who}: protocol {loaded.protocol}, but the prompt starts with {text[:60]!r}"
+        )
     marks = int((ids == loaded.adapter.image_token_id).sum())
     visual = sum(image.count for row in batch.tokens for image in row)
     seen.expect("prompt", marks == visual, f"{who}: {marks} placeholders for {visual} visual tokens")

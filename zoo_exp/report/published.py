@@ -75,7 +75,7 @@ def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataF
         experiment: the run's resolved configuration.
 
     Returns:
-        Rows with `COLUMNS`, and notes for the reader.
+        Rows with `COLUMNS` and `model_protocol`, and notes for the reader.
     """
     model = dict(experiment.get("model") or {})
     name, path = str(model.get("name")), str(model.get("path"))
@@ -87,6 +87,12 @@ def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataF
             f"model.path={path} is not known to be the paper's checkpoint; if it holds llava-hf/{checkpoint}, type "
             f"model.checkpoint=llava-hf/{checkpoint}"
         )
+    protocol = str(model.get("protocol") or "hf")
+    if protocol != "llava":
+        reasons.append(
+            f"model.protocol is {protocol}, and theirs is of LLaVA's own code (other prompts, padded images): type "
+            "model.protocol=llava"
+        )
     if model.get("weights", "pretrained") != "pretrained":
         reasons.append(f"model.weights is {model['weights']}")
     if model.get("layers") is not None:
@@ -94,7 +100,7 @@ def beside(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> tuple[pd.DataF
     if experiment.get("limit") is not None:
         reasons.append(f"limit={experiment['limit']} evaluates a part of each benchmark")
     if joined.empty or not reasons:
-        return joined, []
+        return joined.assign(model_protocol=protocol), []
     return joined.head(0), [f"published numbers are not shown: {', '.join(reasons)}"]
 
 

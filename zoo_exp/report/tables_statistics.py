@@ -86,7 +86,9 @@ def published_table(results: Results) -> Table:
         Column("source", _source, left=True, level=WIDE),
     ]
     lines = plain_lines(results.published)
-    return build("published", "Published numbers beside ours", columns, lines, caption=PUBLISHED)
+    protocols = sorted({str(line["model_protocol"]) for line in lines if "model_protocol" in line})
+    title = "Published numbers beside ours" + (f" (protocol {', '.join(protocols)})" if protocols else "")
+    return build("published", title, columns, lines, caption=PUBLISHED)
 
 
 def _difference(line: Line) -> Cell:

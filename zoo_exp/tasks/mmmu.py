@@ -33,6 +33,8 @@ from zoo_exp.tasks.images import decode_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGES_FIRST = ("qwen3_vl", "llava_code")
+"""Models that get all images, then the text with its markers; `llava_code` is LLaVA's own code."""
 _MARKER = re.compile(r"<image (\d+)>")
 _COMMAS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
 _SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
@@ -89,7 +91,7 @@ class MMMU(Task):
         If a marker is repeated, there are more gaps than images, and the remaining texts are dropped.
         """
         images, prompt = self.images(doc), self.prompt(doc, model_family)
-        if model_family == "qwen3_vl":
+        if model_family in IMAGES_FIRST:
             return [*images, prompt]
         texts = [text.strip() for text in _MARKER.split(prompt)[::2]]
         parts: list[str | Image] = []
