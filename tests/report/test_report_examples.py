@@ -4,8 +4,9 @@ import json
 
 from PIL import Image
 
-from zoo_exp.report.mask_items import MaskArm, MaskItem, failures, focus_arm, successes
+from zoo_exp.report.mask_items import MaskArm, MaskItem, failures, successes
 from zoo_exp.statistics.arm_rows import group
+from zoo_exp.statistics.focus import Judges, default_focus
 
 ARMS = [
     {"arm": "full", "selector": "full"},
@@ -28,9 +29,12 @@ def item(number, task="t", **right):
     return MaskItem(task, str(number), json.dumps(right), "r", (1, 1), Image.new("RGB", (4, 4)), arms)
 
 
+JUDGES = Judges.of(ROWS, ROWS[-1])
+
+
 def test_the_focus_is_the_default_method():
-    assert focus_arm(ROWS).names == ("zoo @16",)
-    assert focus_arm(group(ARMS[:4])) is None
+    assert default_focus(ROWS).names == ("zoo @16",)
+    assert default_focus(group(ARMS[:4])) is None
 
 
 def test_a_success_is_correct_where_more_than_half_of_the_others_are_wrong():
@@ -41,20 +45,36 @@ def test_a_success_is_correct_where_more_than_half_of_the_others_are_wrong():
         item(3, zoo=True),
         item(4),
     ]
-    assert [found.sample_id for found in successes(items, ROWS, focus_arm(ROWS))] == ["2"]
+    assert [found.sample_id for found in successes(items, JUDGES)] == ["2"]
+    assert [found.sample_id for found in successes(items, JUDGES, each=3)] == ["2", "3"]
     # One of two others is wrong: that is half, not most.
-    assert not successes(items[:2], ROWS, focus_arm(ROWS))
+    assert not successes(items[:2], JUDGES)
 
 
-def test_a_failure_is_wrong_where_the_full_model_is_correct():
+def test_a_failure_is_wrong_where_more_than_half_of_the_others_are_correct():
     items = [
-        item(0, divprune=True),
-        item(1, full=True),
-        item(2, full=True, divprune=True),
+        item(0, divprune=True, visionzip=True),
+        item(1, full=True, divprune=True),
+        item(2, full=True, divprune=True, visionzip=True),
         item(3, task="u", full=True),
     ]
-    assert [found.sample_id for found in failures(items, ROWS, focus_arm(ROWS))] == ["2", "3"]
-    assert not failures(items[:1], ROWS, focus_arm(ROWS))
+    assert [found.sample_id for found in failures(items, JUDGES, each=3)] == ["2", "0"]
+    assert not failures(items[1:2], JUDGES)
+
+
+def test_the_seeds_of_an_arm_count_together():
+    seeds = [
+        {"arm": f"random @16 seed {seed}", "row": "random @16", "selector": "random", "budget": "16"}
+        | {"options": {}, "seed": seed, "arm_id": f"r{seed}"}
+        for seed in range(3)
+    ]
+    rows = group([*seeds, ARMS[-1]])
+    judges = Judges.of(rows, next(row for row in rows if row.selector == "zoo"))
+    right = {"zoo @16": 1.0, "random @16 seed 0": 1.0, "random @16 seed 1": 0.0, "random @16 seed 2": 0.0}
+    assert judges.judge(right) == ("success", 0, 1)
+    assert judges.judge(right | {"zoo @16": 0.0, "random @16 seed 1": 1.0}) == ("failure", 1, 1)
+    del right["random @16 seed 2"]
+    assert judges.judge(right) == ("", 0, 0)
 
 
 def test_latex_escapes_what_it_must(make_whole_run):

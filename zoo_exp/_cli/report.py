@@ -1,12 +1,15 @@
 """Report runs: one HTML page, Markdown, LaTeX, CSV tables and figures (PNG, SVG). Needs neither model nor GPU.
 
 RUN is a run folder (runs/NAME/ID), or a folder above it: runs/NAME selects its newest run, runs the newest run of
-each experiment.
+each experiment; with --all, every run, such as all points of a sweep. Several runs also stand side by side in one
+table, an arm per row and a model or run per column, with paired differences.
 
 Examples:
   python -m zoo_exp report runs/ablation_fusion
   python -m zoo_exp report runs/sanity runs/low_rank --out report
-  python -m zoo_exp report runs/ablation_fusion --wandb     also create a W&B report
+  python -m zoo_exp report runs/mine --focus "mine @16"      compare this arm with the others; where it succeeds, fails
+  python -m zoo_exp report runs/powers --all                 every point of a sweep
+  python -m zoo_exp report runs/ablation_fusion --wandb      also create a W&B report
 """
 
 import argparse
@@ -21,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="output folder (default: report inside the run folder; ./report for several runs)",
+    )
+    parser.add_argument(
+        "--focus",
+        metavar="ARM",
+        help="the arm that the report is about: paired table, successes and failures",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="of a folder above, every run instead of the newest"
     )
     parser.add_argument(
         "--mixed",
@@ -43,11 +54,19 @@ def report(args: argparse.Namespace) -> int:
     from zoo_exp.report.drawing import spare_processes
     from zoo_exp.runs.load import find_runs, passed_over
 
-    folders = find_runs(args.runs)
-    for line in passed_over(folders, args.runs):
+    folders = find_runs(args.runs, every=args.all)
+    for line in [] if args.all else passed_over(folders, args.runs):
         print(line)
     processes = spare_processes(len(folders))
-    page = build(folders, args.out, args.mixed, processes=processes, console=plain_console(stderr=True))
+    page = build(
+        folders,
+        args.out,
+        args.mixed,
+        processes=processes,
+        console=plain_console(stderr=True),
+        focus=args.focus,
+        tables=plain_console(),
+    )
     print(f"report: {page}")
     if args.wandb:
         from zoo_exp.tracking.wandb_report import make_report

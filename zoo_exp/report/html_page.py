@@ -19,6 +19,7 @@ from zoo_exp.report.headline import change, headline
 from zoo_exp.report.page_galleries import PageImages, gallery_data, script_json
 from zoo_exp.report.renderers import environment
 from zoo_exp.report.section import Section
+from zoo_exp.report.side_by_side import side_by_side
 from zoo_exp.report.tables_statistics import facts_table
 from zoo_exp.report.tabular import Cell, Column, Line, Table, build, count, known, text
 
@@ -62,15 +63,18 @@ def render_page(
         warnings: shown above everything else, such as runs that differ in their settings.
         limit: bytes.
     """
+    above = overviews(sections)
     for level in LEVELS:
         reduced = [f"To stay below {limit / 1e6:g} MB, {level.left_out}"] if level.left_out else []
-        page = _render(title, sections, [*warnings, *reduced], level)
+        page = _render(title, sections, above, [*warnings, *reduced], level)
         if len(page.encode()) <= limit:
             break
     return page
 
 
-def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], level: Level) -> str:
+def _render(
+    title: str, sections: Sequence[Section], above: Sequence[Table], warnings: Sequence[str], level: Level
+) -> str:
     images = PageImages(level.pixels)
     script = page_file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
@@ -88,7 +92,7 @@ def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], le
             style=Markup(page_file("page.css")),
             script=Markup(script),
             warnings=warnings,
-            overview=overview(sections) if len(sections) > 1 else None,
+            overviews=above,
             sections=shown,
             images=script_json(images.urls),
         )
@@ -138,6 +142,14 @@ def _section(section: Section, images: PageImages, level: Level) -> dict[str, An
 def svg_url(path: Path) -> str:
     """An SVG file as a data URL."""
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def overviews(sections: Sequence[Section]) -> list[Table]:
+    """What stands above several runs; empty for one."""
+    if len(sections) < 2:
+        return []
+    runs, results = [section.run for section in sections], [section.results for section in sections]
+    return [overview(sections), side_by_side(runs, results)]
 
 
 def overview(sections: Sequence[Section]) -> Table:

@@ -1,5 +1,6 @@
 """Kept visual tokens of single questions: read from a run, and selected for a gallery by a stated criterion."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,23 +11,25 @@ from PIL import Image
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import log
 from zoo_exp.runs import folder, reading
-from zoo_exp.statistics.arm_rows import ArmRow
+from zoo_exp.statistics.focus import CORRECT, FAILURE, SUCCESS, Judges, row_correct
 
-CORRECT = 0.5
-"""Responses with at least this score count as correct."""
 RULE = (
     "Examples: per task, the first question on which the arms shown disagree, otherwise the first question. "
     "For layer selectors, the tokens that reach the last decoder layer are shown."
 )
-SUCCESS = (
-    "Per task, the first question that {arm} answers correctly and more than half of the other selectors at this "
-    "budget answer incorrectly; among several, the one that the fewest of them answer correctly. Arms with several "
-    "seeds count by their first seed, other ZOO arms do not count."
+SEEDS = (
+    "An arm with several seeds counts as correct if its mean score over the seeds is at least 0.5; other arms of the "
+    "same selector do not count."
 )
-FAILURE = (
-    "Per task, the first question that the full model answers correctly and {arm} incorrectly; among several, the one "
-    "that the most other selectors at this budget answer correctly."
-)
+SUCCESSES = (
+    "Per task, {number} with masks that {arm} answers correctly and more than half of the other selectors at this "
+    "budget answer incorrectly: those that the fewest of them answer correctly. "
+) + SEEDS
+FAILURES = (
+    "Per task, {number} with masks that {arm} answers incorrectly and more than half of the other selectors at this "
+    "budget answer correctly: those that the most of them answer correctly, and of these first those that the full "
+    "model answers correctly. "
+) + SEEDS
 
 
 @dataclass(frozen=True)
@@ -111,47 +114,31 @@ def choose(
     return chosen[:rows]
 
 
-def focus_arm(rows: Sequence[ArmRow]) -> ArmRow | None:
-    """ZOO's row with multiplied fusion and no other option, at the smallest budget (the last in the table)."""
-    default = [
-        row for row in rows if row.selector == "zoo" and row.options in ("{}", '{"fusion": "multiply"}')
-    ]
-    return default[-1] if default else None
+def successes(items: Sequence[MaskItem], judges: Judges, each: int = 1) -> list[MaskItem]:
+    """At most `each` questions per task that the focus answers correctly and most others incorrectly (`SUCCESSES`)."""
+    return _examples(items, judges, SUCCESS, each)
 
 
-def successes(items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow) -> list[MaskItem]:
-    """At most one question per task that `focus` answers correctly and most others incorrectly (`SUCCESS`)."""
-    return _examples(items, rows, focus, correct=True)
+def failures(items: Sequence[MaskItem], judges: Judges, each: int = 1) -> list[MaskItem]:
+    """At most `each` questions per task that the focus answers incorrectly and most others correctly (`FAILURES`)."""
+    return _examples(items, judges, FAILURE, each)
 
 
-def failures(items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow) -> list[MaskItem]:
-    """At most one question per task that `full` answers correctly and `focus` incorrectly (`FAILURE`)."""
-    return _examples(items, rows, focus, correct=False)
-
-
-def _examples(
-    items: Sequence[MaskItem], rows: Sequence[ArmRow], focus: ArmRow, correct: bool
-) -> list[MaskItem]:
-    others = [
-        row.names[0]
-        for row in rows
-        if row.budget == focus.budget and row.names[0] != focus.names[0] and row.selector != "zoo"
-    ]
-    full = next((row.names[0] for row in rows if row.selector == "full"), None)
+def _examples(items: Sequence[MaskItem], judges: Judges, wanted: str, each: int) -> list[MaskItem]:
     chosen: list[MaskItem] = []
     for task in dict.fromkeys(item.task for item in items):
-        fitting: list[tuple[float, int, MaskItem]] = []
+        fitting: list[tuple[float, bool, int, MaskItem]] = []
         for place, item in enumerate(item for item in items if item.task == task):
-            scored = {arm.arm: bool(arm.correct) for arm in item.arms}
-            known = [scored[name] for name in others if name in scored]
-            if scored.get(focus.names[0]) is not correct or not known:
+            scores = {arm.arm: math.nan if arm.score is None else arm.score for arm in item.arms}
+            kind, number, count = judges.judge(scores)
+            if kind != wanted:
                 continue
-            share = sum(known) / len(known)
-            if correct and share < 0.5:
-                fitting.append((share, place, item))
-            elif not correct and full is not None and scored.get(full):
-                fitting.append((-share, place, item))
-        chosen += [min(fitting, key=lambda entry: entry[:2])[2]] if fitting else []
+            share = number / count if wanted == SUCCESS else -number / count
+            without_full = (
+                wanted == FAILURE and judges.full is not None and not row_correct(scores, judges.full)
+            )
+            fitting.append((share, without_full, place, item))
+        chosen += [entry[3] for entry in sorted(fitting, key=lambda entry: entry[:3])[:each]]
     return chosen
 
 

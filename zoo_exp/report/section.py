@@ -10,13 +10,12 @@ from zoo_exp.report import published
 from zoo_exp.report.drawing import DrawnFigure, Here, draw_all
 from zoo_exp.report.figures_tokens import shares
 from zoo_exp.report.mask_items import (
-    FAILURE,
+    FAILURES,
     RULE,
-    SUCCESS,
+    SUCCESSES,
     MaskItem,
     choose,
     failures,
-    focus_arm,
     read_masks,
     successes,
 )
@@ -27,7 +26,11 @@ from zoo_exp.report.tabular import Table
 from zoo_exp.report.token_rows import averages, read_tokens
 from zoo_exp.runs.load import Run
 from zoo_exp.statistics.arm_rows import ArmRow, group
+from zoo_exp.statistics.focus import Judges, default_focus
 from zoo_exp.statistics.results import Results
+
+EACH = 4
+"""Successes and failures per task in a gallery of a report that is about one arm."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,13 @@ class Section:
 
 
 def make_section(
-    run: Run, slug: str, figures: Path, draws: int, executor: Executor | None = None, title: str | None = None
+    run: Run,
+    slug: str,
+    figures: Path,
+    draws: int,
+    executor: Executor | None = None,
+    title: str | None = None,
+    focus: str | None = None,
 ) -> Section:
     """Compute the results of a run and draw the figures that apply to it.
 
@@ -81,8 +90,9 @@ def make_section(
         draws: bootstrap resamples.
         executor: draws the figures (see `drawing.drawers`); this process, if None.
         title: name for readers; the experiment's, if None.
+        focus: the arm that the report is about (see `focus.focus_rows`).
     """
-    results = results_of(run, draws)
+    results = results_of(run, draws, focus)
     rows = group(run.experiment["arms"])
     items = read_masks(run.folder)
     tokens = read_tokens(run.folder)
@@ -101,7 +111,7 @@ def make_section(
         tables=[*run_tables(results), *(table for table in more if table.rows)],
         rows=rows,
         drawing=executor.submit(draw_all, results.frame, kept, len(items), tokens, figures / slug),
-        examples=_examples(items, rows, results.tasks),
+        examples=_examples(items, rows, results.tasks, results.focus),
     )
 
 
@@ -109,18 +119,20 @@ def _last_budget(rows: list[ArmRow]) -> str | None:
     return next((row.budget for row in reversed(rows) if row.budget is not None), None)
 
 
-def _examples(items: list[MaskItem], rows: list[ArmRow], tasks: list[str]) -> list[Examples]:
+def _examples(items: list[MaskItem], rows: list[ArmRow], tasks: list[str], about: str) -> list[Examples]:
+    """The galleries; those of successes and failures show several questions per task if the report is about an arm."""
     if not items:
         return []
     names = [row.names[0] for row in rows]
     found = [Examples("Kept tokens", RULE, choose(items, names, tasks))]
-    focus = focus_arm(rows)
+    focus = next((row for row in rows if row.label == about), None) if about else default_focus(rows)
     if focus is not None:
-        label = focus.names[0]
-        found += [
-            Examples(f"Successes of {label}", SUCCESS.format(arm=label), successes(items, rows, focus)),
-            Examples(f"Failures of {label}", FAILURE.format(arm=label), failures(items, rows, focus)),
-        ]
+        judges, each = Judges.of(rows, focus), EACH if about else 1
+        for name, rule, of in (("Successes", SUCCESSES, successes), ("Failures", FAILURES, failures)):
+            told = rule.format(
+                arm=focus.row, number="one question" if each == 1 else f"at most {each} questions"
+            )
+            found.append(Examples(f"{name} of {focus.row}", told, of(items, judges, each)))
     return [one for one in found if one.items]
 
 

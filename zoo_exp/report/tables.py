@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from zoo_exp.report.tables_focus import focus_tables
 from zoo_exp.report.tables_statistics import (
     contribution_table,
     detail_table,
@@ -56,6 +57,7 @@ def run_tables(results: Results) -> list[Table]:
     """Every table of a run in the order of a document; those without rows are left out."""
     tables = [
         main_table(results),
+        *focus_tables(results),
         paired_table(results),
         published_table(results),
         difficulty_table(results),

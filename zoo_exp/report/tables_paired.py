@@ -8,6 +8,7 @@ import pandas as pd
 
 from zoo_exp.report.mask_items import answer_text
 from zoo_exp.report.run_document import plain_rows
+from zoo_exp.report.tables_focus import short_text
 from zoo_exp.report.tables_statistics import plain_lines
 from zoo_exp.report.tabular import (
     USUALLY,
@@ -42,8 +43,6 @@ CHANGED = (
     "Questions on which the scores of A and B differ: {shown} of {total}, the largest difference first, equal ones in "
     "random order (seed 0)."
 )
-LONGEST = 60
-"""Characters of a question or a response in a table."""
 
 
 def paired_tables(found: Comparison, changed: int = 0) -> list[Table]:
@@ -126,8 +125,8 @@ def changed_table(pair: Paired, most: int, name: str = "changed") -> Table:
     lines = [
         {
             **line,
-            "asked": _short(line["question"]),
-            "answer": _short(answer_text(line["reference"])),
+            "asked": short_text(line["question"]),
+            "answer": short_text(answer_text(line["reference"])),
         }
         for line in plain_lines(pair.changed.head(most))
     ]
@@ -187,14 +186,11 @@ def _higher(line: Line) -> str:
 def _said(side: str) -> Any:
     def cell(line: Line) -> Cell:
         mark = "✓" if line[f"{side}_score"] >= 0.5 else "✗"
-        return Cell(f"{mark} {_short(line[f'{side}_response']) or '(empty)'}", float(line[f"{side}_score"]))
+        return Cell(
+            f"{mark} {short_text(line[f'{side}_response']) or '(empty)'}", float(line[f"{side}_score"])
+        )
 
     return cell
-
-
-def _short(shown: Any) -> str:
-    plain = " ".join("".join(c if c.isprintable() else " " for c in str(shown)).split())
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -54,6 +54,14 @@ def paired_table(results: Results) -> Table:
     """The best arm of each budget against every other arm of that budget."""
     columns = [
         Column("best arm", text("arm"), left=True),
+        *paired_columns("best higher : other higher"),
+    ]
+    return build("paired", "Paired differences", columns, plain_lines(results.comparisons), caption=PAIRED)
+
+
+def paired_columns(counts: str) -> list[Column]:
+    """What a paired difference shows beside the arm: the other arm, the difference, and its tests."""
+    return [
         Column("compared with", text("against"), left=True),
         Column(
             "difference",
@@ -61,11 +69,10 @@ def paired_table(results: Results) -> Table:
             unit="(points)",
         ),
         Column("detectable", value("detectable"), unit="(points)", level=USUALLY),
-        Column("best higher : other higher", _discordant, level=WIDE),
+        Column(counts, _discordant, level=WIDE),
         Column("p", p_value("p_value")),
         Column("p (Holm)", p_value("p_holm"), needs="p_holm"),
     ]
-    return build("paired", "Paired differences", columns, plain_lines(results.comparisons), caption=PAIRED)
 
 
 def _discordant(line: Line) -> str:

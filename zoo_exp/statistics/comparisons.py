@@ -119,8 +119,10 @@ class Rival:
         return self.interval.excludes(0.0) and self.p_holm < 1 - CONFIDENCE
 
 
-def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list[list[Rival]]:
-    """Compare the best row of each budget with every other row at this budget.
+def rivals(
+    rows: Sequence[ArmRow], contest: Contest, left_out: Set[int], focus: Sequence[int] | None = None
+) -> list[list[Rival]]:
+    """Compare the best row of each budget, or a given one, with every other row at this budget.
 
     Budgets with fewer than two rows to compare are skipped.
 
@@ -128,6 +130,7 @@ def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list
         rows: the R rows of the table.
         contest: the quantity that is compared.
         left_out: rows that are excluded, see `above_budget`.
+        focus: rows that take the place of the best ones; other budgets are skipped. None compares the best ones.
     """
     found = []
     for budget in dict.fromkeys(row.budget for row in rows if row.budget is not None):
@@ -138,7 +141,10 @@ def rivals(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> list
         ]
         if len(group) < 2:
             continue
-        best = max(group, key=lambda i: contest.value[i])
+        if focus is not None and not set(group) & set(focus):
+            continue
+        candidates = group if focus is None else [i for i in group if i in focus]
+        best = max(candidates, key=lambda i: contest.value[i])
         others = [other for other in group if other != best]
         tests = [contest.test(rows[best], rows[other]) for other in others]
         adjusted = holm([1.0 if test is None else test.p_value for test in tests])
@@ -160,19 +166,22 @@ def best_rows(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> s
     }
 
 
-def compare(rows: Sequence[ArmRow], contest: Contest, left_out: Set[int]) -> pd.DataFrame:
+def compare(
+    rows: Sequence[ArmRow], contest: Contest, left_out: Set[int], focus: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Compare each row with the best row of its budget: difference of retained averages, in percentage points.
 
     Args:
         rows: the R rows of the table.
         contest: the retained averages.
         left_out: rows that are excluded, see `above_budget`.
+        focus: see `rivals`.
 
     Returns:
         Rows with `COLUMNS`. `only_arm_right` counts the units on which the best arm scored higher.
     """
     lines = []
-    for rival in (rival for group in rivals(rows, contest, left_out) for rival in group):
+    for rival in (rival for group in rivals(rows, contest, left_out, focus) for rival in group):
         best, other, test = rival.best, rival.other, rival.test
         # At most 1 % of the draws have no value, otherwise the interval is nan.
         error = float(np.nanstd(contest.resampled[:, best] - contest.resampled[:, other], ddof=1))

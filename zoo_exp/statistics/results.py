@@ -7,7 +7,7 @@ then `contribution`, `difficulty` and `details`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +20,12 @@ from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS, MOST_UNDEFINED
-from zoo_exp.statistics.comparisons import above_budget, compare
+from zoo_exp.statistics.comparisons import Contest, above_budget, compare
 from zoo_exp.statistics.contribution import contributions
 from zoo_exp.statistics.details import details
 from zoo_exp.statistics.difficulty import split
 from zoo_exp.statistics.estimates import TaskEstimate, estimate
+from zoo_exp.statistics.focus import Judges, focus_rows, outcomes
 from zoo_exp.statistics.frame import AVERAGE, Table, build_frame
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import FRACTION, Scale, Task
@@ -70,6 +71,13 @@ class Results:
         published: rows with a published counterpart, shown in separate tables (see `published.join`).
         not_applicable: (task, arm) of the table cells without a number, as questions do not apply to the arm.
         units: task -> unit and range of its metric; other tasks are looked up in the registry.
+        rows: the arms, in the order of the table.
+        contest: the retained averages with their draws, for further comparisons; None in results that were not computed
+            here.
+        above: places in `rows` of the arms that keep more visual tokens than their budget allows.
+        focus: label of the arm that a report is about, at its smallest budget; empty without one.
+        focus_comparisons: like `comparisons`, with the focus in the place of the best row, at each of its budgets.
+        outcomes: successes and failures of the focus (see `focus.outcomes`).
     """
 
     experiment: str
@@ -86,6 +94,12 @@ class Results:
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     units: Mapping[str, Scale] = field(default_factory=dict)
     not_applicable: frozenset[tuple[str, str]] = frozenset()
+    rows: tuple[ArmRow, ...] = ()
+    contest: Contest | None = None
+    above: frozenset[int] = frozenset()
+    focus: str = ""
+    focus_comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outcomes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def lines(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -185,6 +199,38 @@ def compute(
         not_applicable=frozenset(
             (task, row.label) for task, arm in usable.left_out for row in rows if arm in row.members
         ),
+        rows=tuple(rows),
+        contest=table.contest,
+        above=frozenset(above),
+    )
+
+
+def about(results: Results, records: pd.DataFrame, name: str) -> Results:
+    """Results with what a report about one arm says: comparisons against it, and its successes and failures.
+
+    Args:
+        results: of `compute`.
+        records: the same records.
+        name: see `focus.focus_rows`.
+
+    Raises:
+        UnknownNameError: no arm has this name.
+    """
+    mine = focus_rows(results.rows, name)
+    places = [results.rows.index(row) for row in mine]
+    judges = Judges.of(results.rows, mine[-1])
+    notes = [
+        f"{results.rows[place].label} keeps more visual tokens than its budget, so it is not compared"
+        for place in places
+        if place in results.above
+    ]
+    assert results.contest is not None
+    return replace(
+        results,
+        focus=mine[-1].label,
+        focus_comparisons=compare(results.rows, results.contest, results.above, places),
+        outcomes=outcomes(records[records["task"].isin(results.tasks)], judges),
+        notes=[*results.notes, *notes],
     )
 
 
