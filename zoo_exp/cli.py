@@ -30,6 +30,7 @@ from zoo_exp._cli import (
     slurm,
     tokens,
 )
+from zoo_exp.console import announce_torch
 from zoo_exp.errors import UnknownNameError, ending
 from zoo_exp.evaluation import stop
 
@@ -62,6 +63,9 @@ COMMANDS = {
     "rehearse": rehearse,
     "embedded": embedded,
 }
+
+ANNOUNCED = ("run", "bench", "tokens", "rehearse")
+"""Commands that say that they are loading; what others print may be read by programs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,6 +138,8 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     if rest:
         args.overrides = [*args.overrides, *rest]
     args.debug = debug
+    if args.command in ANNOUNCED and not getattr(args, "cfg", None):
+        announce_torch()
     code: int = args.handler(args)
     return code
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 from rich.console import Console
@@ -24,3 +25,24 @@ def plain_console(**options: Any) -> Console:
         options: of `rich.console.Console`, such as `stderr=True`.
     """
     return _Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def is_first_process() -> bool:
+    """Whether this process is rank 0, or the only one, by the variables of srun, torchrun and Lightning."""
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "RANK", "LOCAL_RANK"))
+
+
+class _BeforeTorch(MetaPathFinder):
+    """Prints one line when torch is about to be imported, which takes seconds; it finds no module itself."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Called by the import system with the name of each module."""
+        if name == "torch":
+            sys.meta_path.remove(self)
+            plain_console().print("loading PyTorch ...", style="dim")
+
+
+def announce_torch() -> None:
+    """Tell the user at the first import of torch that it has begun; nothing if it is imported already."""
+    if "torch" not in sys.modules and is_first_process():
+        sys.meta_path.insert(0, _BeforeTorch())

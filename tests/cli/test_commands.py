@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from zoo_exp.cli import main
@@ -87,6 +88,18 @@ def test_show_prints_yaml_with_the_cells(capsys):
     assert [cell["task"] for cell in shown["cells"]] == ["embedded_pope", "embedded_mme"]
     assert {cell["arms"] for cell in shown["cells"]} == {len(shown["arms"])}
     assert "zoo multiply @16" in [arm["arm"] for arm in shown["arms"]]
+    assert [cell["questions"] for cell in shown["cells"]] == [100, 200]
+    assert all(cell["hours"] > 0 and cell["memory_gib"] > 0 for cell in shown["cells"])
+    assert "# hours and memory_gib: estimates from" in out
+
+
+def test_show_estimates_a_large_model_for_a_gpu_where_there_is_none(capsys):
+    assert main(["show", "model=llava15_7b", "selector=full", "task=pope"]) == 0
+    out = capsys.readouterr().out
+    (cell,) = yaml.safe_load(out)["cells"]
+    assert cell["questions"] == 9000
+    assert cell["memory_gib"] > 13.2
+    assert "A100" in out or torch.cuda.is_available()
 
 
 def test_run_hands_the_experiment_to_the_runner(runner, tmp_path):

@@ -1,5 +1,8 @@
 """Print the resolved configuration and the cells of an experiment as YAML without running it.
 
+Each cell has its number of questions and an estimate of its time in hours and its memory in GiB; null where the data or
+the model's config.json are not on this machine.
+
 Examples:
   python -m zoo_exp show exp=ablation_fusion
   python -m zoo_exp show exp=ablation_fusion model=llava_next_7b budget=[320,160]
@@ -7,9 +10,13 @@ Examples:
 
 import argparse
 import shlex
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp._cli.run import add_config_dir
 from zoo_exp.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from zoo_exp.config.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +44,39 @@ def show(args: argparse.Namespace) -> int:
     for budget in dict.fromkeys(arm.budget for arm in experiment.arms if arm.budget is not None):
         print(f"# budget {budget}: {budget.meaning()}")
     print(experiment.to_yaml(), end="")
-    cells = [{"id": cell.id, "task": cell.task, "arms": len(cell.arms)} for cell in experiment.cells()]
+    cells, basis = _cells(experiment)
+    print(f"# hours and memory_gib: {basis}")
     print(yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200), end="")
     return 0
+
+
+def _cells(experiment: "Experiment") -> tuple[list[dict[str, Any]], str]:
+    """The cells with their costs, and what these were computed from."""
+    from zoo_exp.measure import cost_estimate
+    from zoo_exp.tasks import get
+    from zoo_exp.tasks.data import expected_rows
+
+    questions = {
+        cell.id: expected_rows(get(cell.task), experiment.data.root, experiment.limit)
+        for cell in experiment.cells()
+    }
+    asked = [
+        cost_estimate.Asked.whole(cell, count) for cell in experiment.cells() if (count := questions[cell.id])
+    ]
+    found = cost_estimate.of_experiment(experiment, asked)
+    costs = {} if found is None else {cost.task: cost for cost in found.cells}
+    cells = []
+    for cell in experiment.cells():
+        cost = costs.get(cell.task)
+        cells.append(
+            {
+                "id": cell.id,
+                "task": cell.task,
+                "arms": len(cell.arms),
+                "questions": questions[cell.id],
+                "hours": None if cost is None else float(f"{cost.seconds / 3600:.2g}"),
+                "memory_gib": None if cost is None else round(cost.memory / 2**30, 1),
+            }
+        )
+    unknown = f"unknown: no config.json of {experiment.model.path} on this machine"
+    return cells, unknown if found is None else f"estimates {found.basis}"

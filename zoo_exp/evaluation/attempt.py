@@ -10,6 +10,7 @@ from rich.console import Console
 
 from zoo_exp import selectors
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
 from zoo_exp.evaluation import launch, ranks, stop
 from zoo_exp.evaluation.datamodule import CellsData
@@ -17,8 +18,9 @@ from zoo_exp.evaluation.feature_cache import open_cache
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.sample_batches import Collate
-from zoo_exp.evaluation.sources import load_configured
+from zoo_exp.evaluation.sources import describe_model, load_configured
 from zoo_exp.evaluation.work import Work, load_work
+from zoo_exp.measure import cost_estimate
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs import cells, manifest, resume
 from zoo_exp.selectors.layer.base import LayerSelector
@@ -137,6 +139,10 @@ class Attempt:
             raise stop.Stopped
         experiment = self.experiment
         launch.share_threads(self.trainer)
+        if not is_shipped(experiment.model.path):
+            self.console.print(
+                f"loading {describe_model(experiment.model)} ...", style="dim", markup=False, soft_wrap=True
+            )
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
         module = self.module = PrunedVLM(loaded, self.folder, cache)
@@ -148,6 +154,7 @@ class Attempt:
                 soft_wrap=True,
                 markup=False,
             )
+            self._tell_costs(loaded)
             progress.expect(self.missing)
 
         def collate(item: Work) -> Collate:
@@ -173,6 +180,17 @@ class Attempt:
             raise
         finally:
             module.end()
+
+    def _tell_costs(self, loaded: LoadedModel) -> None:
+        """Print what the missing answers will cost."""
+        asked = []
+        for item in self.work:
+            lacking = {arm.id: len(set(item.ids) - set(item.done.get(arm.id, ()))) for arm in item.cell.arms}
+            asked.append(cost_estimate.Asked(item.cell, len(item.todo), lacking))
+        device = self.trainer.strategy.root_device
+        found = cost_estimate.of_experiment(self.experiment, asked, loaded, device)
+        for line in found.lines() if found else []:
+            self.console.print(line, style="dim", markup=False, soft_wrap=True, highlight=False)
 
     def _watched(self, module: PrunedVLM) -> ranks.Watch:
         """Follows the notes of other ranks, if there are any."""

@@ -198,6 +198,10 @@ class PrunedVLM(lightning.LightningModule):
             if sample.id not in self.done.get(arm.id, ())
         ]
         self._writer.write([], [], rows)
+        for arm in self.cell.arms:
+            refused = sum(row.arm_id == arm.id for row in rows)
+            if refused:
+                self.after_arm(arm, refused)
         self.recorded += len(rows)
         self.recorded_in_cell += len(rows)
 

@@ -1,6 +1,7 @@
 """The sources of an experiment: check model and data before anything slow starts, and load the configured model."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.schema import ModelConfig
+from zoo_exp.console import is_first_process
 from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.models.families import known_architectures
@@ -41,7 +43,7 @@ def check(experiment: Experiment, tell: Callable[[str], object] = print) -> None
 
 
 def load_configured(model: ModelConfig, device: "str | torch.device | None" = None) -> "LoadedModel":
-    """Load a model according to its configuration.
+    """Load a model according to its configuration; on a terminal, with bars for downloads and weights.
 
     Args:
         model: from `configs/model/`.
@@ -64,7 +66,20 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
         protocol=model.protocol,
+        progress=sys.stderr is not None and sys.stderr.isatty() and is_first_process(),
     )
+
+
+def describe_model(model: ModelConfig) -> str:
+    """What is about to be loaded: its name and the size of its files, or where they come from."""
+    if is_shipped(model.path) or model.weights == "random":
+        return model.name
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        return f"{model.name} ({model.path}, from the hub or its cache)"
+    files = list(folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in files)
+    return f"{model.name} ({size / 2**30:.1f} GiB in {len(files)} file{'s' if len(files) != 1 else ''})"
 
 
 def _check_model(model: ModelConfig) -> bool:

@@ -75,6 +75,7 @@ def load_model(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     protocol: str | None = None,
+    progress: bool = False,
 ) -> LoadedModel:
     """Load a vision-language model that can be pruned.
 
@@ -96,6 +97,7 @@ def load_model(
         max_pixels: an image with more pixels is reduced.
         protocol: `hf` (default), the checkpoint's processor and chat template; or `llava`, those of LLaVA's own code
             (`zoo_exp.models.llava_protocol`), which the names of `configs/model/` set for LLaVA-1.5 and LLaVA-NeXT.
+        progress: show the progress bars of `transformers` and `huggingface_hub` on standard error.
 
     Raises:
         UnknownNameError: a model type without an adapter, an unknown dtype.
@@ -133,7 +135,8 @@ def load_model(
     shipped = is_shipped(path)
     if shipped:
         path = str(shipped_folder(path))
-    with _quiet():
+    progress = progress and not shipped
+    with _quiet(progress):
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = _config(path, name, weights, hub)
         check_protocol(protocol, config.model_type, name)
@@ -160,7 +163,7 @@ def load_model(
     if processor is not None:
         use_protocol(processor, model.config, name, protocol)
     if clip is not None:
-        with _quiet():
+        with _quiet(progress):
             adapter.clip = ClipHeads.load(str(clip))
         adapter.clip.check(config.vision_config, str(clip))
     return LoadedModel(model, processor, adapter, name, adapter.n_visual, protocol)
@@ -326,18 +329,19 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither progress bars nor notes about fallbacks that change nothing (torchvision is not needed)."""
+def _quiet(progress: bool = False) -> Iterator[None]:
+    """No notes about fallbacks that change nothing (torchvision is not needed), and progress bars only if asked for."""
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(logging.CRITICAL)
-    hf_logging.disable_progress_bar()
+    if not progress:
+        hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         hf_logging.set_verbosity(level)
-        if bars:
+        if bars and not progress:
             hf_logging.enable_progress_bar()

@@ -134,6 +134,8 @@ class Task(ABC):
     """(column, value) that selects the rows of the task, None for all."""
     unit_column: ClassVar[str | None] = None
     """Column that identifies rows that are scored together (see `unit`); a limit never separates them."""
+    rows_per_unit: ClassVar[int] = 1
+    """Rows of a typical unit, for estimates."""
 
     @abstractmethod
     def prompt(self, doc: Doc, model_family: str) -> str:

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.tasks.base import DataSource, Task
 from zoo_exp.tasks.parquet import ParquetRows, find_parquet, is_image
 
@@ -124,6 +124,23 @@ def load(
     if not kept:
         raise InvalidValueError(f"{task.name}: the data has no row of this task")
     return Rows(table, kept if limit is None else _first_units(task, table, kept, limit, fewer), images)
+
+
+def expected_rows(task: Task, root: Path | str | None = None, limit: int | None = None) -> int | None:
+    """Number of rows that `load` would give, without asking the hub; None if that is unknown.
+
+    Args:
+        task: The benchmark.
+        root: Folder with the data; None for the number of rows of the official split.
+        limit: The first so many units.
+    """
+    if task.source.kind == "embedded" or root is not None:
+        try:
+            return len(load(task, root, limit))
+        except ZooExpError:
+            return None
+    rows = task.source.rows
+    return rows if rows is None or limit is None else min(rows, limit * task.rows_per_unit)
 
 
 def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int, fewer: bool) -> Sequence[int]:

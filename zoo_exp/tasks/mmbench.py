@@ -56,6 +56,7 @@ class MMBench(Task):
     main_metric = "gpt_eval_score"
     scale = PERCENT
     unit_column = "index"
+    rows_per_unit: ClassVar[int] = 4
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Hint, question, the available options, and an answer instruction after an empty line."""

@@ -48,6 +48,7 @@ class MME(Task):
     scale = Scale("points", 2800.0)
     mean_of_units: ClassVar[bool] = False
     unit_column = "question_id"
+    rows_per_unit: ClassVar[int] = 2
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """The question, with its request for yes or no replaced by that of the prompt variant."""
