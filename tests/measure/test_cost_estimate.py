@@ -11,10 +11,11 @@ from rich.console import Console
 from zoo_exp import pipeline, tasks
 from zoo_exp.config import compose
 from zoo_exp.measure import cost_estimate, earlier_times
+from zoo_exp.measure.machine import Machine
 from zoo_exp.models.tiny import tiny_model
 from zoo_exp.tasks.data import expected_rows
 
-MACHINE = cost_estimate.Machine("test", 2e12, 1e12)
+MACHINE = Machine("test", 2e12, 1e12)
 BASE = ["selector=[full,zoo]", "budget=16", "task=[embedded_pope,embedded_gqa]", "limit=2", "logger=none"]
 
 

@@ -4,7 +4,6 @@ Times of earlier runs of the same model on the same device (`earlier_times`) rep
 correct it elsewhere. All formulas assume one image and a short text in each prompt.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from zoo_exp.embedded.shipped import is_shipped, shipped_folder
 from zoo_exp.errors import ZooExpError
 from zoo_exp.measure import earlier_times
 from zoo_exp.measure.cost_model import CostModel
+from zoo_exp.measure.machine import Machine
 from zoo_exp.models.families import architecture, known_architectures, model_class_name
 from zoo_exp.models.loading import DTYPES, LoadedModel, keep_layers
 from zoo_exp.tasks import get as get_task
@@ -40,50 +40,6 @@ RUNTIME_BYTES = 0.6 * 2**30
 """Libraries and the context of the device."""
 
 Speed = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a device can do.
-
-    Attributes:
-        name: `cuda` or `cpu`, with the dtype.
-        flops: floating-point operations per second of a matrix product.
-        bandwidth: bytes per second that a copy reads.
-    """
-
-    name: str
-    flops: float
-    bandwidth: float
-
-    @classmethod
-    def expected(cls, weights: float, dtype: torch.dtype) -> "Machine":
-        """Where a model will run: the GPU here; without one the CPU, but for a large model a GPU as they are rented.
-
-        Args:
-            weights: bytes of its parameters.
-            dtype: of its activations.
-        """
-        if torch.cuda.is_available() or weights < LARGE_MODEL:
-            return cls.measured(torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
-        return A100
-
-    @classmethod
-    def measured(cls, device: torch.device, dtype: torch.dtype) -> "Machine":
-        """Time one matrix product and one copy on a device: under 0.1 s on a GPU, under 1 s on a CPU."""
-        gpu = device.type == "cuda"
-        side, numbers = (4096, 2**27) if gpu else (768, 2**23)
-        left = torch.ones(side, side, device=device, dtype=dtype)
-        data = torch.ones(numbers, device=device, dtype=torch.bfloat16)
-        product = _seconds(lambda: left @ left, device)
-        copy = _seconds(data.clone, device)
-        return cls(f"{device.type}, {_short(dtype)}", 2 * side**3 / product, data.nbytes / copy)
-
-
-LARGE_MODEL = 2**31
-"""Bytes of parameters from which on nobody runs a benchmark on a CPU."""
-A100 = Machine("nominal speed of an A100, as this machine has no GPU", 312e12, 1.9e12)
-"""NVIDIA A100 80 GB, data sheet of 2021: bfloat16 tensor cores without sparsity, and memory bandwidth."""
 
 
 @dataclass(frozen=True)
@@ -374,19 +330,3 @@ def gibibytes(size: float) -> str:
     '14.0 GiB'
     """
     return f"{size / 2**30:.1f} GiB"
-
-
-def _seconds(work: Any, device: torch.device) -> float:
-    """The fastest of some calls."""
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return max(min(times), 1e-9)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
