@@ -309,6 +309,11 @@ def test_a_layer_selector_refuses_budgets_per_tile():
         compose(["selector=fastv", "model=llava_next_7b"])
 
 
+def test_a_budget_per_frame_is_refused_where_tasks_have_images():
+    with pytest.raises(InvalidValueError, match="an image has no frames: give 16"):
+        compose(["selector=zoo", "budget=16/frame"])
+
+
 def test_the_family_of_any_checkpoint_is_read_from_its_config(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
     found = compose(["model=hub", f"model.path={tmp_path}", "task=gqa", "selector=full"]).model

@@ -55,7 +55,7 @@ def test_budgets_as_users_write_them(value, expected):
         (True, "budget True"),
         ("-5%", "budget -0.05"),
         (None, "budget None"),
-        ("32/head", "budget per 'head': allowed are image, tile"),
+        ("32/head", "budget per 'head': allowed are image, tile, frame, mean"),
         ("0.1:up", "rounding 'up': allowed are nearest, down, bankers"),
         ("32:down", "a count is not rounded"),
         ("3/tile/tile", "budget '3/tile/tile' is not a budget"),
@@ -65,6 +65,17 @@ def test_budgets_as_users_write_them(value, expected):
 def test_bad_budgets_are_named(value, message):
     with pytest.raises(InvalidValueError, match=message):
         Budget.parse(value)
+
+
+def test_a_budget_per_frame_is_for_videos():
+    budget = Budget.parse("<=16/frame")
+    assert (str(budget), budget.of_frame(9).resolve(9)) == ("<=16/frame", 9)
+    assert budget.meaning() == "16 visual tokens of every frame of a video (all of a frame that has fewer)"
+    assert Budget.parse("25%/frame:down").of_frame(49).resolve(49) == 12
+    with pytest.raises(InvalidValueError, match=r"an image has no frames: give <=16 .* or <=16/tile"):
+        budget.resolve(576)
+    with pytest.raises(InvalidValueError, match="give 1/frame to 9/frame, '<=16/frame'"):
+        Budget.parse("16/frame").of_frame(9)
 
 
 @given(

@@ -10,6 +10,8 @@ from test_generic_families import TYPES, EveryOther, answer, error, original_pos
 from tiny_changes import BATCH_DEPENDS, CANNOT_BE_BUILT, ENCODES_MORE
 from tiny_configs import IMAGE
 from tiny_families import reference, split_rows, tiny_family, tiny_prompt
+from tiny_videos import IN_IMAGE_TOKENS, NO_VIDEOS, cut_reference, stays, video_prompt
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import zoo_exp
 from zoo_exp.core.normed import NormedMLP
@@ -37,7 +39,9 @@ The columns:
   backward pass per output dimension. *no*: refused, as no module maps rows to the rows that the language model reads.
 * **layers**: whether fastv, dart and sparsevlm run between the decoder layers. What they read is first compared with
   the layer's own output. sparsevlm merges tokens, and is refused where image tokens see each other in both directions.
-* **video**: videos are refused with a message (`-`: the model knows none).
+* **video**: `pixel_values_videos`, alone and next to an image, with the same checks as for images. *as images*: its
+  processor gives the frames of a video as images. *not tested*: transformers encodes videos, but no video could be
+  made up for the tiny model. `-`: the model takes none, and refuses them with a message.
 * **harness**: whether the evaluation, which prunes prompts before it generates, takes the type too.
 
 """
@@ -64,7 +68,7 @@ def measured(model_type):
         stays[(~stays).nonzero().squeeze(1)[keep]] = True
         positions = original_positions(model, given)[..., stays]
     off = error(logits, reference(model, given, keep, positions, len(logits)))
-    video = "refused" if hasattr(find_parts(model)[0], "get_video_features") else "-"
+    video = _video(model, model_type)
     more = "no" if model_type in ENCODES_MORE else "yes"
     return [
         f"`{model_type}`",
@@ -77,6 +81,26 @@ def measured(model_type):
         video,
         more,
     ]
+
+
+def _video(model, model_type):
+    if not hasattr(find_parts(model)[0], "get_video_features"):
+        processor = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type, ""), None)
+        return "as images" if "replace_video_token" in vars(processor or object) else "-"
+    if model_type in NO_VIDEOS:
+        return "not tested"
+    row = ("video",) if model_type in IN_IMAGE_TOKENS else ("image", "video")
+    given = video_prompt(model, (row,), seed=1)
+    plain = answer(model, given, 4)
+    with zoo_exp.pruned(model, "full") as pruning:
+        pruning._engine.force = True
+        same = all(torch.equal(a, b) for a, b in zip(answer(model, given, 4), plain, strict=True))
+    with zoo_exp.pruned(model, EveryOther()) as pruning:
+        logits = answer(model, given, 4)[1][0]
+    original = adapter_for(model).positions == "original"
+    left = stays(given, row, pruning.selections[0])
+    off = error(logits, cut_reference(model, given, left, 4, original=original))
+    return f"identical, {_close(off)}" if same else "DIFFERS"
 
 
 def _close(off):

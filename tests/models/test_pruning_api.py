@@ -245,12 +245,17 @@ def test_placeholders_that_do_not_fit_the_images(models, inputs, every):
         model.generate(given["input_ids"], max_new_tokens=1)
 
 
-def test_videos_are_refused(models, inputs, every):
-    model = models("qwen2_5_vl")
+def test_a_video_to_a_model_without_video_is_refused(models, inputs, every):
+    model = models("llava")
     given = inputs(model, "one")
-    video = {"pixel_values_videos": given["pixel_values"], "video_grid_thw": given["image_grid_thw"]}
-    with zoo_exp.pruned(model, every()), pytest.raises(InvalidValueError, match="videos cannot be pruned"):
-        model(input_ids=given["input_ids"], **video)
+    video = {"input_ids": given["input_ids"], "pixel_values_videos": given["pixel_values"][None]}
+    message = "model type 'llava' takes images, but no videos: give frames of the video as images"
+    with zoo_exp.pruned(model, every()):
+        with pytest.raises(InvalidValueError, match=message):
+            model.generate(**video, max_new_tokens=1)
+        with pytest.raises(InvalidValueError, match=message):
+            model(**video)
+    assert "_validate_model_kwargs" not in model.__dict__
 
 
 def test_features_from_elsewhere_are_refused(models, inputs, every):

@@ -124,9 +124,10 @@ def parse_budget(value: Any, n_visual: int | None) -> Budget:
     """Parse a budget. If N depends on the image, a count becomes an upper bound ("at most").
 
     Raises:
-        InvalidValueError: not a budget, or a count above `n_visual`.
+        InvalidValueError: not a budget, a count above `n_visual`, or a budget per frame, as tasks have images.
     """
     budget = Budget.parse(value)
+    budget.refuse_frames()
     if n_visual is not None:
         budget.resolve(n_visual)
     elif budget.count is not None and budget.per != "tile":  # a tile that has fewer keeps all by itself

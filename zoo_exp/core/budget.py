@@ -1,4 +1,4 @@
-"""Budgets: how many visual tokens an image keeps, as a count or a keep ratio with a rounding mode."""
+"""Budgets: how many visual tokens an image or a video keeps, as a count or a keep ratio with a rounding mode."""
 
 import math
 import re
@@ -13,13 +13,13 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
     "down": lambda x: math.floor(x + 1e-9),
     "bankers": lambda x: round(x),
 }
-SCOPES = ("image", "tile", "mean")
+SCOPES = ("image", "tile", "frame", "mean")
 WITHOUT_BUDGET = ("full", "blind")
 """Selectors without a budget: they keep all visual tokens or none."""
 _HINT = "a budget is a whole number of tokens above 0 (64) or a keep ratio (0.111 or 11.1%)"
 _SUFFIXES = (
-    "optional suffixes: /tile (for every tile), :down or :bankers (rounding of a ratio), and mean (over the layers "
-    "of the language model)"
+    "optional suffixes: /tile (for every tile), /frame (for every frame of a video), :down or :bankers (rounding of a "
+    "ratio), and mean (over the layers of the language model)"
 )
 _TEXT = re.compile(r"(?P<value>[^/:]*)(/(?P<per>[^/:]*))?(:(?P<rounding>[^/:]*))?")
 
@@ -37,9 +37,10 @@ class Budget:
     `at_most` keeps all tokens of an image that has fewer, for data with images of different sizes; otherwise such an
     image is an error.
 
-    `per` is `image`, `tile` (the budget applies to every tile) or `mean`: the mean over the layers of the language
-    model of the token count at each layer's input. A layer selector, whose first layers see every token, computes the
-    number of tokens to keep after them; for input selectors, `mean` equals `image`.
+    `per` is `image` (also for a whole video), `tile` (the budget applies to every tile), `frame` (to every frame of a
+    video; images are refused) or `mean`: the mean over the layers of the language model of the token count at each
+    layer's input. A layer selector, whose first layers see every token, computes the number of tokens to keep after
+    them; for input selectors, `mean` equals `image`.
     """
 
     count: int | None = None
@@ -69,9 +70,9 @@ class Budget:
     def parse(cls, value: "Budget | int | float | str") -> "Budget":
         """Parse a budget: 64, 0.111 or "11.1%" (1 means one token, 1.0 means every token).
 
-        Strings may have the suffixes "/tile" (for every tile instead of the image), ":down" or ":bankers" (rounding),
-        and " mean" (over the layers of the language model); a count may have the prefix "<=" (an image with fewer
-        tokens keeps all).
+        Strings may have the suffixes "/tile" (for every tile instead of the image), "/frame" (for every frame of a
+        video), ":down" or ":bankers" (rounding), and " mean" (over the layers of the language model); a count may have
+        the prefix "<=" (an image with fewer tokens keeps all).
 
         >>> Budget.parse(64), Budget.parse("11.1%/tile:down")
         (Budget(count=64, keep_ratio=None, per='image', rounding='nearest', at_most=False), \
@@ -135,8 +136,9 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         """K for an image (or a tile) of `n_visual` tokens.
 
         Raises:
-            InvalidValueError: a count above `n_visual`, without `at_most`.
+            InvalidValueError: a count above `n_visual`, without `at_most`; a budget per frame, which an image lacks.
         """
+        self.refuse_frames()
         if self.count is not None:
             if self.count > n_visual and self.at_most:
                 return n_visual
@@ -150,6 +152,34 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
         assert self.keep_ratio is not None  # checked by __post_init__
         kept = ROUNDINGS[self.rounding](self.keep_ratio * n_visual)
         return min(n_visual, max(1 if n_visual else 0, kept))
+
+    def refuse_frames(self) -> None:
+        """Refuse a budget per frame, where the tokens are those of an image.
+
+        Raises:
+            InvalidValueError: a budget per frame.
+        """
+        if self.per == "frame":
+            whole = replace(self, per="image")
+            raise InvalidValueError(
+                f"budget {self}: an image has no frames: give {whole} (for every image) or {replace(self, per='tile')} "
+                "(for every tile); a budget per frame is for videos in zoo_exp.pruned"
+            )
+
+    def of_frame(self, n_visual: int) -> "Budget":
+        """The budget of one frame with `n_visual` visual tokens.
+
+        Raises:
+            InvalidValueError: not a budget per frame, or a count above `n_visual`, without `at_most`.
+        """
+        if self.per != "frame":
+            raise InvalidValueError(f"budget {self} is not for every frame")
+        if self.count is not None and self.count > n_visual and not self.at_most:
+            raise InvalidValueError(
+                f"budget {self} is above the {n_visual} visual tokens of a frame: give 1/frame to {n_visual}/frame, "
+                f"'{replace(self, at_most=True)}' (a frame that has fewer keeps all), or a keep ratio (0.25/frame)"
+            )
+        return replace(self, per="image")
 
     def meaning(self) -> str:
         """Description of the budget for users.
@@ -170,6 +200,9 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
                     f" (all of a tile that has fewer): {five} of five tiles, {four} of four, {three} of three"
                 )
             return f"{amount} of every tile{totals}"
+        if self.per == "frame":
+            fewer = " (all of a frame that has fewer)" if self.at_most else ""
+            return f"{amount} of every frame of a video{fewer}"
         fewer = " (all of an image that has fewer)" if self.at_most else ""
         if self.per == "mean":
             return f"{amount} of every image{fewer} in the mean over the language model's layers"
@@ -181,7 +214,7 @@ Budget(count=None, keep_ratio=0.111, per='tile', rounding='down', at_most=False)
             text = f"{'<=' if self.at_most else ''}{self.count}"
         else:
             text = "1.0" if self.keep_ratio == 1 else f"{self.keep_ratio:.12g}"  # a bare 1 would be one token
-        if self.per == "tile":
+        if self.per in ("tile", "frame"):
             text += f"/{self.per}"
         if self.keep_ratio is not None and self.rounding != "nearest":
             text += f":{self.rounding}"

@@ -16,8 +16,10 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.calibration import calibrate_diagonal
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
-from zoo_exp.models.generic_support import image_token
+from zoo_exp.models.generic_support import image_token, video_token
+from zoo_exp.models.placeholders import grouped
 from zoo_exp.models.question import Question, question_of
+from zoo_exp.models.videos import Video, image_call, split_frames, square
 
 POSITIONS = ("contiguous", "original")
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
@@ -33,6 +35,7 @@ class VLMAdapter:
         llm: the decoder.
         layers: the decoder's layers.
         image_token_id: the placeholder that the processor writes for every visual token.
+        video_token_id: the same of a video; None if the model takes no videos.
         n_visual: visual tokens of an image, or None if it depends on the image.
         clip: the full CLIP of the vision encoder, if it was loaded (`load_model(clip=PATH)`).
         processor: the processor, if known; its tokenizer gives word numbers and the end of the question.
@@ -101,10 +104,16 @@ class VLMAdapter:
         self.vlm, self.llm = self.parts()
         self.layers: nn.ModuleList = self.llm.layers
         self.image_token_id: int = image_token(self.model.config)
+        self.video_token_id: int | None = video_token(self.model.config, self.vlm)
         self.n_visual: int | None = None
         self.clip: ClipHeads | None = None
         self._question: tuple[Any, Question] | None = None
         self._calibrated: object = None
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the model encodes videos by a call of its own (`pixel_values_videos`)."""
+        return self.video_token_id is not None
 
     @property
     def family_name(self) -> str:
@@ -132,6 +141,24 @@ class VLMAdapter:
         """
         raise NotImplementedError
 
+    def collect_videos(
+        self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
+    ) -> list[Video]:
+        """The frames of every video of a batch, collected like images; arguments as in `collect`.
+
+        Raises:
+            InvalidValueError: the frames cannot be told apart.
+        """
+        videos = split_frames(pooled, call, getattr(self.vlm, "image_newline", None), self.family_name)
+        named = image_call(call, [len(frames) for frames, _ in videos])
+        flat = iter(self.collect(capture, [f for frames, _ in videos for f in frames], named, needs))
+        if call.get("video_grid_thw") is not None:
+            return [Video(tuple(next(flat) for _ in frames), tail) for frames, tail in videos]
+        return [
+            Video(tuple(replace(next(flat), grid=square(len(f)), tile=None) for f in frames), tail)
+            for frames, tail in videos
+        ]
+
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:
         """Run the vision encoder once over a batch of prompts.
@@ -147,6 +174,8 @@ class VLMAdapter:
             InvalidValueError: placeholders and images do not match.
         """
         rows = inputs["input_ids"]
+        if inputs.get("pixel_values_videos") is not None:
+            raise InvalidValueError("videos are pruned by zoo_exp.pruned only: give the frames as images")
         call = self.encoder_call(inputs)
         if not any(name.startswith("pixel_values") for name in call):
             if bool((rows == self.image_token_id).any()):
@@ -177,24 +206,7 @@ class VLMAdapter:
         Raises:
             InvalidValueError: the placeholders of a row do not match whole images, or images are left over.
         """
-        counts = (rows == self.image_token_id).sum(dim=1).tolist()
-        grouped: list[list[VisualTokens]] = []
-        rest = iter(images)
-        for number, count in enumerate(counts):
-            mine: list[VisualTokens] = []
-            while count > 0 and (image := next(rest, None)) is not None:
-                mine.append(image)
-                count -= image.count
-            if count != 0:
-                raise InvalidValueError(
-                    f"row {number} has {counts[number]} image placeholders, which its images with "
-                    f"{[i.count for i in images]} visual tokens do not fill: one placeholder per visual token"
-                )
-            grouped.append(mine)
-        left = sum(1 for _ in rest)
-        if left:
-            raise InvalidValueError(f"{left} of {len(images)} images have no placeholder in the prompts")
-        return grouped
+        return grouped(rows == self.image_token_id, images)
 
     def with_questions(
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor
@@ -227,6 +239,8 @@ class VLMAdapter:
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor, needs: frozenset[str]
     ) -> list[list[VisualTokens]]:
         """Add what needs the prompts besides the images: embeddings of the question, the LLM's and CLIP's own."""
+        if self.video_token_id is not None:
+            ids = ids.masked_fill(ids == self.video_token_id, self.image_token_id)
         if "text" in needs:
             grouped = self.with_questions(grouped, ids, mask)
         clip = self.clip
@@ -275,9 +289,12 @@ class VLMAdapter:
         """Positions of a pruned prompt under `contiguous`; None to let `generate` derive them from the mask."""
         return None
 
-    def call_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of a call of `get_image_features`, by name."""
-        bound = inspect.signature(type(self.vlm).get_image_features).bind(self.vlm, *args, **kwargs)
+    def call_arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "image"
+    ) -> dict[str, Any]:
+        """Arguments of a call of `get_image_features` (or of `get_video_features`), by name."""
+        called = getattr(type(self.vlm), f"get_{kind}_features")
+        bound = inspect.signature(called).bind(self.vlm, *args, **kwargs)
         named = dict(bound.arguments)
         named.update(named.pop("kwargs", {}))
         return named

@@ -29,7 +29,8 @@ from zoo_exp.models.llm_call import (
     last_only,
     refuse_positional,
 )
-from zoo_exp.models.segments import first_position, real_tokens, whole_prompt
+from zoo_exp.models.placeholders import check_prompt, given_kinds, placeholders, refuse_video_arguments
+from zoo_exp.models.segments import after_largest, first_position, real_tokens, whole_prompt
 from zoo_exp.models.self_check import check_keep_all
 
 
@@ -56,6 +57,8 @@ class _Call(threading.local):
     """Thread-local state between the inner model's call and the language model's call, and after it."""
 
     ids: Tensor | None = None
+    kinds: tuple[str, ...] = ()
+    counted: bool = False
     running: Prefill | None = None
     origin: tuple[Tensor, int] | None = None
 
@@ -101,6 +104,7 @@ class Engine:
                 self._undo.append(self.tap.attach())
                 if hasattr(self.adapter.model, "_get_logits_processor"):
                     self._undo.append(processors.attach(self.adapter.model, self._pruned_ids))
+            self._undo.append(refuse_video_arguments(self.adapter))
             for handle in (
                 vlm.register_forward_pre_hook(self._before_vlm, with_kwargs=True),
                 llm.register_forward_pre_hook(self._before_llm, with_kwargs=True),
@@ -123,36 +127,15 @@ class Engine:
 
     def _before_vlm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._signature.bind(module, *args, **kwargs).arguments
-        encoded = given.get("mm_encoder_outputs") or {}
-        pixels = [n for n in self.adapter.encoder_inputs if n.startswith("pixel_values")]
-        has_images = any(given.get(n) is not None for n in pixels) or encoded.get("image") is not None
-        if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
-            raise InvalidValueError("videos cannot be pruned: take frames as images, or run without pruning")
+        kinds = given_kinds(self.adapter, given)
         self.adapter.check_call(given)
         ids, cache = given.get("input_ids"), given.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
-        self._call.ids = ids if has_images else None
-        if has_images:
+        self._call.ids, self._call.kinds = (ids if kinds else None), kinds
+        self._call.counted = given.get("position_ids") is not None
+        if kinds:
             refuse_compiled_call()
-        if has_images and past > 0:
-            raise InvalidValueError(
-                "an image that comes when the cache already holds a prompt cannot be pruned: pass the whole "
-                "conversation with an empty cache and without prefill_chunk_size, or run that turn without pruning"
-            )
-        if has_images and ids is None:
-            raise InvalidValueError(
-                "images with inputs_embeds cannot be pruned, as nothing says where their placeholders are: "
-                "pass input_ids"
-            )
-        if (
-            not has_images
-            and not past
-            and ids is not None
-            and bool((ids == self.adapter.image_token_id).any())
-        ):
-            raise InvalidValueError(
-                "the prompt has image placeholders, but no image came with it: pass pixel_values"
-            )
+        check_prompt(self.adapter, ids, past, kinds)
 
     def _before_llm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._call.running = None  # left over from a pass that ended with an error
@@ -170,7 +153,7 @@ class Engine:
         ids, self._call.ids = self._call.ids, None
         visual = self._columns(embeds)
         if visual is None and ids is not None:
-            visual = (ids == self.adapter.image_token_id).to(embeds.device)
+            visual = placeholders(self.adapter, ids, self._call.kinds).to(embeds.device)
         if visual is None or not bool(visual.any()):
             self._forget(len(embeds))
             return None
@@ -207,34 +190,45 @@ class Engine:
         real = real_tokens(mask, len(embeds), embeds.shape[1], 0, embeds.device)
         parts = read_mask(mask, real, self.adapter.llm.config)
         positions = self._given_positions(kwargs.get("position_ids"), real)
-        given = whole_prompt(real, visual, positions, parts, first_position(real, positions))
+        following = None if self._call.counted else after_largest(real, positions)
+        given = whole_prompt(real, visual, positions, parts, first_position(real, positions), following)
         if self.self_check:
             check_keep_all(self.adapter, kwargs, given)
             self.self_check = False
         segment = given
         if self.tap is not None and ids is not None:
-            keep, features = self.tap.choose(ids.to(embeds.device), real, embeds)
-            if self.force or features is not None or not torch.equal(keep, real):
+            keep, merged = self.tap.choose(ids.to(embeds.device), real, embeds, self._call.kinds)
+            if self.force or merged is not None or not torch.equal(keep, real):
                 order, segment = given.shorten(keep, 0, self._positions)
+                embeds = embeds if merged is None else merged
                 embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
-                if features is not None:
-                    embeds = embeds.masked_scatter(segment.visual[..., None], features.to(embeds))
                 kwargs = cut_call(kwargs, embeds, order, segment, self.adapter.encoder_inputs)
                 self._call.origin = segment.source, given.length
         self.kept_tokens = segment.visual.sum(dim=1).tolist()
         _check_room(cache, segment.length)
         if segment is given and self.layers is None:
             return kwargs
-        first = whole_prompt(segment.mask, segment.visual, segment.positions, segment.parts, segment.start)
+        first = whole_prompt(
+            segment.mask,
+            segment.visual,
+            segment.positions,
+            segment.parts,
+            segment.start,
+            segment.next_position,
+        )
         current = LayerPass(True, [first], cache)
         if self.layers is not None:
             kwargs = {**kwargs, **all_states(kwargs)}
             self.layers.check_added_rows(kwargs)
             self.layers.start(current, embeds)
             self.layers.current = current
-        text_positions = given.positions[-1] if given.positions.ndim == 3 else given.positions
+        following = given.next_position
         self._call.running = Prefill(
-            current, segment.source, given.length, text_positions[:, -1] + 1, last_only(kwargs)
+            current,
+            segment.source,
+            given.length,
+            following[-1] if following.ndim == 2 else following,
+            last_only(kwargs),
         )
         return kwargs
 

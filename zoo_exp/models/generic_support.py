@@ -139,3 +139,14 @@ def image_token(config: Any) -> int:
         f"model type '{config.model_type}' cannot be pruned: its config.json has no image_token_id, so nothing says "
         f"which tokens of a prompt are visual. {READ_ON}"
     )
+
+
+def video_token(config: Any, vlm: Any) -> int | None:
+    """The placeholder that stands for one visual token of a video; None if the model takes no videos.
+
+    Families whose processors give the frames of a video as images (SmolVLM, InternVL) take none in this sense.
+    """
+    if not callable(getattr(vlm, "get_video_features", None)):
+        return None
+    named = (getattr(config, name, None) for name in ("video_token_id", "video_token_index"))
+    return next((token for token in named if isinstance(token, int)), None)

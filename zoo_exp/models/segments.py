@@ -28,6 +28,7 @@ class Segment:
         parts: decomposed masks by layer type, for models with bidirectional attention within images; None if all
             layers are causal.
         start: position of the first token, from which `contiguous` counts (1 for PaliGemma).
+        following: position of the first token after the prompt [B] or [A, B]; None for the last position plus 1.
     """
 
     first: int
@@ -38,6 +39,7 @@ class Segment:
     padded: bool
     parts: Mapping[str, Part] | None = None
     start: int = 0
+    following: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -49,11 +51,16 @@ class Segment:
         if self.mask.device == device:
             return self
         moved = {n: getattr(self, n).to(device) for n in ("mask", "visual", "positions", "source")}
-        return replace(self, **moved)
+        return replace(self, following=self.next_position.to(device), **moved)
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position of the first token after the prompt [B] or [A, B]."""
+        return self.positions[..., -1] + 1 if self.following is None else self.following
 
     def after(self, step: Tensor) -> Tensor:
         """Positions of tokens `step` [q] positions after the prompt: [B, q] or [A, B, q]."""
-        return self.positions[..., -1:] + 1 + step
+        return self.next_position[..., None] + step
 
     def decode_mask(self, generated: int, new: Tensor) -> Tensor:
         """Mask over the prompt, generated tokens, and new tokens [B, q]: [B, n + generated + q]."""
@@ -90,7 +97,9 @@ class Segment:
             parts = {
                 n: replace(p, blocks=p.blocks.repeat_interleave(copies, dim=0)) for n, p in parts.items()
             }
-        return replace(self, positions=positions, parts=parts, **rows)
+        following = self.next_position
+        following = following.repeat_interleave(copies, dim=following.ndim - 1)
+        return replace(self, positions=positions, parts=parts, following=following, **rows)
 
     def shorten(self, keep: Tensor, first: int, positions: str) -> tuple[Tensor, "Segment"]:
         """The segment with only the tokens in `keep` [B, n].
@@ -103,10 +112,12 @@ class Segment:
         order, mask = left_pack(keep)
         columns = order.expand(*self.positions.shape[:-2], *order.shape)
         kept = self.positions.gather(-1, columns).masked_fill(~mask, 0)
+        following = self.next_position
         if positions == "contiguous":
             intact = (keep == self.mask).all(dim=1, keepdim=True)
             counted = (count_positions(mask) + self.start).masked_fill(~mask, 0)
             kept = torch.where(intact, kept, counted)
+            following = torch.where(intact[:, 0], following, mask.sum(dim=1) + self.start)
         return order, Segment(
             first=first,
             mask=mask,
@@ -116,6 +127,7 @@ class Segment:
             padded=bool((~mask).any()),
             parts=None if self.parts is None else {n: p.pick(order) for n, p in self.parts.items()},
             start=self.start,
+            following=following,
         )
 
     def insert(self, hidden: Tensor, extra: list[Tensor], positions: str) -> tuple[Tensor, "Segment"]:
@@ -160,19 +172,40 @@ class Segment:
         column = torch.arange(longest, device=hidden.device)
         mask = column >= (longest - torch.tensor(lengths, device=hidden.device))[:, None]
         kept = places.permute(2, 0, 1)
+        following: Tensor | None = self.next_position
         if positions == "contiguous":
             kept = (count_positions(mask) + self.start).masked_fill(~mask, 0).expand_as(kept)
+            following = None
         kept = kept if self.positions.ndim == 3 else kept[0]
-        return states, Segment(self.first, mask, visual, kept, source, min(lengths) < longest)
+        padded = min(lengths) < longest
+        return states, Segment(self.first, mask, visual, kept, source, padded, following=following)
 
 
 def whole_prompt(
-    real: Tensor, visual: Tensor, positions: Tensor, parts: Mapping[str, Part] | None = None, start: int = 0
+    real: Tensor,
+    visual: Tensor,
+    positions: Tensor,
+    parts: Mapping[str, Part] | None = None,
+    start: int = 0,
+    following: Tensor | None = None,
 ) -> Segment:
     """The segment before tokens are dropped."""
     column = torch.arange(real.shape[1], device=real.device)
     source = torch.where(real, column, -1)
-    return Segment(0, real, visual & real, positions, source, bool((~real).any()), parts, start)
+    return Segment(0, real, visual & real, positions, source, bool((~real).any()), parts, start, following)
+
+
+def after_largest(real: Tensor, positions: Tensor) -> Tensor | None:
+    """Position of the first token after whole prompts [A, B], for a model that counts on from the largest one.
+
+    With a time axis, a long video reaches positions above those of the text behind it. `generate` counts on from the
+    last token, but a model that is called without positions from the largest one of its three axes (`rope_deltas` in
+    Qwen's `get_rope_index`).
+    """
+    if positions.ndim < 3 or len(positions) < 3:
+        return None
+    largest = positions[-3:].masked_fill(~real, -1).amax(dim=(0, 2)) + 1
+    return torch.cat([positions[:-3, :, -1] + 1, largest.expand(3, -1)])
 
 
 def first_position(real: Tensor, positions: Tensor) -> int:

@@ -50,7 +50,11 @@ def _of_input(engine: Engine, image: Image.Image, row: int, processor: Any) -> t
     last = engine.tap.last if engine.tap is not None else None
     if last is None or not last.rows[row]:
         raise InvalidValueError(NOTHING)
-    mine = last.rows[row]
+    mine = [one for one in last.rows[row] if isinstance(one, VisualTokens)]
+    if len(mine) < len(last.rows[row]):
+        raise InvalidValueError(
+            "show draws images, and the last prompt has a video: pruning.selections has the indices of its kept tokens"
+        )
     first = sum(len(images) for images in last.rows[:row])
     view = seen_all(mine, image, last.call, processor, first)
     assert engine.tap is not None

@@ -80,7 +80,11 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     Newline tokens (tile number -1) are not candidates under `drop` and `keep`; `keep` adds them to the budget. Under
     `as_released` they are candidates, as in DivPrune's released code (ZOO-Prune overrides this). A budget per image
     that equals N, or a ratio of 1, keeps the whole image including newlines.
+
+    Raises:
+        InvalidValueError: a budget that the image cannot fill, or one per frame, which an image does not have.
     """
+    budget.refuse_frames()
     tile = tokens.tile
     if tile is None:
         return Plan((Group(None, budget.resolve(tokens.count)),))

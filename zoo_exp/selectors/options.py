@@ -74,17 +74,23 @@ def required_budget(budget: BudgetLike, name: str, *, tiles: bool = False) -> Bu
         tiles: whether the selector supports budgets per tile.
 
     Raises:
-        InvalidValueError: no budget was given, it is invalid, or it is a budget per tile.
+        InvalidValueError: no budget was given, it is invalid, or it is a budget per tile or per frame that the selector
+            does not support.
     """
     if budget is None:
         raise InvalidValueError(
             f"selector {name} needs a budget: a number of tokens (64) or a keep ratio (11.1%)"
         )
     parsed = Budget.parse(budget)
-    if parsed.per == "tile" and not tiles:
+    if parsed.per in ("tile", "frame") and not tiles:
+        total = (
+            "image, such as the total of five tiles"
+            if parsed.per == "tile"
+            else "prompt, for all frames together"
+        )
         raise InvalidValueError(
-            f"budget {budget} of selector {name}: layer selectors do not support budgets per tile; give a "
-            "number per image, such as the total of five tiles"
+            f"budget {budget} of selector {name}: layer selectors do not support budgets per {parsed.per}; give a "
+            f"number per {total}"
         )
     return parsed
 
