@@ -19,7 +19,6 @@ from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.generic_support import image_token, video_token
 from zoo_exp.models.placeholders import grouped
 from zoo_exp.models.question import Question, question_of
-from zoo_exp.models.videos import Video, image_call, split_frames, square
 
 POSITIONS = ("contiguous", "original")
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
@@ -140,24 +139,6 @@ class VLMAdapter:
             needs: fields to fill besides `projected`.
         """
         raise NotImplementedError
-
-    def collect_videos(
-        self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
-    ) -> list[Video]:
-        """The frames of every video of a batch, collected like images; arguments as in `collect`.
-
-        Raises:
-            InvalidValueError: the frames cannot be told apart.
-        """
-        videos = split_frames(pooled, call, getattr(self.vlm, "image_newline", None), self.family_name)
-        named = image_call(call, [len(frames) for frames, _ in videos])
-        flat = iter(self.collect(capture, [f for frames, _ in videos for f in frames], named, needs))
-        if call.get("video_grid_thw") is not None:
-            return [Video(tuple(next(flat) for _ in frames), tail) for frames, tail in videos]
-        return [
-            Video(tuple(replace(next(flat), grid=square(len(f)), tile=None) for f in frames), tail)
-            for frames, tail in videos
-        ]
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any], needs: frozenset[str]) -> list[list[VisualTokens]]:

@@ -16,7 +16,7 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.placeholders import KINDS, grouped, placeholders
-from zoo_exp.models.videos import Video
+from zoo_exp.models.videos import Video, collect_videos
 from zoo_exp.selectors.base import Selector
 
 _Unit: TypeAlias = tuple[str, Tensor, VisualTokens | Video]
@@ -126,7 +126,7 @@ class ImageTap:
                     seen.images = self._adapter.collect(capture, pooled, call, needs)
                     seen.call = call
                 else:
-                    seen.videos = self._adapter.collect_videos(capture, pooled, call, needs)
+                    seen.videos = collect_videos(self._adapter, capture, pooled, call, needs)
             seen.chosen = None
             return output
 

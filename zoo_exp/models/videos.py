@@ -138,6 +138,32 @@ class Video:
         return Selection(torch.cat(indices), scores, torch.cat(merged) if changed else None)
 
 
+def collect_videos(
+    adapter: Any, capture: Any, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
+) -> list[Video]:
+    """The frames of every video of a batch, collected like images.
+
+    Args:
+        adapter: of the model.
+        capture: as in the adapter's `collect`, like the arguments that follow.
+        pooled: rows of every video or frame.
+        call: arguments of `get_video_features` by name.
+        needs: fields to fill besides `projected`.
+
+    Raises:
+        InvalidValueError: the frames cannot be told apart, or a need that this family cannot fill.
+    """
+    videos = split_frames(pooled, call, getattr(adapter.vlm, "image_newline", None), adapter.family_name)
+    named = image_call(call, [len(frames) for frames, _ in videos])
+    flat = iter(adapter.collect(capture, [f for frames, _ in videos for f in frames], named, needs))
+    if call.get("video_grid_thw") is not None:
+        return [Video(tuple(next(flat) for _ in frames), tail) for frames, tail in videos]
+    return [
+        Video(tuple(replace(next(flat), grid=square(len(f)), tile=None) for f in frames), tail)
+        for frames, tail in videos
+    ]
+
+
 def image_call(call: Mapping[str, Any], times: Sequence[int]) -> dict[str, Any]:
     """Arguments of a video encoder as those of an image encoder, with every frame as an image.
 
