@@ -1,7 +1,11 @@
 """Common fixtures."""
 
+import os
 import signal
 import sys
+
+# Before torch is imported: tests, and the processes that they start, must not spin where other processes run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 from made_up_run import make_run, make_whole_run

@@ -33,6 +33,7 @@ from zoo_exp._cli import (
 from zoo_exp.console import announce_torch
 from zoo_exp.errors import UnknownNameError, ending
 from zoo_exp.evaluation import stop
+from zoo_exp.threads import wait_passively
 
 DESCRIPTION = (
     "Evaluate visual-token pruning for vision-language models: accuracy, token counts, FLOPs and latency."
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
+    wait_passively()
     if sys.argv[1:2] == ["run"]:
         stop.install()  # before slow imports: without a handler, a signal to stop kills the process
     code = main()

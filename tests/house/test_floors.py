@@ -40,6 +40,7 @@ FLOORS = {
     "zoo_exp.presets": 0,
     "zoo_exp.registry": 0,
     "zoo_exp.quiet": 0,
+    "zoo_exp.threads": 0,
     "zoo_exp.sharing": 0,
     "zoo_exp.overlays": 0,
 }

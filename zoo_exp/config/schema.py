@@ -121,6 +121,8 @@ class TrainerConfig:
     """Processes per node."""
     num_nodes: int = at_least(1, 1)
     strategy: str = choice("auto", "ddp")
+    threads: int | None = at_least(1, None)
+    """CPU threads of each process; None divides the cores among them, or uses OMP_NUM_THREADS where it is set."""
 
 
 @dataclass

@@ -24,6 +24,7 @@ from zoo_exp.measure import cost_estimate
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs import cells, manifest, resume
 from zoo_exp.selectors.layer.base import LayerSelector
+from zoo_exp.threads import use_threads
 
 
 class Attempt:
@@ -138,7 +139,8 @@ class Attempt:
         if stop.requested():
             raise stop.Stopped
         experiment = self.experiment
-        launch.share_threads(self.trainer)
+        ranks = self.trainer.num_devices if self.trainer.world_size > 1 else 1
+        use_threads(experiment.trainer.threads, ranks)
         if not is_shipped(experiment.model.path):
             self.console.print(
                 f"loading {describe_model(experiment.model)} ...", style="dim", markup=False, soft_wrap=True

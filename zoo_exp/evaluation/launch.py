@@ -147,10 +147,3 @@ def _wait(start: Callable[[], Any]) -> None:
         if stop.requested():
             raise stop.Stopped from error
         raise
-
-
-def share_threads(trainer: lightning.Trainer) -> None:
-    """Divide the cores of a machine among its ranks; by default torch uses all of them in every process."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        ranks = trainer.num_devices if trainer.world_size > 1 else 1
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))

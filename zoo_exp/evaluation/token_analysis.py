@@ -1,6 +1,5 @@
 """Token scores and kept sets across the arms of an experiment, without generating responses."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.tasks import data
 from zoo_exp.tasks import get as get_task
+from zoo_exp.threads import use_threads
 
 THRESHOLD = 0.5
 SAMPLES = 50
@@ -97,8 +97,7 @@ def _rates(arm: Arm, selector: Selector) -> bool:
 def _load(experiment: Experiment) -> LoadedModel:
     wanted = experiment.trainer.accelerator in ("auto", "gpu", "cuda")
     device = "cuda" if wanted and torch.cuda.is_available() else None
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    use_threads(experiment.trainer.threads)
     return load_configured(experiment.model, device)
 
 

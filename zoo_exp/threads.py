@@ -1,0 +1,29 @@
+"""CPU threads: how they wait, and how many a process uses."""
+
+import os
+
+
+def wait_passively() -> None:
+    """Let OpenMP threads sleep while they wait for each other, unless the user chose otherwise.
+
+    Call it before torch is imported. By default they spin. On a machine with other work, the thread that is waited for may not run, so that a small model
+    with two threads is many times slower than with one.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def use_threads(asked: int | None, processes: int = 1) -> int:
+    """Set torch's number of threads in this process, and return it.
+
+    Args:
+        asked: the user's number (`trainer.threads`); None keeps `OMP_NUM_THREADS` if that is set, and otherwise divides
+            the cores among the processes. By default torch uses all cores in every process.
+        processes: processes on this machine.
+    """
+    import torch
+
+    if asked is None and "OMP_NUM_THREADS" not in os.environ:
+        asked = max(1, len(os.sched_getaffinity(0)) // max(1, processes))
+    if asked is not None:
+        torch.set_num_threads(asked)
+    return torch.get_num_threads()
