@@ -6,8 +6,8 @@ import os
 def wait_passively() -> None:
     """Let OpenMP threads sleep while they wait for each other, unless the user chose otherwise.
 
-    Call it before torch is imported. By default they spin. On a machine with other work, the thread that is waited for may not run, so that a small model
-    with two threads is many times slower than with one.
+    Call it before torch is imported. By default they spin. On a machine with other work, the thread that is waited for
+    may not run, so that a small model with two threads is many times slower than with one.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
