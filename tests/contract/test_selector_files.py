@@ -15,6 +15,8 @@ from zoo_exp.cluster.cell import run_cell
 from zoo_exp.config import compose
 from zoo_exp.config.sweep import points
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.report.runs import results_of
+from zoo_exp.runs.load import load_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "adding_a_selector.md"
 CODE, CHECK = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[:2]
@@ -48,7 +50,7 @@ def test_it_runs_and_its_rows_have_the_name_of_the_class(folder, capsys):
     # The report needs neither the file nor the class.
     (folder / "far_from_mean.py").unlink()
     selectors.REGISTRY._added.clear()
-    assert cli.main(["report", str(records.parent), "--out", "page"]) == 0
+    assert "far_from_mean @16" in set(results_of(load_run(records.parent), draws=20).frame["arm"])
 
 
 def test_it_prunes_a_model_in_any_script():
@@ -258,6 +260,8 @@ def test_the_recipe_for_a_package_works_as_written(folder, monkeypatch, capsys):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     section = group.removeprefix('[project.entry-points."').removesuffix('"]')
     (info / "entry_points.txt").write_text(f"[{section}]\n{name} = {target}\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test
     monkeypatch.syspath_prepend(folder / "site")
     monkeypatch.delitem(vars(selectors.REGISTRY), "_installed", raising=False)
     try:

@@ -1,9 +1,11 @@
 """Check benchmark files: number of rows, columns, a checksum, and one decoded image.
 
 --root has one folder per benchmark (named after the task or its family) with parquet files in the official columns.
-Without --root the data set comes from the hub or its local cache; embedded tasks need no files.
+Without --root the data set comes from the hub or its local cache; embedded tasks need no files. Of your own file of
+questions (docs/adding_a_task.md), every row is checked and every image decoded.
 
 Examples:
+  python -m zoo_exp data check my.jsonl
   python -m zoo_exp data check embedded_pope
   python -m zoo_exp data check pope --root benchmarks_on_disk
   python -m zoo_exp data check --all --root benchmarks_on_disk     the nine tasks of the paper's tables
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The action, the task, and the location of its files."""
     parser.add_argument("action", metavar="check")
     parser.add_argument(
-        "task", metavar="TASK", nargs="?", help="the benchmark (python -m zoo_exp list tasks)"
+        "task", metavar="TASK", nargs="?", help="the benchmark (python -m zoo_exp list tasks), or FILE.jsonl"
     )
     parser.add_argument(
         "--all", action="store_true", help="check the tasks of the paper's tables; one line for each"
@@ -56,8 +58,8 @@ def data(args: argparse.Namespace) -> int:
         return check_all(args.root, args.complete)
     if args.task is None:
         raise InvalidValueError("data check needs a task (python -m zoo_exp list tasks), or --all --root DIR")
-    task = tasks.get(args.task)
-    if args.root is None and task.source.kind != "embedded":
+    task = tasks.given(args.task)
+    if args.root is None and task.source.kind == "hub":
         from zoo_exp.tasks import hub
 
         problem = hub.go_offline_if_unreachable()
@@ -112,7 +114,9 @@ def report(found: "DataReport") -> list[str]:
         f"task      {found.task}",
         rows,
         f"columns   {', '.join(found.columns)}",
-        f"image     first image decoded, {width} x {height} pixels",
+        f"image     {found.decoded} decoded, the first has {width} x {height} pixels"
+        if found.decoded > 1
+        else f"image     first image decoded, {width} x {height} pixels",
     ]
     if found.checksum:
         lines.append(f"sha256    {found.checksum} over {found.files} file(s)")

@@ -7,7 +7,7 @@ Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean th
                                 FILE.py:CLASS is your own
   selector.options.KEY=VALUE    option of these selectors
   budget=16, [48,16], 11.1%     budgets that replace the experiment's; budget='<=64' keeps at most 64 tokens
-  task=NAME, [A,B]              tasks or sets of tasks (list tasks)
+  task=NAME, [A,B]              tasks or sets of tasks (list tasks); FILE.jsonl, .csv, .parquet is your own
   limit=N                       first N units of each task: questions, MME pairs, MMBench groups (limit=null: all)
   out=DIR                       parent of the run folders (default: runs)
   fresh=true                    start anew: recorded answers are set aside, none are taken from earlier runs

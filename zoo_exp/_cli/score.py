@@ -46,7 +46,7 @@ def score(args: argparse.Namespace) -> int:
     from zoo_exp.tasks.scorefile import score_file, write_per_sample
     from zoo_exp.tasks.submission_files import check_has_server, write_submission
 
-    task = tasks.get(args.task)
+    task = tasks.given(args.task)
     if args.submission is not None:
         check_has_server(task)
     _check_output(args.per_sample, args.predictions)

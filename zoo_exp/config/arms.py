@@ -197,6 +197,20 @@ def check_family(name: str) -> list[ZooExpError]:
     return []
 
 
+def open_tasks(names: Sequence[str]) -> tuple[list[str], list[ZooExpError]]:
+    """The names of the tasks, those of files opened and named after the file; and problems with the files."""
+    from zoo_exp import tasks
+
+    opened: list[str] = []
+    problems: list[ZooExpError] = []
+    for name in names:
+        try:
+            opened.append(tasks.given(name).name if tasks.is_own_file(name) else name)
+        except ZooExpError as error:
+            problems.append(error)
+    return opened, problems
+
+
 def check_tasks(names: Sequence[str]) -> list[ZooExpError]:
     """Problems with the names of the tasks; an empty list if there are none."""
     from zoo_exp import tasks

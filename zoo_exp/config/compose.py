@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo_exp.config import checked_yaml, folders, overrides
-from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_of
+from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_of, open_tasks
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
@@ -36,7 +36,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     if config.model.family == AUTO:
         config.model.family = family_of(config.model.path, config.model.revision)
     problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
-    problems += check_family(config.model.family) + check_tasks(config.tasks)
+    config.tasks, unread = open_tasks(config.tasks)
+    problems += check_family(config.model.family) + unread + ([] if unread else check_tasks(config.tasks))
     arms: tuple[Arm, ...] = ()
     try:
         if config.model.protocol == "llava":
@@ -116,6 +117,8 @@ def _replace_lists(config: DictConfig, request: overrides.Request, search_path: 
         config.arms = [_arm_of(name, request, search_path) for name in request.selectors]
     if request.tasks is not None:
         config.tasks = [task for name in request.tasks for task in _tasks_of(name, search_path)]
+    if request.task_metric is not None:
+        config.tasks = _with_metric(config.tasks, request.task_metric)
     if request.budgets is not None:
         config.budgets = request.budgets
         for arm in config.arms:
@@ -154,6 +157,21 @@ def _tasks_of(name: str, search_path: Sequence[Path]) -> list[str]:
     if not isinstance(tasks, list):
         raise InvalidValueError(f"{files[name]}: a set of tasks is `tasks: [name, ...]`")
     return [str(task) for task in tasks]
+
+
+def _with_metric(names: Sequence[str], metric: str) -> list[str]:
+    """Tasks with `task.metric=` for the files among them.
+
+    Raises:
+        InvalidValueError: none of them is a file.
+    """
+    from zoo_exp.tasks.own_files import is_own_file, with_metric
+
+    if not any(map(is_own_file, names)):
+        raise InvalidValueError(
+            f"task.metric={metric} is for task files, such as task=my.jsonl; benchmarks have their own metric"
+        )
+    return [with_metric(name, metric) for name in names]
 
 
 def _refuse_unknown_keys(config: DictConfig, files: Sequence[Path]) -> None:

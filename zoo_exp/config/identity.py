@@ -1,9 +1,10 @@
 """Hashes of everything that changes records, and of nothing else.
 
 A record belongs to a cell (model, weights, dtype, attention backend, task, seed) and to an arm (selector, options,
-budget, repetition; the version of the algorithm, and for a class outside this package its source). `out`, `limit`, the
-logger, the Trainer, the batch size, labels and the order of samples are not part of the hash, so a run can be resumed
-with another limit or on other hardware; a new option value creates a new arm and leaves the others unchanged.
+budget, repetition; the version of the algorithm). Classes of selectors and tasks outside this package enter with their
+source, and a user's own task file with its content. `out`, `limit`, the logger, the Trainer, the batch size, labels and
+the order of samples are not part of the hash, so a run can be resumed with another limit or on other hardware; a new
+option value creates a new arm and leaves the others unchanged.
 """
 
 import dataclasses
@@ -55,8 +56,15 @@ def digest(content: Any) -> str:
 def cell_id(model: ModelConfig, task: str, seed: int) -> str:
     """The identity of a cell: model, weights, dtype, task, data source and seed."""
     weights = weights_fingerprint(model)
-    fields = _fields(model)
-    return digest({"model": fields, "files": weights, "task": task, "data": data_source(task), "seed": seed})
+    content = {
+        "model": _fields(model),
+        "files": weights,
+        "task": task,
+        "data": data_source(task),
+        "seed": seed,
+    }
+    source = task_source(task)
+    return digest(content | ({"source": source} if source else {}))
 
 
 def _fields(model: ModelConfig) -> dict[str, Any]:
@@ -179,6 +187,13 @@ def data_source(task: str) -> Any:
 
     source = getattr(tasks.get(task), "source", None)
     return dataclasses.asdict(source) if dataclasses.is_dataclass(source) else None  # type: ignore[arg-type]
+
+
+def task_source(task: str) -> str:
+    """`source_id` of the task's class: prompt and scoring of a task outside this package; empty for the others."""
+    from zoo_exp import tasks
+
+    return source_id(type(tasks.get(task)))
 
 
 def _file_hash(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Command-line overrides in Hydra's grammar; every key is checked against the schema first.
 
-`budget`, `selector`, `selector.*`, `task` and `exp` are special: they replace lists of the experiment (budgets, arms,
-tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and `++key=` mean the same, since
-the schema defines which keys exist.
+`budget`, `selector`, `selector.*`, `task`, `task.metric` and `exp` are special: they replace lists of the experiment
+(budgets, arms, tasks). Every other key is a field of the schema or a group choice. `key=`, `+key=` and `++key=` mean
+the same, since the schema defines which keys exist.
 """
 
 import re
@@ -38,6 +38,8 @@ class Request:
     """Overrides for Hydra."""
     exp: str | None = None
     tasks: list[str] | None = None
+    task_metric: str | None = None
+    """`task.metric=`: how the task files among the tasks are scored."""
     selectors: list[str] | None = None
     selector_settings: dict[str, Any] = field(default_factory=dict)
     """Values of `selector.seeds=` and similar overrides, by field of `ArmConfig`."""
@@ -150,6 +152,10 @@ def _take(override: Override, request: Request, search_path: Sequence[Path]) -> 
         folders.read(folders.find("exp", request.exp, search_path))
     elif key == "task":
         request.tasks = _names(text, value)
+    elif key == "task.metric":
+        request.task_metric = _name(text, value)
+    elif key.startswith("task."):
+        raise UnknownNameError("config key", key, ["task.metric"])
     elif key == "selector":
         request.selectors = _names(text, value)
     elif key == "budget":

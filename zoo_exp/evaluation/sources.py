@@ -15,6 +15,7 @@ from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.models.families import known_architectures
 from zoo_exp.models.weight_files import check_weight_files
 from zoo_exp.tasks import data, hub
+from zoo_exp.tasks.own_files import OwnFile
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,10 @@ def _check_model(model: ModelConfig) -> bool:
 
 def _check_data(experiment: Experiment) -> bool:
     """Check the data folders of all tasks; returns whether some data come from the hub instead."""
-    wanted = [task for task in map(tasks.get, experiment.tasks) if task.source.kind != "embedded"]
+    for task in map(tasks.get, experiment.tasks):
+        if isinstance(task, OwnFile):
+            data.check_images(task, experiment.data.root, experiment.limit)
+    wanted = [task for task in map(tasks.get, experiment.tasks) if task.source.kind == "hub"]
     if not wanted or experiment.data.root is None:
         return bool(wanted)
     root = Path(experiment.data.root).expanduser()

@@ -33,6 +33,7 @@ from zoo_exp.statistics.contribution import contribution
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
 from zoo_exp.tasks import get as get_task
+from zoo_exp.tasks import is_own_file
 
 SHORT_NAMES = {
     "gqa": "GQA",
@@ -208,11 +209,13 @@ def legend(results: Results) -> list[str]:
 
 
 def short_name(task: str) -> str:
-    """A header of at most 7 characters.
+    """A header of at most 7 characters; 12 for a user's own file.
 
-    >>> short_name("embedded_scienceqa"), short_name("textvqa_ocr")
-    ('SQA', 'TextVQA')
+    >>> short_name("embedded_scienceqa"), short_name("textvqa_ocr"), short_name("shop_items.jsonl")
+    ('SQA', 'TextVQA', 'shop_items')
     """
+    if is_own_file(task):
+        return task.rpartition(".")[0][:12]
     plain = task.removeprefix("embedded_")
     for suffix in ("", "_val", "_img", "_en_dev", "_image", "_test", "_ocr"):
         if suffix and not plain.endswith(suffix):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.registry import Registry
 from zoo_exp.tasks.base import DataSource, GenerationSettings, Task
+from zoo_exp.tasks.own_files import is_own_file, known, open_file
 
 __all__ = [
     "REGISTRY",
@@ -16,6 +17,8 @@ __all__ = [
     "available",
     "describe",
     "get",
+    "given",
+    "is_own_file",
     "register",
 ]
 
@@ -63,7 +66,8 @@ REGISTRY: Registry[Any] = Registry(
         "seedbench": "zoo_exp.tasks.seedbench:TASKS",
         "seedbench_image": "zoo_exp.tasks.seedbench:TASKS",
     },
-    "List them: python -m zoo_exp list tasks",
+    "List them: python -m zoo_exp list tasks. Your own: task=FILE.jsonl (.csv, .parquet), or an installed package with "
+    "the entry point zoo_exp.tasks (docs/adding_a_task.md)",
 )
 
 
@@ -81,13 +85,25 @@ def available() -> list[str]:
     return REGISTRY.names()
 
 
+def given(name: str) -> Task:
+    """Return the task that a user names: one of `available`, or a file of images and questions (`own_files`).
+
+    Raises:
+        UnknownNameError: no such task.
+        MissingFileError, InvalidValueError: see `get` and `own_files.open_file`.
+    """
+    return open_file(name) if is_own_file(name) else get(name)
+
+
 def get(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task of that name; a file's name stands for the task that `given` has opened.
 
     Raises:
         UnknownNameError: no such task.
         InvalidValueError: the object registered under the name is not a task, or has another name.
     """
+    if is_own_file(name):
+        return known(name)
     found = REGISTRY.load(name)
     if isinstance(found, tuple):
         found = next(task for task in found if task.name == name)

@@ -9,6 +9,8 @@ from zoo_exp.errors import InvalidValueError, ZooExpError
 from zoo_exp.tasks.base import Doc, Task
 from zoo_exp.tasks.columns import check_columns
 from zoo_exp.tasks.data import Rows, load
+from zoo_exp.tasks.own_files import OwnFile
+from zoo_exp.tasks.own_rows import OwnRows
 from zoo_exp.tasks.parquet import ParquetRows
 
 
@@ -24,6 +26,7 @@ class DataReport:
         checksum: sha256 over the sha256 of every file, in order; empty for sources without files.
         files: number of files.
         image_size: width and height in pixels of the first row's first image.
+        decoded: number of rows whose images were decoded.
     """
 
     task: str
@@ -33,6 +36,7 @@ class DataReport:
     checksum: str
     files: int
     image_size: tuple[int, int]
+    decoded: int = 1
 
     @property
     def complete(self) -> bool:
@@ -41,7 +45,7 @@ class DataReport:
 
 
 def check(task: Task, root: Path | str | None = None) -> DataReport:
-    """Load a task's data, look at every row without its images, and decode one image.
+    """Load a task's data, look at every row without its images, and decode one image; of a user's own file, all.
 
     Raises:
         MissingFileError: files are missing or damaged, an image does not open.
@@ -52,6 +56,9 @@ def check(task: Task, root: Path | str | None = None) -> DataReport:
         check_row(task, row)
     rows.sample_ids(task)
     image = task.images(rows[0])[0]
+    decoded = len(rows) if isinstance(task, OwnFile) else 1
+    for number in range(1, decoded):
+        task.images(rows[number])
     paths = _paths(rows)
     return DataReport(
         task.name,
@@ -61,6 +68,7 @@ def check(task: Task, root: Path | str | None = None) -> DataReport:
         _checksum(paths),
         len(paths),
         (image.width, image.height),
+        decoded,
     )
 
 
@@ -91,7 +99,7 @@ def check_row(task: Task, doc: Doc) -> None:
 
 def _paths(rows: Rows) -> list[Path]:
     tables = [rows.table, *(rows.images or ())[:1]]
-    return [path for table in tables if isinstance(table, ParquetRows) for path in table.paths]
+    return [path for table in tables if isinstance(table, ParquetRows | OwnRows) for path in table.paths]
 
 
 def _checksum(paths: Sequence[Path]) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Protocol, overload
 
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.tasks.base import DataSource, Task
+from zoo_exp.tasks.own_files import OwnFile
+from zoo_exp.tasks.own_rows import OwnRows
 from zoo_exp.tasks.parquet import ParquetRows, find_parquet, is_image
 
 
@@ -97,7 +99,7 @@ def load(
         root: Folder with a folder per benchmark (named as the task or its family) of parquet files in the
             official columns; None for the hub. The embedded benchmarks need neither.
         limit: The first so many units: rows, or groups of rows that score together (MME pairs, MMBench rotations).
-        fewer: Whether a task with fewer units than the limit gives all of them.
+        fewer: Whether a task with fewer units than the limit gives all of them; a user's own file always does.
 
     Raises:
         MissingFileError: the folder or the hub gives nothing readable; says what to download, and where to.
@@ -108,13 +110,16 @@ def load(
         raise InvalidValueError(f"limit={limit}: give 1 or more, or null for all")
     source = task.source
     images: tuple[Table, Mapping[str, int]] | None = None
+    pictures: Table | None = None
     if source.kind == "embedded":
         table: Table = _embedded(task, limit)
+    elif isinstance(task, OwnFile):
+        table = task.rows(None if root is None else Path(root).expanduser())
     elif root is not None:
         table, pictures = _local(task, Path(root).expanduser())
     else:
         table, pictures = _hub(task)
-    if source.kind != "embedded" and pictures is not None:
+    if pictures is not None:
         images = pictures, {str(name): place for place, name in enumerate(pictures.column("id"))}
     _check_columns(task, table, joined=images is not None)
     kept: Sequence[int] = range(len(table))
@@ -123,6 +128,7 @@ def load(
         kept = [number for number, found in enumerate(table.column(column)) if found == value]
     if not kept:
         raise InvalidValueError(f"{task.name}: the data has no row of this task")
+    fewer = fewer or isinstance(task, OwnFile)
     return Rows(table, kept if limit is None else _first_units(task, table, kept, limit, fewer), images)
 
 
@@ -134,13 +140,27 @@ def expected_rows(task: Task, root: Path | str | None = None, limit: int | None 
         root: Folder with the data; None for the number of rows of the official split.
         limit: The first so many units.
     """
-    if task.source.kind == "embedded" or root is not None:
+    if task.source.kind != "hub" or root is not None:
         try:
             return len(load(task, root, limit))
         except ZooExpError:
             return None
     rows = task.source.rows
     return rows if rows is None or limit is None else min(rows, limit * task.rows_per_unit)
+
+
+def check_images(task: OwnFile, root: Path | str | None, limit: int | None) -> None:
+    """Check that the images of a user's own file exist, before a model is loaded.
+
+    Raises:
+        MissingFileError: an image is missing; names the line.
+        InvalidValueError: a path that leads out of the folder.
+    """
+    rows = load(task, root, limit)
+    table = rows.table
+    for number in rows.kept if isinstance(table, OwnRows) and table.has_paths else ():
+        row = table[number]
+        row["image"].find(task.place(row))
 
 
 def _first_units(task: Task, table: Table, kept: Sequence[int], limit: int, fewer: bool) -> Sequence[int]:
