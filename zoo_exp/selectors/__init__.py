@@ -175,8 +175,8 @@ def from_file(name: str) -> str:
             f"{path} has several selectors ({', '.join(sorted(named))}): name one, such as {path}:{first}"
         )
     chosen = classes[wanted] if wanted else next(iter(named.values()))
-    register(chosen)
-    return str(chosen.name)
+    REGISTRY.add(chosen.name, chosen)
+    return chosen.name
 
 
 def _describe(name: str) -> SelectorInfo:

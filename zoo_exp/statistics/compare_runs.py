@@ -57,7 +57,7 @@ def compare_runs(
     if not 1 <= len(paths) <= 2:
         raise InvalidValueError(f"compare takes one run or two, got {len(paths)}: for more, use report")
     found = [_Candidates.of(Path(path)) for path in paths]
-    chosen = _of_one_run(found[0], arms) if len(found) == 1 else _of_two_runs(*found, arms)
+    chosen = _of_one_run(found[0], arms) if len(found) == 1 else _of_two_runs(found[0], found[1], arms)
     needed: dict[Path, set[str]] = {}
     for place in (place for pair in chosen for place in pair):
         fulls = [row for row in place.rows if row.selector == REFERENCE]
