@@ -1,10 +1,12 @@
 """Checks before anything slow starts: the given folders, and whether the hub can be reached."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -130,3 +132,24 @@ def test_without_a_network_the_error_comes_without_retries(clean, tmp_path, comm
     assert len(lines) == 2
     assert "cannot be reached" in lines[0]
     assert lines[1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "saved", [{"dtype": "float16"}, {"torch_dtype": "float16"}, {"text_config": {"torch_dtype": "float16"}}]
+)
+def test_float16_on_a_cpu_is_said(saved, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    given = experiment("model=llava15_7b", f"model.path={tmp_path}", "task=embedded_pope").model
+    assert "type model.dtype=bfloat16, or model.dtype=float32" in sources.half_on_cpu(given)
+    assert sources.half_on_cpu(replace(given, dtype="auto")) == sources.half_on_cpu(given)
+    assert sources.half_on_cpu(replace(given, dtype="bfloat16")) is None
+    (tmp_path / "config.json").write_text('["float16"]')
+    assert sources.half_on_cpu(replace(given, dtype="auto")) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", None])
+def test_float16_is_said_before_the_model_is_loaded(device, tmp_path, caplog):
+    given = experiment("model=llava15_7b", f"model.path={tmp_path}", "task=embedded_pope").model
+    with pytest.raises(MissingFileError):
+        sources.load_configured(given, device)
+    assert ("float16 on a CPU" in caplog.text) == (device == "cpu")

@@ -191,6 +191,22 @@ def test_messages_of_sbatch_are_shown(fake, experiment, capsys):
     assert capsys.readouterr().err == "error: sbatch failed: sbatch: error: invalid account\n"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid generic resource (gres) specification",
+        "Batch job submission failed: Requested node configuration is not available",
+    ],
+)
+def test_a_cluster_without_gpus_gets_a_hint(said, fake, experiment, capsys):
+    (fake / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {said}' >&2; exit 1\n")
+    assert slurm(experiment, "gpus=2") == 2
+    error = capsys.readouterr().err
+    assert f"{said}. The job asks for --gpus-per-node=2; where there are no GPUs, add gpus=0" in error
+    assert slurm(experiment, "gpus=0") == 2
+    assert "add gpus=0" not in capsys.readouterr().err
+
+
 def test_without_arguments_the_command_is_refused(capsys):
     assert cli.main(["slurm"]) == 2
     assert "+exp=NAME" in capsys.readouterr().err

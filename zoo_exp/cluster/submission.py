@@ -1,6 +1,7 @@
 """Submit the incomplete cells of an experiment and store what was submitted."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from zoo_exp.cluster import tools
 from zoo_exp.cluster.resources import Resources
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.embedded.shipped import is_shipped
-from zoo_exp.errors import MissingFileError
+from zoo_exp.errors import MissingFileError, ZooExpError
 from zoo_exp.files import write_text
 
 FOLDER, PLAN, LOGS = "slurm", "plan.json", "logs"
+_NO_GPUS = re.compile(r"gres|generic resource|gpu|node configuration is not available", re.IGNORECASE)
+"""What sbatch says where a cluster or partition has no GPUs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,15 @@ def submit(submission: Submission, experiment: Experiment, config_dirs: Sequence
         "experiment": experiment.as_dict(),
     }
     write_text(folder / PLAN, json.dumps(content, indent=1, default=str) + "\n")
-    return tools.call(submission.command).split(";")[0]
+    try:
+        return tools.call(submission.command).split(";")[0]
+    except ZooExpError as error:
+        asked = [flag for flag in submission.command if flag.startswith("--gpus-per-node")]
+        if not asked or not _NO_GPUS.search(str(error)):
+            raise
+        raise ZooExpError(
+            f"{error}. The job asks for {asked[0]}; where there are no GPUs, add gpus=0"
+        ) from error
 
 
 def read_plan(path: Path) -> dict[str, Any]:

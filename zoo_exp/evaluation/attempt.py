@@ -18,7 +18,7 @@ from zoo_exp.evaluation.feature_cache import open_cache
 from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.sample_batches import Collate
-from zoo_exp.evaluation.sources import describe_model, load_configured
+from zoo_exp.evaluation.sources import describe_model, half_on_cpu, load_configured
 from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.measure import cost_estimate
 from zoo_exp.models.loading import LoadedModel
@@ -141,6 +141,9 @@ class Attempt:
         experiment = self.experiment
         ranks = self.trainer.num_devices if self.trainer.world_size > 1 else 1
         use_threads(experiment.trainer.threads, ranks)
+        slow = half_on_cpu(experiment.model) if self.trainer.strategy.root_device.type == "cpu" else None
+        if slow and self.trainer.is_global_zero:
+            self.console.print(slow, style="yellow", soft_wrap=True, highlight=False)
         if not is_shipped(experiment.model.path):
             self.console.print(
                 f"loading {describe_model(experiment.model)} ...", style="dim", markup=False, soft_wrap=True

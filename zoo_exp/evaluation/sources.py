@@ -1,5 +1,6 @@
 """The sources of an experiment: check model and data before anything slow starts, and load the configured model."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from zoo_exp.config.schema import ModelConfig
 from zoo_exp.console import is_first_process
 from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.files import log
 from zoo_exp.models.families import known_architectures
-from zoo_exp.models.weight_files import check_weight_files
+from zoo_exp.models.weight_files import check_processor_files, check_snapshot, check_weight_files
 from zoo_exp.tasks import data, hub
 from zoo_exp.tasks.own_files import OwnFile
 
@@ -49,11 +51,18 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
     Args:
         model: from `configs/model/`.
         device: target device; ignored where the configuration has a `device_map`.
+
+    Raises:
+        ZooExpError: see `load_model`; also a processor that cannot make a prompt.
     """
     from zoo_exp.models.loading import load_model
+    from zoo_exp.models.processor_gaps import check_usable
 
+    slow = half_on_cpu(model) if str(device) == "cpu" else None
+    if slow:
+        log.warning(slow)
     folder = Path(model.path).expanduser()
-    return load_model(
+    loaded = load_model(
         folder if folder.is_dir() else model.path,
         revision=model.revision,
         dtype=model.dtype,
@@ -69,6 +78,24 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         protocol=model.protocol,
         progress=sys.stderr is not None and sys.stderr.isatty() and is_first_process(),
     )
+    if model.weights == "pretrained":
+        check_usable(loaded.processor, loaded.name)
+    return loaded
+
+
+def half_on_cpu(model: ModelConfig) -> str | None:
+    """What to type where a model would run in float16 on a CPU; None where its dtype is another one."""
+    dtype = model.dtype
+    if dtype == "auto":  # as saved
+        try:
+            raw = json.loads((Path(model.path).expanduser() / "config.json").read_text(encoding="utf-8"))
+            text = raw.get("text_config") or {}
+            dtype = raw.get("dtype") or raw.get("torch_dtype") or text.get("torch_dtype")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return None  # loading the model says what is wrong with the file
+    if dtype != "float16":
+        return None
+    return "float16 on a CPU is unusably slow: type model.dtype=bfloat16, or model.dtype=float32"
 
 
 def describe_model(model: ModelConfig) -> str:
@@ -89,12 +116,10 @@ def _check_model(model: ModelConfig) -> bool:
         return False
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise MissingFileError(
-                f"model.path={model.path}: {folder} has no config.json. Give the folder of a checkpoint: model.path=DIR"
-            )
+        check_snapshot(str(folder), model.path)
         if model.weights != "random":
             check_weight_files(str(folder), model.path)
+            check_processor_files(str(folder), model.path)
         return False
     if folder.exists():
         raise InvalidValueError(

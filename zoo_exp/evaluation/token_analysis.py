@@ -96,7 +96,7 @@ def _rates(arm: Arm, selector: Selector) -> bool:
 
 def _load(experiment: Experiment) -> LoadedModel:
     wanted = experiment.trainer.accelerator in ("auto", "gpu", "cuda")
-    device = "cuda" if wanted and torch.cuda.is_available() else None
+    device = "cuda" if wanted and torch.cuda.is_available() else "cpu"
     use_threads(experiment.trainer.threads)
     return load_configured(experiment.model, device)
 

@@ -14,6 +14,7 @@ from zoo_exp.lmms_eval_plugin.answers import Answerer, Settings, check_arguments
 from zoo_exp.lmms_eval_plugin.turns import ChatRequest, from_context, from_messages
 from zoo_exp.models.llava_protocol import describe
 from zoo_exp.models.loading import load_model
+from zoo_exp.models.processor_gaps import check_usable
 
 try:
     from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -144,6 +145,7 @@ class ZooExp(lmms):  # type: ignore[misc]
         selector, budget, seed, positions, options = self._selection
         path, settings = self._model
         loaded = load_model(path, **settings)
+        check_usable(loaded.processor, loaded.name)
         # lmms-eval sets up no handler for this logger: a warning is what reaches the console.
         _log.warning("zoo_exp: %s", describe(loaded.protocol, loaded.adapter.family))
         return Answerer(loaded, selector, budget, seed, positions, options)

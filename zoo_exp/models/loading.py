@@ -14,6 +14,7 @@ import torch
 from zoo_exp import presets
 from zoo_exp.embedded.shipped import is_shipped, shipped_folder
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.files import log
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.chat import check_template
 from zoo_exp.models.clip_heads import ClipHeads
@@ -27,7 +28,14 @@ from zoo_exp.models.families import (
 from zoo_exp.models.generic_support import image_token
 from zoo_exp.models.llava_protocol import check_protocol, use_protocol
 from zoo_exp.models.pixels import bound_pixels
-from zoo_exp.models.weight_files import check_config, check_settings, check_weight_files
+from zoo_exp.models.processor_gaps import fill_gaps
+from zoo_exp.models.weight_files import (
+    check_config,
+    check_processor_files,
+    check_settings,
+    check_snapshot,
+    check_weight_files,
+)
 
 DTYPES = {
     "auto": "auto",
@@ -135,6 +143,7 @@ def load_model(
     shipped = is_shipped(path)
     if shipped:
         path = str(shipped_folder(path))
+    check_snapshot(path, name)
     progress = progress and not shipped
     with _quiet(progress):
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -149,6 +158,7 @@ def load_model(
                 model = _random(config, options, seed)
         else:
             check_weight_files(path, name)
+            check_processor_files(path, name)
             model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
         if device is not None:
             model = _move(model, device)
@@ -161,6 +171,9 @@ def load_model(
     if processor is not None and not shipped:
         check_template(processor, name)
     if processor is not None:
+        said = fill_gaps(processor, model.config, template=protocol == "hf")
+        if said:
+            log.warning(f"model '{name}': its processor's files are incomplete; set: {', '.join(said)}")
         use_protocol(processor, model.config, name, protocol)
     if clip is not None:
         with _quiet(progress):
@@ -198,8 +211,7 @@ def read_config(path: str, name: str, revision: str | None = None) -> dict[str, 
     """
     from transformers.configuration_utils import PretrainedConfig
 
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise MissingFileError(f"model '{name}': {path} has no config.json; give a folder with a checkpoint")
+    check_snapshot(path, name)
     try:
         raw, _ = PretrainedConfig.get_config_dict(path, revision=revision)
     except Exception as error:  # a settings file that is no JSON object, and everything that a network can do
@@ -295,6 +307,13 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
     except Exception as error:  # the files of a processor are settings of many classes
         if not needed:
             return None
+        folder = Path(path)
+        if folder.is_dir() and not (folder / "tokenizer.json").is_file() and "token" in str(error):
+            raise MissingFileError(
+                f"model '{name}': {folder} has no tokenizer.json, and none can be made of its other files "
+                f"({_first_line(error)[:150]}): copy tokenizer.json from the model's page on the hub into the folder, "
+                "or pip install sentencepiece protobuf"
+            ) from error
         raise _unreadable(name, "its processor cannot be loaded", error) from error
     written = getattr(processor, "image_token_id", None)
     if written is not None and written != image_token(

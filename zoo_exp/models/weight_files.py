@@ -1,7 +1,7 @@
 """Files of a checkpoint, checked before anything is loaded: weights, settings, quantization."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,94 @@ MAX_LAYERS = 4096
 """Layers of a part of a model; `transformers` makes a module for each before it looks at the weights."""
 ADAPTER = "adapter_config.json"
 """Settings of a LoRA adapter, which `transformers` reads if peft is installed and ignores otherwise."""
+
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""Start of a file that git-LFS has not replaced by its content."""
+TOKENIZERS = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "vocab.txt",
+    "vocab.json",
+)
+"""Files that `transformers` can make a tokenizer of where there is no tokenizer.json, some with further packages."""
+
+
+def check_snapshot(path: str, name: str) -> None:
+    """Refuse a local folder that is no checkpoint: an adapter alone, or git-LFS pointers; hub ids pass.
+
+    Raises:
+        InvalidValueError: an adapter without its model.
+        MissingFileError: no config.json, or a file that is a pointer.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with file.open("rb") as content:
+                pointer = content.read(len(POINTER)) == POINTER
+            if pointer:
+                raise MissingFileError(
+                    f"model '{name}': {file} is a git-LFS pointer, not the file itself: run `git lfs pull` in "
+                    f"{folder}, or download the checkpoint with `hf download`"
+                )
+    if (folder / "config.json").is_file():
+        return
+    if (folder / ADAPTER).is_file():
+        raise InvalidValueError(
+            f"model '{name}': {folder} is a LoRA or other PEFT adapter{_base(folder / ADAPTER)}, not a whole model. "
+            "Merge it into its model (PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(DIR), and the "
+            "processor's save_pretrained(DIR)), then model.path=DIR"
+        )
+    raise MissingFileError(f"model '{name}': {folder} has no config.json: give the folder of a checkpoint")
+
+
+def _base(file: Path) -> str:
+    """The model that an adapter belongs to, in words; empty where its settings do not say."""
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f" of {base:.100}" if isinstance(base, str) and base.isprintable() else ""
+
+
+def check_processor_files(path: str, name: str) -> None:
+    """Refuse a local folder without the files of a tokenizer or of an image processor; hub ids pass.
+
+    Raises:
+        MissingFileError: what is missing.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    has = {file.name for file in folder.iterdir()}
+    if "tokenizer.json" not in has:
+        if not has.intersection(TOKENIZERS):
+            raise _missing(name, folder, "tokenizer.json")
+        if "vocab.json" in has and "merges.txt" not in has:
+            raise _missing(name, folder, "merges.txt (nor tokenizer.json)")
+    if "preprocessor_config.json" not in has and "image_processor" not in _keys(
+        folder / "processor_config.json"
+    ):
+        raise _missing(name, folder, "preprocessor_config.json")
+
+
+def _missing(name: str, folder: Path, file: str) -> MissingFileError:
+    return MissingFileError(
+        f"model '{name}': {folder} has no {file}: copy it from the model's page on the hub into the folder"
+    )
+
+
+def _keys(file: Path) -> Iterable[str]:
+    """The keys of a file of settings; empty where it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return content if isinstance(content, dict) else ()
 
 
 def check_weight_files(path: str, name: str) -> None:

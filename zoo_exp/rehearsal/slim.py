@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from zoo_exp.models.families import architecture, model_class_name
+from zoo_exp.models.processor_gaps import CHAT_ML, VICUNA
 
 WIDTH, HEADS = 64, 4
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -35,18 +36,6 @@ _LLAVA_PROCESSOR = {
     "patch_size": 14,
     "vision_feature_select_strategy": "default",
 }
-_VICUNA = (
-    "{% for m in messages %}{{ m['role'].upper() }}: "
-    "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }} {% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-_CHAT_ML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class Published:
 _LLAMA_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 _PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _LLAVA = Published(
-    *("llava-hf/llava-1.5-7b-hf", _LLAMA_TOKENS, "<s>", "</s>", "<pad>", ":", _VICUNA),
+    *("llava-hf/llava-1.5-7b-hf", _LLAMA_TOKENS, "<s>", "</s>", "<pad>", ":", VICUNA),
     {**_CLIP_IMAGES, "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"},
     {**_LLAVA_PROCESSOR, "processor_class": "LlavaProcessor"},
     {},
@@ -90,7 +79,7 @@ PUBLISHED = {
     "llava15_7b": _LLAVA,
     "llava15_13b": Published(**{**vars(_LLAVA), "hub_id": "llava-hf/llava-1.5-13b-hf"}),
     "llava_next_7b": Published(
-        *("llava-hf/llava-v1.6-vicuna-7b-hf", _LLAMA_TOKENS, "<s>", "</s>", "<pad>", ":", _VICUNA),
+        *("llava-hf/llava-v1.6-vicuna-7b-hf", _LLAMA_TOKENS, "<s>", "</s>", "<pad>", ":", VICUNA),
         {
             **_CLIP_IMAGES,
             "image_processor_type": "LlavaNextImageProcessor",
@@ -108,7 +97,7 @@ PUBLISHED = {
             *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
             *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
         ),
-        *(None, "<|im_end|>", "<|endoftext|>", "\n", _CHAT_ML),
+        *(None, "<|im_end|>", "<|endoftext|>", "\n", CHAT_ML),
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor",
