@@ -181,7 +181,7 @@ def family_of(path: str, revision: str | None) -> str:
     Raises:
         MissingFileError: no config.json can be read.
     """
-    from zoo_exp.models.loading import read_config
+    from zoo_exp.models.config_file import read_config
 
     return str(read_config(path, path, revision).get("model_type"))
 

@@ -13,16 +13,15 @@ import torch
 
 from zoo_exp import presets
 from zoo_exp.embedded.shipped import is_shipped, shipped_folder
-from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.files import log
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.chat import check_template
 from zoo_exp.models.clip_heads import ClipHeads
+from zoo_exp.models.config_file import first_line, load_config, reading, unreadable
 from zoo_exp.models.families import (
     adapter_class,
     adapter_for,
-    architecture,
-    known_architectures,
     model_class_name,
 )
 from zoo_exp.models.generic_support import image_token
@@ -30,7 +29,6 @@ from zoo_exp.models.llava_protocol import check_protocol, use_protocol
 from zoo_exp.models.pixels import bound_pixels
 from zoo_exp.models.processor_gaps import fill_gaps
 from zoo_exp.models.weight_files import (
-    check_config,
     check_processor_files,
     check_settings,
     check_snapshot,
@@ -147,14 +145,14 @@ def load_model(
     progress = progress and not shipped
     with _quiet(progress):
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        config = _config(path, name, weights, hub)
+        config = load_config(path, name, weights, hub)
         check_protocol(protocol, config.model_type, name)
         check_settings(path, name)
         if layers is not None:
             keep_layers(config, layers)
         options: dict[str, Any] = {"dtype": DTYPES[dtype], "attn_implementation": attention}
         if weights == "random":
-            with _reading(name, "no model can be made from its config.json"):
+            with reading(name, "no model can be made from its config.json"):
                 model = _random(config, options, seed)
         else:
             check_weight_files(path, name)
@@ -166,7 +164,7 @@ def load_model(
         if processor is not None:
             bound_pixels(processor, name, *pixels)
     model.eval()
-    with _reading(name, "its config.json does not describe a model that can be pruned"):
+    with reading(name, "its config.json does not describe a model that can be pruned"):
         adapter = adapter_for(model, processor)
     if processor is not None and not shipped:
         check_template(processor, name)
@@ -203,45 +201,6 @@ def _preset(name: str) -> dict[str, Any]:
     return {} if Path(name).is_dir() and not is_shipped(name) else presets.find("model", name) or {}
 
 
-def read_config(path: str, name: str, revision: str | None = None) -> dict[str, Any]:
-    """The config.json of a folder or a hub id.
-
-    Raises:
-        MissingFileError: it cannot be read.
-    """
-    from transformers.configuration_utils import PretrainedConfig
-
-    check_snapshot(path, name)
-    try:
-        raw, _ = PretrainedConfig.get_config_dict(path, revision=revision)
-    except Exception as error:  # a settings file that is no JSON object, and everything that a network can do
-        raise MissingFileError(
-            f"model '{name}': no checkpoint of that name can be read ({_first_line(error)}). Give a folder, a hub id "
-            f"that can be downloaded or is cached, or one of {', '.join(presets.names('model'))}"
-        ) from error
-    if not isinstance(raw, dict):
-        raise MissingFileError(f"model '{name}': its config.json is no JSON object: get the checkpoint again")
-    found: dict[str, Any] = raw
-    return found
-
-
-def _config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    if weights == "random" and not Path(path).is_dir() and path in known_architectures():
-        return architecture(path)
-    raw = read_config(path, name, hub["revision"])
-    if "auto_map" in raw and not hub["trust_remote_code"]:
-        raise InvalidValueError(
-            f"model '{name}' brings its own code (auto_map in config.json): it is not run unless you ask for it "
-            "with trust_remote_code=True"
-        )
-    adapter_class(str(raw.get("model_type")))
-    check_config(raw, name)
-    with _reading(name, "its config.json is no configuration of a model"):
-        return AutoConfig.from_pretrained(path, **hub)
-
-
 def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> Any:
     import transformers
     from safetensors import SafetensorError
@@ -252,26 +211,26 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
         model, info = model_class.from_pretrained(path, config=config, **options)
     except (SafetensorError, RuntimeError) as error:
         raise MissingFileError(
-            f"model '{name}': its weights are damaged or do not fit its config.json ({_first_line(error)}): get "
+            f"model '{name}': its weights are damaged or do not fit its config.json ({first_line(error)}): get "
             "the checkpoint again"
         ) from error
     except OSError as error:
         raise MissingFileError(
-            f"model '{name}': its safetensors cannot be loaded ({_first_line(error)}); pickled weights (.bin) are "
+            f"model '{name}': its safetensors cannot be loaded ({first_line(error)}); pickled weights (.bin) are "
             "refused because opening them runs code"
         ) from error
     except ImportError as error:
         quantized = getattr(config, "quantization_config", None)
         if quantized is not None:
             raise InvalidValueError(
-                f"model '{name}' has quantized weights, which need a package that is not here ({_first_line(error)})"
+                f"model '{name}' has quantized weights, which need a package that is not here ({first_line(error)})"
             ) from error
         raise InvalidValueError(
-            f"attention backend {options['attn_implementation']} cannot be used here ({_first_line(error)}): "
+            f"attention backend {options['attn_implementation']} cannot be used here ({first_line(error)}): "
             "install it, or take sdpa"
         ) from error
     except Exception as error:  # a model that is made from a configuration raises whatever its parts raise
-        raise _unreadable(name, "it cannot be made from its config.json and weights", error) from error
+        raise unreadable(name, "it cannot be made from its config.json and weights", error) from error
     missing = sorted(info["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -284,7 +243,7 @@ def _move(model: Any, device: str | torch.device) -> Any:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InvalidValueError(
-            f"device {device}: the model cannot go there ({_first_line(error)})"
+            f"device {device}: the model cannot go there ({first_line(error)})"
         ) from error
 
 
@@ -311,10 +270,10 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
         if folder.is_dir() and not (folder / "tokenizer.json").is_file() and "token" in str(error):
             raise MissingFileError(
                 f"model '{name}': {folder} has no tokenizer.json, and none can be made of its other files "
-                f"({_first_line(error)[:150]}): copy tokenizer.json from the model's page on the hub into the folder, "
+                f"({first_line(error)[:150]}): copy tokenizer.json from the model's page on the hub into the folder, "
                 "or pip install sentencepiece protobuf"
             ) from error
-        raise _unreadable(name, "its processor cannot be loaded", error) from error
+        raise unreadable(name, "its processor cannot be loaded", error) from error
     written = getattr(processor, "image_token_id", None)
     if written is not None and written != image_token(
         config
@@ -325,26 +284,6 @@ def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed
         )
     processor.tokenizer.padding_side = "left"
     return processor
-
-
-@contextmanager
-def _reading(name: str, what: str) -> Iterator[None]:
-    """Turn whatever `transformers` raises for a malformed checkpoint into one line."""
-    try:
-        yield
-    except ZooExpError:
-        raise
-    except Exception as error:
-        raise _unreadable(name, what, error) from error
-
-
-def _unreadable(name: str, what: str, error: Exception) -> MissingFileError:
-    kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
-    return MissingFileError(f"model '{name}': {what}: {kind}{_first_line(error)}. Get the checkpoint again")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 @contextmanager
