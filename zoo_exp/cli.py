@@ -19,6 +19,7 @@ from zoo_exp._cli import (
     compare,
     data,
     embedded,
+    explore,
     hints,
     listing,
     paper,
@@ -50,6 +51,7 @@ interrupted by Ctrl-C. After 75 and 130 the same command resumes the run.
 COMMANDS = {
     "run": run,
     "ask": ask,
+    "explore": explore,
     "bench": bench,
     "slurm": slurm,
     "report": report,

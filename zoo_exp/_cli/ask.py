@@ -78,12 +78,13 @@ def ask(args: argparse.Namespace) -> int:
     from zoo_exp.workbench.questioner import NO_GRID, Questioner, read_image
 
     image = read_image(path)
+    arms = [replace(arm, label=arm.row) for arm in experiment.arms if not arm.seed_index]
     name, console = experiment.model.name, plain_console()
     questioner = Questioner(load_configured(experiment.model, device))
-    looked = questioner.look(image, question, experiment.arms)
-    questioner.warm_up(looked, experiment.arms[0])
-    looked = questioner.look(image, question, experiment.arms)
-    panels = questioner.ask(looked, experiment.arms, seed=experiment.seed, new_tokens=new_tokens)
+    looked = questioner.look(image, question, arms)
+    questioner.warm_up(looked, arms[0])
+    looked = questioner.look(image, question, arms)
+    panels = questioner.ask(looked, arms, seed=experiment.seed, new_tokens=new_tokens)
     print_table(panel_table(looked, panels, name), console)
     if is_shipped(experiment.model.path):
         console.print(
