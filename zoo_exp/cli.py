@@ -16,7 +16,9 @@ from zoo_exp._cli import (
     ask,
     bench,
     check,
+    clean,
     compare,
+    completion,
     data,
     embedded,
     explore,
@@ -60,6 +62,8 @@ COMMANDS = {
     "paper": paper,
     "list": listing,
     "show": show,
+    "clean": clean,
+    "completion": completion,
     "score": score,
     "data": data,
     "check": check,
@@ -141,7 +145,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         commands.choices.get(first, parser).error(f"unrecognized arguments: {' '.join(flags or rest)}{meant}")
     if rest:
         args.overrides = [*args.overrides, *rest]
-    args.debug = debug
+    args.debug, args.commands = debug, COMMANDS
     if args.command in ANNOUNCED and not getattr(args, "cfg", None):
         announce_torch()
     code: int = args.handler(args)

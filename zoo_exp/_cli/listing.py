@@ -1,8 +1,11 @@
-"""List selectors, tasks, models or exps, one line each.
+"""List selectors, tasks, models, exps or runs, one line each.
+
+`list runs [DIR]` shows the run folders below DIR (default: runs), newest first: recorded and expected answers, size.
 
 Examples:
   python -m zoo_exp list selectors
   python -m zoo_exp list exps --config-dir my_configs
+  python -m zoo_exp list runs
 """
 
 import argparse
@@ -15,16 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from zoo_exp._cli.run import add_config_dir
-from zoo_exp.errors import UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 Rows = list[tuple[str, ...]]
+RUNS = "runs"
 SMALL = " model=embedded"
 """End of the first line in experiment files whose default model needs a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("what", metavar="selectors|tasks|models|exps")
+    parser.add_argument("what", metavar="selectors|tasks|models|exps|runs")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="list runs: parent of the run folders"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=list_names)
@@ -34,13 +41,40 @@ def list_names(args: argparse.Namespace) -> int:
     """Print one aligned line for each name."""
     from zoo_exp.config.folders import search_path
 
+    if args.what == RUNS:
+        return _list_runs(args.folder or Path("runs"))
     if args.what not in LISTINGS:
-        raise UnknownNameError("listing", args.what, LISTINGS)
+        raise UnknownNameError("listing", args.what, [*LISTINGS, RUNS])
+    if args.folder is not None:
+        raise InvalidValueError(f"list {args.what} takes no folder; list runs {args.folder} lists runs")
     head, rows = LISTINGS[args.what](search_path(args.config_dir))
+    _print([head, *rows])
+    return 0
+
+
+def _print(rows: Rows) -> None:
+    """Print aligned lines, wrapped to the terminal."""
     # One line each if the output is not a terminal.
     wrapped = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = shutil.get_terminal_size((120, 24)).columns if wrapped else 10_000
-    print("\n".join(table([head, *rows], width)))
+    print("\n".join(table(rows, width)))
+
+
+def _list_runs(above: Path) -> int:
+    """Print one line per run folder."""
+    from zoo_exp.runs import inventory
+
+    found, notes = inventory.entries(above)
+    rows: Rows = [("date", "answers", "size", "model", "experiment", "run")]
+    for one in found:
+        expected = "?" if one.expected is None else str(one.expected)
+        date, size = one.when.strftime("%Y-%m-%d %H:%M"), inventory.bytes_text(one.size)
+        rows.append((date, f"{one.answers}/{expected}", size, one.model, one.name, str(one.path)))
+    _print(rows)
+    for note in notes:
+        print(note, file=sys.stderr)
+    if not found:
+        print(f"no runs in {above}: create one with python -m zoo_exp run")
     return 0
 
 
