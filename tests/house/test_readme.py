@@ -59,3 +59,11 @@ def test_links_and_images_exist():
 
 def test_it_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_the_table_of_selectors_is_that_of_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import advice
+
+    assert advice.filled(README, advice.table()) == README, "run: python benchmarks/advice.py --write"
+    assert len(advice.table().splitlines()) >= 7
