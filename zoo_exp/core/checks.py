@@ -1,6 +1,6 @@
 """Validate that features are finite; on a GPU the check can be deferred to avoid a synchronisation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from zoo_exp.errors import InvalidValueError
 
-Pending = list[tuple[Tensor, Tensor, str]]
-"""Whether it is finite (one bool on the device), the features, and what they are called."""
+Pending = list[tuple[Tensor, Callable[[], str]]]
+"""What must hold (one bool on the device), and what is wrong if it does not."""
 _PENDING: ContextVar[Pending | None] = ContextVar("pending checks", default=None)
 
 
@@ -29,11 +29,20 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
         return
     # min and max are finite only if all values are: one pass, without a temporary of the size of the features.
     finite = torch.stack(torch.aminmax(x.detach())).isfinite().all()
-    pending = _PENDING.get()
-    if pending is not None and _queued(x):
-        pending.append((finite, x, name))
-    else:
-        _demand(finite, x, name)
+    _check(finite, lambda: _not_finite(x, name))
+
+
+def check_values(holds: Tensor, wrong: str) -> None:
+    """Check values that are computed on a device: deferred like `check_features`.
+
+    Args:
+        holds: what must be true, one bool on the device.
+        wrong: the message if it is not.
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    _check(holds, lambda: wrong)
 
 
 def check_picks(who: str, indices: object, size: int, count: int, *, exact: bool, look: bool = True) -> None:
@@ -105,17 +114,26 @@ def _queued(x: Tensor) -> bool:
 
 def _settle(pending: Pending) -> None:
     """Evaluate the deferred checks, with one synchronisation per device."""
-    for device in {finite.device for finite, _, _ in pending}:
+    for device in {holds.device for holds, _ in pending}:
         here = [check for check in pending if check[0].device == device]
-        if not torch.stack([finite for finite, _, _ in here]).all():
+        if not torch.stack([holds for holds, _ in here]).all():
             for check in here:
                 _demand(*check)
 
 
-def _demand(finite: Tensor, x: Tensor, name: str) -> None:
-    if finite.item():
-        return
+def _check(holds: Tensor, wrong: Callable[[], str]) -> None:
+    pending = _PENDING.get()
+    if pending is not None and _queued(holds):
+        pending.append((holds, wrong))
+    else:
+        _demand(holds, wrong)
+
+
+def _demand(holds: Tensor, wrong: Callable[[], str]) -> None:
+    if not holds.item():
+        raise InvalidValueError(wrong())
+
+
+def _not_finite(x: Tensor, name: str) -> str:
     rows = (~torch.isfinite(x).all(dim=-1)).nonzero().flatten().tolist()
-    raise InvalidValueError(
-        f"{name} contain NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"
-    )
+    return f"{name} contain NaN or infinity in {len(rows)} of {len(x)} rows, first row {rows[0]}"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from zoo_exp.core.checks import check_values
 from zoo_exp.core.diversity import cosine_distances
 from zoo_exp.core.fusion import top_k
 from zoo_exp.errors import InvalidValueError
@@ -31,29 +32,31 @@ def conditional_dpp(embeddings: Tensor, relevance: Tensor, k: int) -> Tensor:
     n = len(embeddings)
     if not 0 <= k <= n:
         raise InvalidValueError(f"k {k}: allowed are 0 to {n}, the number of visual tokens")
-    if relevance.shape != (n,) or (n and float(relevance.min()) < 0):
-        raise InvalidValueError(
-            f"relevance must be [{n}] and not negative, got shape {tuple(relevance.shape)}"
-        )
+    if relevance.shape != (n,):
+        raise InvalidValueError(f"relevance must be [{n}], got shape {tuple(relevance.shape)}")
+    check_values((relevance >= 0).all(), f"relevance [{n}] must not be negative")
     q = relevance.double()
     similarity = 1 - cosine_distances(embeddings)
     volume = q * q
-    floor = _FLOOR * float(volume.max()) if n else 0.0
-    factors = torch.empty(k, n, dtype=torch.float64, device=embeddings.device)
-    picks: list[int] = []
-    while len(picks) < k:
-        j = int(volume.argmax())
-        if float(volume[j]) <= floor:
-            break
-        done = factors[: len(picks)]
-        row = q[j] * similarity[j] * q - done[:, j] @ done
-        factors[len(picks)] = row / volume[j].sqrt()
-        volume = volume - factors[len(picks)] ** 2
+    if not k:
+        return torch.empty(0, dtype=torch.int64, device=embeddings.device)
+    floor = _FLOOR * volume.max()
+    factors = torch.zeros(k, n, dtype=torch.float64, device=embeddings.device)
+    picks, found = [], []
+    # The host reads no value, so that it need not wait for a GPU: once no volume is left, steps change nothing.
+    for step in range(k):
+        j = volume.argmax(dim=0, keepdim=True)
+        largest = volume.index_select(0, j)
+        some = largest > floor
+        done = factors[:step]
+        own = q.index_select(0, j) * similarity.index_select(0, j)[0] * q
+        row = own - done.index_select(1, j).squeeze(1) @ done
+        factors[step] = torch.where(some, row / largest.sqrt(), 0.0)
+        volume = volume - factors[step] ** 2
+        volume.index_copy_(0, j, torch.where(some, float("-inf"), largest))
         picks.append(j)
-        volume[picks] = float("-inf")
-    chosen = torch.tensor(picks, dtype=torch.int64, device=embeddings.device)
-    if len(picks) == k:
-        return chosen
-    left = q.clone()
-    left[chosen] = float("-inf")
-    return torch.cat([chosen, top_k(left, k - len(picks))])
+        found.append(some)
+    number = torch.arange(k, device=embeddings.device)
+    count = torch.cat(found).sum()
+    others = top_k(q.masked_fill(volume == float("-inf"), float("-inf")), k)
+    return torch.where(number < count, torch.cat(picks), others[(number - count).clamp(min=0)])

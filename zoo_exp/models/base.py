@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_exp.core.flops import VisionCosts
+from zoo_exp.core.sending import sent
 from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
@@ -196,8 +197,9 @@ class VLMAdapter:
         question = self._known_question()
         embed = self.model.get_input_embeddings()
         answer = []
-        for tokens, row, real in zip(grouped, ids, mask, strict=True):
+        for tokens, row, real in zip(grouped, ids.cpu(), mask.cpu(), strict=True):
             text, words = question.select(row, real, self.image_token_id)
+            text = sent(text, ids.device)
             found = question.fields(text, words, embed, tokens[0].device) if tokens else {}
             answer.append([replace(t, **found, family=self.family) for t in tokens])
         return answer
@@ -230,7 +232,7 @@ class VLMAdapter:
         question = self._known_question()
         return [
             clip.add(tokens, question.message(question.select(row, real, self.image_token_id)[0]))
-            for tokens, row, real in zip(grouped, ids, mask, strict=True)
+            for tokens, row, real in zip(grouped, ids.cpu(), mask.cpu(), strict=True)
         ]
 
     def _known_question(self) -> Question:

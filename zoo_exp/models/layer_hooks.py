@@ -143,7 +143,7 @@ class LayerHooks:
         counts = segment.visual.sum(dim=1).tolist()
         for b, count in enumerate(counts):
             current.schedules.append(self.selector.schedule(self._budget, count, n_layers) if count else {})
-            real = segment.mask[b]
+            real = segment.mask[b].nonzero().squeeze(1)
             prompt = Prompt(embeds[b, real], segment.visual[b, real], n_layers, self._budget)
             current.states.append(self.selector.start(prompt) if count else None)
         current.counts = [[count] * n_layers for count in counts]
@@ -233,14 +233,16 @@ class LayerHooks:
                 self._pick(current, number, hidden, row_attention, segment, b) for b in range(len(hidden))
             ]
         current.answers[number] = answers
-        keep = segment.mask & ~segment.visual
+        keep, seen_before = segment.mask & ~segment.visual, [row[number] for row in current.counts]
         for b, answer in enumerate(answers):
             keep[b, segment.visual[b].nonzero().squeeze(1)[answer.indices]] = True
             seen = len(answer.indices) + (0 if answer.merged is None else len(answer.merged))
             after = current.counts[b][number + 1 :]
             current.counts[b][number + 1 :] = [seen] * len(after)
         merged = [hidden[b, :0] if a.merged is None else a.merged for b, a in enumerate(answers)]
-        if bool((keep == segment.mask).all()) and not any(len(m) for m in merged):
+        if all(len(a.indices) == n for a, n in zip(answers, seen_before, strict=True)) and not any(
+            map(len, merged)
+        ):
             return None
         order, shorter = segment.shorten(keep, number + 1, self._positions)
         hidden = hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -270,8 +272,7 @@ class LayerHooks:
     ) -> LayerAnswer:
         real = segment.mask[b].nonzero().squeeze(1)
         visual = segment.visual[b, real]
-        n_visual = int(visual.sum())
-        count = current.schedules[b].get(number)
+        n_visual, count = current.counts[b][number], current.schedules[b].get(number)
         if not n_visual or count is None:
             return LayerAnswer(torch.arange(n_visual, device=hidden.device))
         place = current.segments[0].mask[b].to(hidden.device).long().cumsum(dim=0) - 1

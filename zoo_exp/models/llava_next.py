@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import Tiles, VisualTokens
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.llava import LLAMA_7B, LLAVA_15, LlavaAdapter
@@ -64,9 +65,9 @@ class LlavaNextAdapter(LlavaAdapter):
         per_tile = capture["projector"].tensor.shape[1]
         shared = self.projector_fields(needs)
         images, first = [], 0
-        sizes = call["image_sizes"]
+        sizes = torch.as_tensor(call["image_sizes"]).cpu()
         for projected, source, size in zip(pooled, self.sources(sizes, per_tile), sizes, strict=True):
-            source = source.to(projected.device)
+            source = sent(source, projected.device)
             tiles = slice(first, first + self.tile_count(size))
             first = tiles.stop
             fields: dict[str, Any] = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo_exp.core.closed_form import PatchMerger
 from zoo_exp.core.flops import Encoding, linear
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
@@ -102,8 +103,8 @@ class QwenAdapter(VLMAdapter):
         needs: frozenset[str],
     ) -> list[VisualTokens]:
         """One entry per image; window order is undone."""
-        grids = call["image_grid_thw"]
-        order = self.vision_encoder.language_order(grids).to(pooled[0].device)
+        grids = call["image_grid_thw"].cpu()
+        order = sent(self.vision_encoder.language_order(grids), pooled[0].device)
         sizes = [len(p) for p in pooled]
         rows = self.vision_encoder.rows(capture, order, sizes, needs)
         if "features" in needs:
@@ -130,7 +131,7 @@ class QwenAdapter(VLMAdapter):
             images.append(
                 VisualTokens(projected=projected, hidden=per_layer, replay=replays[i], **shared, **fields)
             )
-        return self.with_resizing(images, call) if "resize" in needs else images
+        return self.with_resizing(images, {**call, "image_grid_thw": grids}) if "resize" in needs else images
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
         """The merger as a function, and its weights if they have the layout of stock checkpoints."""
@@ -157,13 +158,15 @@ class QwenAdapter(VLMAdapter):
         """Time, row and column of every token [3, B, L]."""
         merge = self.visual.spatial_merge_size
         grids = [(1, t.grid[0] * merge, t.grid[1] * merge) if t.grid else (1, 0, 0) for t in images]
+        # On the host: `get_rope_index` asks for values of every row and image, and each would wait for a GPU.
+        here, real = ids.cpu(), mask.cpu()
         positions: Tensor = self.vlm.get_rope_index(
-            ids,
-            mm_token_type_ids=(ids == self.image_token_id).int(),
-            image_grid_thw=torch.tensor(grids, device=ids.device) if grids else None,
-            attention_mask=mask.long(),
+            here,
+            mm_token_type_ids=(here == self.image_token_id).int(),
+            image_grid_thw=torch.tensor(grids) if grids else None,
+            attention_mask=real.long(),
         )[0]
-        return positions
+        return sent(positions, ids.device)
 
     def new_positions(self, mask: Tensor) -> Tensor:
         """Equal positions on every axis."""
@@ -186,7 +189,7 @@ class QwenAdapter(VLMAdapter):
         def encode(grid: tuple[int, int]) -> Tensor:
             rows, columns = grid[0] * merge, grid[1] * merge
             small = resized_patches(patches, (h, w), (rows, columns), config, merge)
-            thw = torch.tensor([[1, rows, columns]], device=patches.device)
+            thw = sent(torch.tensor([[1, rows, columns]]), patches.device)
             projected: Tensor = self.image_features(pixel_values=small, image_grid_thw=thw).pooler_output[0]
             return projected
 

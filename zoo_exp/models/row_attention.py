@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo_exp.core.sending import sent
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.layer_inputs import INSTEAD
 from zoo_exp.models.segments import Segment
@@ -111,7 +112,7 @@ class RowAttention:
         done = self._noted.get("o_proj")
         if done is None or self._values is None:
             raise self._unknown(name, "its values or its output projection are not found")
-        last = torch.tensor([self._mask.shape[1] - 1, self._mask.shape[1] // 2], device=self._mask.device)
+        last = sent([self._mask.shape[1] - 1, self._mask.shape[1] // 2], self._mask.device)
         for self._turn in TURNS:
             if all(self._fits(done[b], b, last[self._mask[b, last]]) for b in range(len(done))):
                 self._noted["turn"] = self._turn

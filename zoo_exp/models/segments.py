@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo_exp.core.sending import sent
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.attention_masks import Part, seen_keys
 from zoo_exp.models.base import count_positions
@@ -154,7 +155,7 @@ class Segment:
             cut = int(at[-1]) + 1 if len(at) else 0
             m = len(merged)
             head, tail = real[:cut], real[cut:]
-            last = axes[:, b, real[max(0, cut - 1)], None].expand(-1, m)
+            last = axes[:, b, real[max(0, cut - 1) :][:1]].expand(-1, m)
             rows.append(
                 (
                     torch.cat([hidden[b, head], merged.to(hidden), hidden[b, tail]]),
@@ -170,7 +171,7 @@ class Segment:
             for i, fill in ((0, 0), (1, False), (2, 0), (3, -1))
         )
         column = torch.arange(longest, device=hidden.device)
-        mask = column >= (longest - torch.tensor(lengths, device=hidden.device))[:, None]
+        mask = column >= (longest - sent(lengths, hidden.device))[:, None]
         kept = places.permute(2, 0, 1)
         following: Tensor | None = self.next_position
         if positions == "contiguous":

@@ -88,13 +88,13 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     tile = tokens.tile
     if tile is None:
         return Plan((Group(None, budget.resolve(tokens.count)),))
-    newlines = (tile == NEWLINE).nonzero().flatten()
     whole = budget.keep_ratio == 1 or budget.count == tokens.count
     if budget.at_most and budget.count is not None:
         whole = budget.count >= tokens.count
     if budget.per != "tile" and whole:
         return Plan((Group(None, tokens.count),))
-    extra = newlines if newline == "keep" and len(newlines) else None
+    newlines = (tile == NEWLINE).nonzero().flatten() if newline == "keep" else None
+    extra = newlines if newlines is not None and len(newlines) else None
     if budget.per == "tile":
         # A cropped tile may have fewer tokens than the budget.
         of_tile = budget if budget.count is None else replace(budget, at_most=True)
@@ -104,9 +104,11 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
                 index = (tile == number).nonzero().flatten()
                 groups.append(Group(index, of_tile.resolve(len(index))))
         return Plan(tuple(groups), extra)
-    if newline == "as_released" or not len(newlines):
+    if newline == "as_released":
         return Plan((Group(None, budget.resolve(tokens.count)),))
     index = (tile != NEWLINE).nonzero().flatten()
+    if len(index) == tokens.count:
+        return Plan((Group(None, budget.resolve(tokens.count)),))
     if budget.count is not None and budget.count > len(index) and not budget.at_most:
         raise InvalidValueError(
             f"budget {budget.count} is above the {len(index)} visual tokens that are not newlines: "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.fusion import top_k
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
@@ -99,7 +100,7 @@ def with_neighbours(anchors: Tensor, tokens: VisualTokens) -> Tensor:
         for shift, neighbours in zip((-1, 1, -width, width), by_shift, strict=True):
             neighbours.append(int(members[min(max(place + shift, 0), len(members) - 1)]))
     once = dict.fromkeys([*found, *(place for neighbours in by_shift for place in neighbours)])
-    return torch.tensor(list(once), dtype=torch.int64, device=anchors.device)
+    return sent(list(once), anchors.device)
 
 
 def raster_width(tokens: VisualTokens, members: Tensor) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import BudgetLike
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.allocation import NEWLINE
 from zoo_exp.selectors.base import ScoreSelector
@@ -30,7 +31,7 @@ class Random(ScoreSelector):
 
         Newlines draw last, so that the other tokens' draws do not depend on how many there are.
         """
-        draws = torch.rand(tokens.count, generator=generator, device=generator.device).to(tokens.device)
+        draws = sent(torch.rand(tokens.count, generator=generator, device=generator.device), tokens.device)
         if tokens.tile is None:
             return draws
         scores = torch.empty_like(draws)

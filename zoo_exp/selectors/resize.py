@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.base import Selector
@@ -41,8 +42,8 @@ class Resize(Selector):
             raise InvalidValueError(
                 f"the resized image has {len(merged)} visual tokens, not {rows} x {columns}"
             )
-        y = torch.tensor([(2 * i + 1) * height // (2 * rows) for i in range(rows)], device=tokens.device)
-        x = torch.tensor([(2 * i + 1) * width // (2 * columns) for i in range(columns)], device=tokens.device)
+        y = sent([(2 * i + 1) * height // (2 * rows) for i in range(rows)], tokens.device)
+        x = sent([(2 * i + 1) * width // (2 * columns) for i in range(columns)], tokens.device)
         return Selection((y[:, None] * width + x).flatten(), None, merged.to(tokens.projected.dtype))
 
 

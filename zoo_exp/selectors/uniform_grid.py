@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import BudgetLike
+from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.selectors.base import Selector
 
@@ -27,7 +28,7 @@ class UniformGrid(Selector):
         """Choose k positions that depend only on the shape of the image."""
         n = tokens.count
         if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != n:
-            return torch.tensor(_centres(n, k), device=tokens.device)
+            return sent(_centres(n, k), tokens.device)
         height, width = tokens.grid
         # The number of rows for equal spacing in both directions, but enough for k tokens in rows of
         # `width` columns.
@@ -38,7 +39,7 @@ class UniformGrid(Selector):
             for row, count in zip(_centres(height, rows), counts, strict=True)
             for column in _centres(width, count)
         ]
-        return torch.tensor(places, device=tokens.device)
+        return sent(places, tokens.device)
 
     def flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
         """No matrix product."""

@@ -95,9 +95,11 @@ class Dart(LayerSelector):
         likeness = states[pivots] @ states[visual].T
         taken = torch.zeros(n_visual, dtype=torch.bool, device=visual.device)
         taken[first] = True
+        free = n_visual - len(first)
         for row in likeness:
-            free = int((~taken).sum())
-            taken[top_k(-row.masked_fill(taken, float("inf")), min(each, free))] = True
+            chosen = top_k(-row.masked_fill(taken, float("inf")), min(each, free))
+            taken[chosen] = True
+            free -= len(chosen)
         return LayerAnswer(taken.nonzero().squeeze(1))
 
     def start_flops(self, prompt: Prompt) -> int:

@@ -33,6 +33,6 @@ def merge_by_density(x: Tensor, clusters: int, noise: Tensor | None = None) -> T
     centres = (to_denser * density).sort(descending=True, stable=True).indices[:clusters]
     member = distance[centres].argmin(dim=0)
     member[centres] = torch.arange(clusters, device=x.device)
-    weight = torch.nn.functional.one_hot(member, clusters).to(tokens.dtype)
+    weight = (member[:, None] == torch.arange(clusters, device=x.device)).to(tokens.dtype)
     merged = (weight.T @ tokens) / (weight.sum(dim=0)[:, None] + 1e-6)
     return merged.to(x.dtype)
