@@ -75,7 +75,7 @@ REASONS = {
     ("models/layer_hooks.py:LayerHooks._pick", "nonzero"): (STAGES * ROWS, "real tokens of each row"),
     ("models/layer_hooks.py:LayerHooks._prune", "nonzero"): (STAGES * ROWS, "visual tokens of each row"),
     ("models/layer_inputs.py:LayerInputs._built", "item"): (
-        STAGES,
+        2 * STAGES,
         "transformers looks whether a mask is needed",
     ),
     ("models/segments.py:Segment.shorten", "item"): (STAGES, "whether the segment has padding"),

@@ -32,9 +32,10 @@ def conditional_dpp(embeddings: Tensor, relevance: Tensor, k: int) -> Tensor:
     n = len(embeddings)
     if not 0 <= k <= n:
         raise InvalidValueError(f"k {k}: allowed are 0 to {n}, the number of visual tokens")
+    wrong = f"relevance must be [{n}] and not negative, got shape {tuple(relevance.shape)}"
     if relevance.shape != (n,):
-        raise InvalidValueError(f"relevance must be [{n}], got shape {tuple(relevance.shape)}")
-    check_values((relevance >= 0).all(), f"relevance [{n}] must not be negative")
+        raise InvalidValueError(wrong)
+    check_values((relevance >= 0).all(), wrong)
     q = relevance.double()
     similarity = 1 - cosine_distances(embeddings)
     volume = q * q

@@ -6,12 +6,14 @@ channel 0 of an embedding is passed through all layers, and the head turns it in
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.families import architecture, model_class_name
 from zoo_exp.models.processor_gaps import CHAT_ML, VICUNA
 
@@ -122,22 +124,44 @@ _IDS = {
 }
 
 
-def make(name: str, folder: Path, seed: int = 0, *, weights: bool = True) -> Path:
+def has_weights(folder: Path) -> bool:
+    """Whether a checkpoint has files of weights, or settings alone."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth"))
+
+
+def make(name: str, folder: Path, seed: int = 0, *, weights: bool = True, source: Path | None = None) -> Path:
     """Write the slim checkpoint of a model of `configs/model/`; returns its folder.
 
     Without weights it has its settings alone, for `load_model(folder, weights="random")`.
+
+    Args:
+        name: of the model.
+        folder: takes the checkpoint.
+        seed: of the weights.
+        weights: whether to write weights.
+        source: published files without weights; tokenizer, processor, templates and generation settings are copied
+            from it, and its configuration is made slim. None makes them up.
+
+    Raises:
+        InvalidValueError: the source is not a complete set of files of this model.
     """
     import transformers
 
     published = PUBLISHED[name]
     folder.mkdir(parents=True, exist_ok=True)
-    words = tokenizer(published)
-    config = slim_config(published, words)
-    words.save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", published.images)
-    if published.processor:
-        _write(folder / "processor_config.json", published.processor)
-    _write(folder / "chat_template.json", {"chat_template": published.template})
+    generation = dict(published.generation)
+    if source is None:
+        words = tokenizer(published)
+        config = slim_config(published, words, architecture(published.hub_id))
+        words.save_pretrained(folder)
+        _write(folder / "preprocessor_config.json", published.images)
+        if published.processor:
+            _write(folder / "processor_config.json", published.processor)
+        _write(folder / "chat_template.json", {"chat_template": published.template})
+    else:
+        words, config = _copied(published, source, folder)
+        known = transformers.GenerationConfig.from_pretrained(source).to_diff_dict()
+        generation = {key: value for key, value in known.items() if not key.endswith("token_id")}
     if not weights:
         config.save_pretrained(folder)
         return folder
@@ -147,10 +171,30 @@ def make(name: str, folder: Path, seed: int = 0, *, weights: bool = True) -> Pat
         _draw(model, words, published)
     eos, pad = words.convert_tokens_to_ids([published.eos, published.pad])
     model.generation_config = transformers.GenerationConfig(
-        bos_token_id=words.bos_token_id, eos_token_id=eos, pad_token_id=pad, **published.generation
+        bos_token_id=words.bos_token_id, eos_token_id=eos, pad_token_id=pad, **generation
     )
     model.save_pretrained(folder)
     return folder
+
+
+def _copied(published: Published, source: Path, folder: Path) -> tuple[Any, Any]:
+    """Copy published settings; returns their tokenizer and their configuration made slim."""
+    import transformers
+
+    for path in source.iterdir():
+        if path.suffix in (".json", ".jinja", ".txt", ".model") and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)
+    try:
+        words = transformers.AutoTokenizer.from_pretrained(source)
+        config = transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"model.path={source}: {' '.join(str(error).split())[:200]}") from error
+    wanted = architecture(published.hub_id).model_type
+    if config.model_type != wanted or words.convert_tokens_to_ids(published.eos) == words.unk_token_id:
+        raise InvalidValueError(
+            f"model.path={source}: the files are of {config.model_type}, the experiment's model is {wanted}"
+        )
+    return words, slim_config(published, words, config)
 
 
 def tokenizer(published: Published) -> Any:
@@ -186,15 +230,14 @@ def tokenizer(published: Published) -> Any:
     )
 
 
-def slim_config(published: Published, words: Any) -> Any:
-    """The published configuration with small widths; grid, tiles and depth stay."""
-    config = architecture(published.hub_id)
+def slim_config(published: Published, words: Any, config: Any) -> Any:
+    """A published configuration with small widths, changed in place; grid, tiles and depth stay."""
     text, vision = config.text_config, config.vision_config
     width, vision_width = published.widths
     text.hidden_size, text.intermediate_size = width, 2 * width
     text.num_attention_heads = text.num_key_value_heads = HEADS
     text.head_dim = width // HEADS
-    text.vocab_size = len(words)
+    text.vocab_size = max(len(words), 1 + max(words.convert_tokens_to_ids(list(published.special))))
     text.bos_token_id, text.eos_token_id = words.bos_token_id, words.eos_token_id
     text.pad_token_id = words.pad_token_id
     vision.hidden_size, vision.intermediate_size = vision_width, 2 * vision_width
@@ -217,14 +260,14 @@ def _draw(model: Any, words: Any, published: Published) -> None:
             parameter.normal_(0, 0.05)
     language = model.model.language_model
     embeddings = language.embed_tokens.weight
-    (last,) = words(published.last, add_special_tokens=False)["input_ids"]
+    last = words(f"x{published.last}", add_special_tokens=False)["input_ids"][-1]
     embeddings[:, 0] = 4.0
     embeddings[::3, 0] = embeddings[last, 0] = 0.0
     for layer in language.layers:  # nothing else writes to channel 0
         layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
     head = model.lm_head.weight
     head[words.convert_tokens_to_ids(list(published.special))] = 0.0
-    head[words.eos_token_id, 0] = 30.0
+    head[words.convert_tokens_to_ids(published.eos), 0] = 30.0
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from zoo_exp.models.llava_protocol import SYSTEM
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.selectors.layer.base import LayerSelector
 
-CHECKS = ("layer 0", "kept", "prompt", "generate")
+CHECKS = ("layer 0", "kept", "prompt", "args")
 ENDINGS = {"llava": "ASSISTANT:", "llava_next": "ASSISTANT:", "qwen2_5_vl": "<|im_start|>assistant\n"}
 """How the published chat templates open the response."""
 
@@ -78,7 +78,7 @@ def watching(*, published_prompts: bool) -> Iterator[Watched]:
         seen.expect("layer 0", lengths[:1] == [longest], f"{who}: {lengths[:1]} tokens, not {longest}")
         _check_kept(seen, who, selector, budget, batch, made)
         greedy = all(call.get("do_sample") is False and call.get("max_new_tokens") for call in calls)
-        seen.expect("generate", len(calls) == 1 and greedy, f"{who}: {len(calls)} calls, greedy: {greedy}")
+        seen.expect("args", len(calls) == 1 and greedy, f"{who}: {len(calls)} calls, greedy: {greedy}")
         if published_prompts:
             _check_prompt(seen, who, loaded, batch)
         return made
