@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT / "tests" / "runs"), str(ROOT / "benchmarks")]
 
 import faults_folders  # noqa: E402
 import faults_input as bad  # noqa: E402
+import faults_signals  # noqa: E402
 from faults_input import Case  # noqa: E402
 from kills import as_rank, at_merge, at_point, at_time, at_write, ended, fork, free_port, loaded_once, watched  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -277,7 +278,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--step", type=int, default=1, help="every n-th crash point and bad input")
     parser.add_argument("--episodes", type=int, default=50)
-    parser.add_argument("--part", choices=("points", "episodes", "input", "all"), default="all")
+    parser.add_argument("--signals", type=int, default=30, help="episodes of each signal to the group")
+    parser.add_argument("--part", choices=("points", "episodes", "signals", "input", "all"), default="all")
     args = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, loaded_once([*TWO_TASKS]):
@@ -294,6 +296,11 @@ def main() -> None:
                 print("|---|--:|--:|--:|--:|--:|")
                 for tally in work():
                     print(tally.row(), flush=True)
+        if args.part in ("signals", "all"):
+            print(f"\n{faults_signals.HEADER}")
+            place = _new(folder / "signals")
+            for one in faults_signals.signals(place, args.seed, args.signals, run, left_behind):
+                print(one.row(), flush=True)
     if args.part in ("input", "all"):
         with tempfile.TemporaryDirectory() as name:
             inputs(Path(name).resolve(), args.seed, args.step)
