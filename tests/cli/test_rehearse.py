@@ -26,9 +26,9 @@ def lines_of(capsys):
 
 @pytest.mark.parametrize("name", ["table1_llava15_7b", "table3_llava_next_7b", "qwen25_vl_7b"])
 def test_an_experiment_of_each_family_on_a_slim_checkpoint(name, capsys):
-    assert main(["rehearse", f"+exp={name}", "task=mmbench", *FEW]) == 0
+    assert main(["rehearse", f"+exp={name}", "task=pope", *FEW]) == 0
     header, row, last = lines_of(capsys)
-    assert row.split()[:-1] == [name, "6/6", "0", *OK]
+    assert row.split()[:-1] == [name, "3/3", "0", *OK]
     assert max(len(header), len(row)) <= 80
     assert last == "1 experiments, 0 failed"
     assert module.generate.__module__ == "zoo_exp.models.answering"
@@ -122,4 +122,5 @@ def test_published_settings_without_weights(name, tmp_path, capsys):
 def test_settings_of_another_model_are_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert main(["rehearse", "+exp=table1_llava15_7b", f"model.path={tmp_path}", *FEW]) == 1
-    assert f"error: model.path={tmp_path}" in " ".join(lines_of(capsys)).replace("      ", "")
+    text = " ".join(lines_of(capsys)).replace("      ", "")
+    assert f"error: model.path={tmp_path}: " in text

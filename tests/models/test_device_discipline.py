@@ -20,6 +20,8 @@ from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "llava": ((56, 56), (56, 56)),
     "llava_next": ((56, 150), (100, 60)),

@@ -10,6 +10,8 @@ WAYS = ("killed", "ranks", "array")
 HEADER = ("experiment", "answers", "n/a", *CHECKS, *WAYS, "s")
 _WIDTHS = (20, 8, 4, 8, 5, 7, 5, 7, 6, 6, 4)
 WIDTH = sum(_WIDTHS)
+LONGEST = 400
+"""Characters of a note; the error itself is said in full by `run`."""
 
 
 def cells(one: Outcome) -> list[str]:
@@ -26,7 +28,14 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     for one in outcomes:
         lines.append(_line(cells(one)))
         for text in notes(one):
-            lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ")
+            lines += textwrap.wrap(
+                textwrap.shorten(text, LONGEST, placeholder=" ..."),
+                WIDTH,
+                initial_indent="    ",
+                subsequent_indent="      ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
     failed = sum(not one.passed for one in outcomes)
     lines.append(f"{len(outcomes)} experiments, {failed} failed")
     return lines
