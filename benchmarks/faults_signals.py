@@ -4,6 +4,8 @@ What a run must do: end with 75, 75 and 130, keep what is recorded, and give the
 same command runs again. Ctrl-C in a terminal, `timeout`, `scancel` and preemption signal the group: data workers, too.
 """
 
+import gc
+import multiprocessing
 import os
 import random
 import shutil
@@ -11,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +82,23 @@ def signals(
         run: a run in this process, given its folder and overrides; its exit code.
         left_behind: what a finished run has in common with others.
     """
-    began = time.monotonic()
     assert run(folder / "whole") == 0
-    longest, expected = time.monotonic() - began, left_behind(folder / "whole")
+    expected, longest = left_behind(folder / "whole"), {}
+    for workers in WORKERS:
+        began = time.monotonic()
+        (code,) = ended(
+            [fork(partial(run, folder / f"w{workers}", f"data.workers={workers}"), folder / "log")]
+        )
+        assert code == 0
+        longest[workers] = time.monotonic() - began
     found = {(number, workers): Tally(number, workers) for number in CODES for workers in WORKERS}
     for episode in range(count):
         draw = random.Random(f"{seed}/{episode}")
         for number in CODES:
             tally, out = found[number, WORKERS[episode % 2]], folder / f"{episode}{number.name}"
             more = [f"data.workers={tally.workers}"]
-            seconds = draw.uniform(0.02, 1.2 + tally.workers) * longest
-            code = _signalled(lambda out=out, more=more: run(out, *more), folder / "log", number, seconds)
+            seconds = draw.uniform(0.02, 0.95) * longest[tally.workers]
+            code = _signalled(partial(run, out, *more), folder / "log", number, seconds)
             before = _answers(out)
             tally.episodes += 1
             tally.early += code == 0
@@ -113,6 +122,9 @@ def _signalled(work: Callable[[], int], log: Path, number: signal.Signals, secon
         except KeyboardInterrupt:
             code = CODES[signal.SIGINT]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        gc.collect()  # as an interpreter that ends: loaders end their workers, which hold the lock of the run
+        for worker in multiprocessing.active_children():
+            worker.join(10)
         return code
 
     with stop.listening():  # the child handles signals from its first moment, as the command does

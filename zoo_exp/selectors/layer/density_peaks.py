@@ -34,5 +34,5 @@ def merge_by_density(x: Tensor, clusters: int, noise: Tensor | None = None) -> T
     member = distance[centres].argmin(dim=0)
     member[centres] = torch.arange(clusters, device=x.device)
     weight = (member[:, None] == torch.arange(clusters, device=x.device)).to(tokens.dtype)
-    merged = (weight.T @ tokens) / (weight.sum(dim=0)[:, None] + 1e-6)
+    merged: Tensor = (weight.T @ tokens) / (weight.sum(dim=0)[:, None] + 1e-6)
     return merged.to(x.dtype)
