@@ -141,6 +141,7 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
             echo=_plain(console),
             entity=experiment.logger.entity,
             tags=experiment.logger.tags,
+            media_mb=experiment.logger.media_mb,
         )
     console.print(
         f"tables, records and figures: {experiment.run_dir}", soft_wrap=True, highlight=False, markup=False

@@ -25,9 +25,10 @@ MODULES = {}
 QUESTIONS = 6
 
 
-def make_experiment(out):
+def make_experiment(out, *more):
     """Two cells of five arms, three of them seeds."""
-    made = compose(["selector=[full,zoo,random]", "budget=16", f"task=[{','.join(TASKS)}]", f"out={out}"])
+    base = ["selector=[full,zoo,random]", "budget=16", f"task=[{','.join(TASKS)}]", f"out={out}"]
+    made = compose([*base, *more])
     made.run_dir.mkdir(parents=True, exist_ok=True)
     return made
 

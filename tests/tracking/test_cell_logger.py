@@ -7,15 +7,20 @@ import sys
 import time
 
 import cell_attempts
+import numpy as np
 import pytest
 from cell_attempts import QUESTIONS, TASKS, answer, attempt, make_experiment
 from loopback_wandb import Server
+from PIL import Image
 from wandb_file import read_back
 
 from zoo_exp.config import compose
+from zoo_exp.report import summary
 from zoo_exp.runs import cells
 from zoo_exp.runs.merge import merge_run
+from zoo_exp.tasks import get
 from zoo_exp.tracking.cell_logger import CellLogger
+from zoo_exp.tracking.final_run import log_run
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +65,10 @@ def test_each_cell_is_a_run_that_grows_and_is_complete_at_the_end(experiment):
     assert last["prefill_decode_ms/zoo multiply @16"] == 30.0
     assert {key for key in last if key.startswith("mean_score/random")} == {"mean_score/random @16 (3 seeds)"}
     assert last["results"]["nrows"] == 3
-    assert last["masks/zoo multiply @16"]["count"] == 4
+    (images,) = (value for key, value in last.items() if key.startswith("masks/"))
+    assert images["count"] == 4  # each question once
+    assert len(images["all_masks"]) == 4
+    assert {len(masks) for masks in images["all_masks"]} == {3}  # with a mask of each row of the table
     assert (folder / "files" / last["results"]["path"]).is_file()
 
     attempt(experiment, [(second, range(1, QUESTIONS))], logger)
@@ -272,7 +280,7 @@ def test_a_real_run_logs_its_cells_while_it_runs(tmp_path):
         last = found[f"{task}/zoo"][-1]
         assert last[f"{task}/zoo multiply @16"] == pytest.approx(results[task, "zoo multiply @16"]["value"])
         assert last["flops_tflop/full"] == pytest.approx(results[task, "full"]["flops_tflop"])
-        assert last["masks/zoo multiply @16"]["count"] == 4
+        assert last[f"masks/{task}"]["count"] == 4
     assert found["experiment/zoo"][-1]["retained/full"] == 100
 
 
@@ -300,3 +308,33 @@ def test_scores_of_the_next_cell_are_not_logged_as_those_of_an_unfinished_one(ex
     last = read_back(folder)["history"][-1]
     assert last["answers"] == 15
     assert not [name for name in last if name.startswith("embedded_")]
+
+
+def test_the_files_of_a_run_with_many_arms_stay_within_their_budget(tmp_path, monkeypatch, capfd):
+    """Images of noise, which no format compresses well, under 25 arms and two tasks."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, 224, 224, 3), dtype=np.uint8)
+    monkeypatch.setattr(cell_attempts, "picture", lambda number: Image.fromarray(noise[number]))
+    made = make_experiment(tmp_path / "runs", "budget=[1,2,3,4,5,6]", "logger.media_mb=0.6")
+    assert len(made.arms) == 25
+    lines = []
+    logger = CellLogger(made, lines.append, every=0)
+    attempt(made, [(cell, range(QUESTIONS)) for cell in made.cells()], logger)
+    logger.close()
+    merge_run(made)
+    tasks = [get(name) for name in made.tasks]
+    summary.write(made.run_dir, made.name, tasks, [arm.as_dict() for arm in made.arms], draws=20)
+    log_run(made.run_dir, made.as_dict(), echo=lines.append, media_mb=made.logger.media_mb)
+    files = [
+        path
+        for name in ("wandb", "wandb-data")
+        for path in (made.run_dir / name).rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
+    total = sum(path.stat().st_size for path in files)
+    images = [path for path in files if path.suffix in (".png", ".jpg") and "mask" not in path.parts]
+    assert total <= 0.6e6, total
+    assert 4 <= len(images) < 4 + 4 + 2 + 1  # of each cell, of the experiment, and the gallery
+    assert len({path.read_bytes() for path in images}) >= len(images) / 3  # each once per W&B run
+    assert any("are left out (logger.media_mb=0.6 per run)" in line for line in lines)
+    printed = capfd.readouterr()
+    assert "bytes" not in printed.out + printed.err

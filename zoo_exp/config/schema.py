@@ -145,6 +145,8 @@ class LoggerConfig:
     project: str = "zoo_exp"
     entity: str | None = None
     tags: list[str] = field(default_factory=list)
+    media_mb: float = field(default=20.0, metadata={"minimum": 0, "maximum": 1e6})
+    """Megabytes that the W&B files of a run folder may take: images are left out beyond."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import compute
 from zoo_exp.tasks import get as get_task
-from zoo_exp.tracking.content import key, mask_images, scalars, studied, table
+from zoo_exp.tracking.content import key, scalars, studied, table
 from zoo_exp.tracking.mode import Mode, resolve_mode
 from zoo_exp.tracking.session import Place, Session, describe, read_marker, short
 
@@ -48,9 +48,16 @@ class CellRun:
         cell: the cell.
         place: where runs go.
         answers: answers that were recorded before.
+
+    Attributes:
+        left_out: questions whose images did not fit into the budget.
     """
 
     def __init__(self, experiment: Experiment, cell: Cell, place: Place, answers: int = 0) -> None:
+        self.left_out, self._shares = (
+            0,
+            len(experiment.tasks) + 1,
+        )  # one is for the run of the whole experiment
         self.cell, self.folder, self.answers = cell, place.run_dir, answers
         self.arms = group([arm.as_dict() for arm in cell.arms])
         job = f"{cell.task}/{studied([arm.selector for arm in cell.arms])}"
@@ -97,7 +104,8 @@ class CellRun:
         items = read_masks(self.folder, [self.cell.task])
         shown = choose(items, [arm.names[0] for arm in self.arms], [self.cell.task], each=IMAGES)
         try:
-            self.session.log(row | extras | mask_images(shown, wandb.Image))
+            room = self.session.place.room(self._shares)
+            self.left_out = self.session.log_images(row | extras, shown, room)
         except Exception:
             # W&B contacts the server while it makes tables and images, but not for numbers.
             self.session.log(row)
@@ -140,10 +148,18 @@ class CellLogger(Callback):
         logger = experiment.logger
         mode = resolve_mode(logger.mode) if logger.name == "wandb" else Mode("disabled", "")
         folder = Path(experiment.run_dir).resolve()
-        self._place = Place(folder, mode, logger.project, logger.entity, experiment.name, tuple(logger.tags))
+        self._place = Place(
+            folder,
+            mode,
+            logger.project,
+            logger.entity,
+            experiment.name,
+            tuple(logger.tags),
+            logger.media_mb,
+        )
         self._on = mode.name != "disabled"
         self._run: CellRun | None = None
-        self._expected = self._earlier = 0
+        self._expected = self._earlier = self._left_out = 0
 
     def on_test_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any
@@ -160,12 +176,14 @@ class CellLogger(Callback):
         self._guarded(self._close)
         if online and not self._place.mode.online:  # the server has just failed: write complete cells offline
             self._guarded(self._close)
+        if self._left_out:
+            self._echo(self._place.left_out(self._left_out))
 
     def _follow(self, module: Any, ranks: int) -> None:
         work = module.work
         if self._run is None or self._run.cell.id != work.cell.id:
             if self._run is not None and self._run.answers >= self._expected:
-                self._run.close(complete=True)
+                self._finish(self._run)
             self._expected, self._earlier = work.total, work.total - work.answers
             self._run = self._opened(work.cell, self._earlier)
         # Every rank answers the same share, up to one batch.
@@ -183,9 +201,13 @@ class CellLogger(Callback):
         run, self._run = self._run, None
         for state in cells.states(self._experiment.run_dir, self._cells):
             if run is not None and run.cell.id == state.cell.id:
-                run.close(state.complete)
+                self._finish(run, state.complete)
             elif state.complete and not self._is_logged(state.cell):
-                self._opened(state.cell).close(complete=True)
+                self._finish(self._opened(state.cell))
+
+    def _finish(self, run: CellRun, complete: bool = True) -> None:
+        run.close(complete)
+        self._left_out += run.left_out
 
     def _is_logged(self, cell: Cell) -> bool:
         digest = read_marker(self._place.run_dir, f"cell-{cell.id}").digest

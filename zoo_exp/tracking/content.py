@@ -1,17 +1,24 @@
 """What W&B shows of results: scalars, the table, mask images. The same for one cell and for a whole experiment."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from zoo_exp.files import write_bytes
 from zoo_exp.overlays import kept_mask
 from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.statistics.frame import AVERAGE
 
+FOLDER, STAGED = "wandb", "wandb-data"
+"""Folders of W&B inside a run folder: its runs, and what it stages for them."""
+MASK_ROW = 1500
+"""Bytes of what W&B writes about a mask: in the history, once more in its list of masks, and in the summary."""
 SANITY = ("full", "blind", "random", "uniform_grid", "feature_norm", "resize")
 QUANTITIES = {
     "retained": "retained",
@@ -68,22 +75,61 @@ def table(rows: Sequence[Row], make: Callable[..., Any]) -> Any:
     return make(columns=columns, data=data, allow_mixed_types=True)
 
 
-def mask_images(items: Sequence[MaskItem], make: Callable[..., Any]) -> dict[str, list[Any]]:
-    """Per arm, images with the kept tokens as a mask that W&B can switch on and off.
+def mask_images(
+    items: Sequence[MaskItem], make: Callable[..., Any], room: float, staging: Path
+) -> tuple[dict[str, list[Any]], int]:
+    """Per task, its questions: each image once, with the kept tokens of every arm as masks that W&B can switch on.
+
+    The masks have no names for their values (1 is kept): W&B writes the whole configuration again for each name.
 
     Args:
         items: questions with masks.
         make: `wandb.Image`.
+        room: bytes that images and masks may take together.
+        staging: folder for the files of the masks, which W&B copies.
+
+    Returns:
+        Images by key, and the number of questions that are left out for lack of room.
     """
     found: dict[str, list[Any]] = {}
-    for item in items:
-        for arm in item.arms:
-            mask = Image.fromarray(kept_mask(arm.indices, item.grid).astype(np.uint8))
-            pixels = np.asarray(mask.resize(item.image.size, Image.Resampling.NEAREST))
-            masks = {"tokens": {"mask_data": pixels, "class_labels": {0: "dropped", 1: "kept"}}}
-            caption = f"{item.question} | reference: {item.reference} | response: {arm.response}"
-            found.setdefault(key("masks", arm.arm), []).append(make(item.image, caption=caption, masks=masks))
-    return found
+    left_out = 0
+    for number, item in enumerate(items):
+        files = [_encoded(_mask(arm.indices, item.grid, item.image.size), "PNG") for arm in item.arms]
+        kinds = {kind: len(_encoded(item.image, kind)) for kind in ("png", "jpeg")}
+        kind = min(kinds, key=kinds.__getitem__)
+        size = kinds[kind] + sum(map(len, files)) + MASK_ROW * len(files)
+        if size > room:
+            left_out += 1
+            continue
+        room -= size
+        masks = {}
+        for place, (arm, content) in enumerate(zip(item.arms, files, strict=True)):
+            path = staging / f"{number}-{place}.mask.png"
+            write_bytes(path, content)
+            masks[plain_key(arm.arm)] = {"path": str(path)}
+        responses = "; ".join(f"{arm.arm}: {arm.response}" for arm in item.arms)
+        caption = f"{item.question} | reference: {item.reference} | {responses}"
+        image = make(item.image, caption=caption, masks=masks, file_type=kind.replace("jpeg", "jpg"))
+        found.setdefault(key("masks", item.task), []).append(image)
+    return found, left_out
+
+
+def taken(run_dir: Path) -> int:
+    """Bytes of the files that W&B has written for a run folder."""
+    files = (path for name in (FOLDER, STAGED) for path in (run_dir / name).rglob("*"))
+    return sum(path.stat().st_size for path in files if path.is_file() and not path.is_symlink())
+
+
+def _mask(indices: Sequence[int], grid: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    cells = Image.fromarray(kept_mask(indices, grid).astype(np.uint8))
+    return cells.resize(size, Image.Resampling.NEAREST)
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    """The content of an image file."""
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
 
 
 def studied(selectors: Sequence[str]) -> str:

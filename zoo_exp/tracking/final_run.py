@@ -13,7 +13,7 @@ from typing import Any
 from zoo_exp.errors import MissingFileError
 from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.runs import folder
-from zoo_exp.tracking.content import mask_images, scalars, studied, table
+from zoo_exp.tracking.content import scalars, studied, table
 from zoo_exp.tracking.mode import resolve_mode
 from zoo_exp.tracking.session import Place, Session, read_marker, short
 
@@ -28,6 +28,7 @@ def log_run(
     echo: Callable[[str], None] = print,
     entity: str | None = None,
     tags: Sequence[str] = (),
+    media_mb: float = 20.0,
 ) -> Path | None:
     """Log results.json and the mask images of a run folder as one W&B run, and report it in one line.
 
@@ -42,6 +43,7 @@ def log_run(
         echo: prints the line.
         entity: W&B user or team; None means the user's default.
         tags: tags of the run.
+        media_mb: megabytes that all W&B files of the run folder may take; images are left out beyond.
 
     Returns:
         The folder that W&B wrote, or None if it is disabled or failed.
@@ -62,18 +64,22 @@ def log_run(
     if before.digest == digest:
         echo(before.line)
         return run_dir / before.folder
-    place = Place(run_dir, mode, project, entity, str(results["experiment"]), tuple(tags))
+    place = Place(run_dir, mode, project, entity, str(results["experiment"]), tuple(tags), media_mb)
     try:
-        written, line = _log(place, results, config, digest)
+        written, line, left_out = _log(place, results, config, digest)
     except Exception as error:  # the evaluation has succeeded, whatever W&B does
         echo(f"W&B: logging failed ({short(error)}); the results are in {run_dir}")
         return None
     echo(line)
+    if left_out:
+        echo(place.left_out(left_out))
     return written
 
 
-def _log(place: Place, results: dict[str, Any], config: Mapping[str, Any], digest: str) -> tuple[Path, str]:
-    """Log everything; the folder of the W&B run, and the line for the user."""
+def _log(
+    place: Place, results: dict[str, Any], config: Mapping[str, Any], digest: str
+) -> tuple[Path, str, int]:
+    """Log everything; the folder of the W&B run, the line for the user, and the questions without images."""
     import wandb
 
     rows = results["rows"]
@@ -82,13 +88,13 @@ def _log(place: Place, results: dict[str, Any], config: Mapping[str, Any], diges
     items = read_masks(place.run_dir)
     names = list(dict.fromkeys(arm.arm for item in items for arm in item.arms))
     row: dict[str, Any] = {**scalars(rows), "results": table(rows, wandb.Table)}
-    row |= mask_images(choose(items, names, results["tasks"]), wandb.Image)
-    gallery = folder.gallery(place.run_dir)
-    if gallery.exists():
+    room, gallery = place.room(), folder.gallery(place.run_dir)
+    if gallery.exists() and gallery.stat().st_size <= room / 2:
+        room -= gallery.stat().st_size
         row["gallery"] = [wandb.Image(str(gallery))]
-    session.log(row)
+    left_out = session.log_images(row, choose(items, names, results["tasks"]), room)
     line = session.finish(digest)
-    return place.run_dir / session.marker.folder, line
+    return place.run_dir / session.marker.folder, line, left_out
 
 
 def _results(run_dir: Path) -> dict[str, Any]:

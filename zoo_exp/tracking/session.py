@@ -5,17 +5,19 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zoo_exp.files import write_text
+from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.sharing import shareable
+from zoo_exp.tracking.content import FOLDER, STAGED, mask_images, taken
 from zoo_exp.tracking.mode import Mode, environment
 
-FOLDER = "wandb"
 BOUNDS: dict[str, Any] = {
     "init_timeout": 30,
     "finish_timeout": 45.0,  # the rest is on disk, for `wandb sync`
@@ -50,6 +52,7 @@ class Place:
         entity: W&B user or team; None means the user's default.
         group: the experiment, which groups its runs.
         tags: tags of every run.
+        media_mb: megabytes that all W&B files of the run folder may take.
     """
 
     run_dir: Path
@@ -58,6 +61,19 @@ class Place:
     entity: str | None = None
     group: str = ""
     tags: tuple[str, ...] = ()
+    media_mb: float = 20.0
+
+    def room(self, shares: int = 1) -> float:
+        """Bytes that the next images may take: one of so many shares of the budget, as far as it is left.
+
+        A quarter of the budget is kept for numbers and W&B's own files.
+        """
+        budget = 0.75 * self.media_mb * 1e6
+        return min(budget / shares, budget - taken(self.run_dir))
+
+    def left_out(self, questions: int) -> str:
+        """What the user is told about images that did not fit."""
+        return f"W&B: the images of {questions} questions are left out (logger.media_mb={self.media_mb:g} per run)"
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,20 @@ class Session:
         self._remember()
         return line
 
+    def log_images(self, row: Mapping[str, Any], items: Sequence[MaskItem], room: float) -> int:
+        """Log one row and the images of some questions; the number of those that do not fit into `room` bytes."""
+        import wandb
+
+        self._staged.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._staged) as staging:
+            images, left_out = mask_images(items, wandb.Image, room, Path(staging))
+            self.log({**row, **images})
+        return left_out
+
+    @property
+    def _staged(self) -> Path:
+        return self.place.run_dir / STAGED
+
     def _remember(self) -> None:
         write_marker(self.place.run_dir, self._name, self.marker)
 
@@ -181,9 +211,8 @@ class Session:
 
     def _inside(self) -> Any:
         # Tables and images are staged inside the run folder, so that an offline run can be uploaded from anywhere.
-        data = self.place.run_dir / "wandb-data"
-        data.mkdir(parents=True, exist_ok=True)
-        values = {"WANDB_DATA_DIR": str(data), "WANDB_MODE": self.place.mode.name}
+        self._staged.mkdir(parents=True, exist_ok=True)
+        values = {"WANDB_DATA_DIR": str(self._staged), "WANDB_MODE": self.place.mode.name}
         return environment(
             values | {"WANDB_ERROR_REPORTING": "false"}
         )  # error reports are sent to a third party, even offline
