@@ -12,9 +12,10 @@ from rich.console import Console
 
 from zoo_exp import pipeline, tasks
 from zoo_exp.config import compose
-from zoo_exp.evaluation import attempt
+from zoo_exp.evaluation import attempt, launch
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.runs import reading
+from zoo_exp.tasks.metric import TaskMetric
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = [
@@ -26,7 +27,8 @@ import json, os, zoo_exp.evaluation.module as m
 end = m.PrunedVLM.on_test_end
 def on_test_end(self):
     end(self)
-    os.write(1, ("SCORES " + json.dumps(self.scores) + "\\n").encode())  # whole: both ranks write at once
+    found = self.running_scores.synced(self.left, self.device)
+    os.write(1, ("SCORES " + json.dumps(found) + "\\n").encode())  # whole: both ranks write at once
 m.PrunedVLM.on_test_end = on_test_end
 from zoo_exp.cli import entry
 entry()
@@ -53,6 +55,11 @@ def run(out, *more):
     return experiment
 
 
+def scores(module):
+    """Task -> arm -> metrics as the module has them."""
+    return module.running_scores.synced(module.left, module.device)
+
+
 def from_records(folder):
     """Task -> arm -> metrics from the records on disk."""
     rows = {}
@@ -69,12 +76,19 @@ def from_records(folder):
 def test_final_scores_equal_those_of_the_records_and_of_the_table(modules, tmp_path):
     experiment = run(tmp_path)
     (module,) = modules
-    assert module.scores == from_records(experiment.run_dir)  # to the last bit
+    assert scores(module) == from_records(experiment.run_dir)  # to the last bit
     written = json.loads((experiment.run_dir / "results.json").read_text())["rows"]
     main = {(row["task"], row["arm"]): row["value"] for row in written if row["task"] != "average"}
     assert len(main) == 6
     for (name, arm), value in main.items():  # the file has ten significant digits
-        assert float(f"{module.scores[name][arm][tasks.get(name).main_metric]:.10g}") == value
+        assert float(f"{scores(module)[name][arm][tasks.get(name).main_metric]:.10g}") == value
+
+
+def test_a_run_gathers_no_scores(modules, tmp_path, monkeypatch):
+    """Two collective operations per cell and arm, and nobody reads them."""
+    monkeypatch.setattr(launch, "gather", lambda *args: pytest.fail("gathered"))
+    monkeypatch.setattr(TaskMetric, "synced", lambda *args: pytest.fail("synchronised"))
+    run(tmp_path, "task=embedded_pope", "limit=2")
 
 
 def test_after_a_resume_the_earlier_records_count(modules, tmp_path):
@@ -87,7 +101,7 @@ def test_after_a_resume_the_earlier_records_count(modules, tmp_path):
     run(tmp_path)
     (module,) = modules
     assert module.recorded == len(lines) - len(lines[::3])
-    assert module.scores == expected
+    assert scores(module) == expected
 
 
 def test_running_scores_are_those_of_the_answers_so_far(modules, tmp_path, monkeypatch):

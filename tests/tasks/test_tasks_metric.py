@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch.multiprocessing as mp
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import launch
-from zoo_exp.tasks.metric import TaskMetric
+from zoo_exp.tasks import metric as metric_module
+from zoo_exp.tasks.metric import TaskMetric, Units
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scoring"
 
@@ -30,14 +32,21 @@ CASES = [("gqa", "gqa"), ("pope", "pope"), ("mme", "mme"), ("mmmu_val_serial", "
 CASES += [("mmbench_en_dev_static", "mmbench_en_dev"), ("seedbench", "seedbench")]
 
 
+def units_of(task, rows):
+    """The units of golden rows, as a run takes them from the data."""
+    return Units.counted([name for name, _ in rows], [task.unit_name({"sample_id": n, **p}) for n, p in rows])
+
+
 def single(task, rows):
     return task.aggregate([{"sample_id": sample_id, **parts} for sample_id, parts in rows])
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(("name", "file"), CASES)
-def test_the_metric_is_the_aggregate_whatever_the_order_and_the_repeats(name, file):
+def test_the_metric_is_the_aggregate_whatever_the_order_and_the_repeats(name, file, known, monkeypatch):
+    monkeypatch.setattr(metric_module, "FOLD", 500)  # packed several times on the way
     task, rows = scored(name, file)
-    metric = TaskMetric(task)
+    metric = TaskMetric(task, units_of(task, rows) if known else None)
     seen = rows + rows[:7]
     random.Random(0).shuffle(seen)
     for start in range(0, len(seen), 5):
@@ -79,8 +88,10 @@ def _rank(rank, folder):
         # Rank 0 has two thirds, rank 1 the rest and, as a padded sampler would give it, some of rank 0's.
         cut = 2 * len(rows) // 3
         mine = rows[:cut] if rank == 0 else rows[cut:] + rows[:3]
-        metric = TaskMetric(task)
+        metric = TaskMetric(task, units_of(task, rows) if name.startswith("mm") else None)
         metric.update(*zip(*mine, strict=True))
+        if rank:
+            metric.compact()
         results[name] = metric.compute()
         alone = TaskMetric(task, sync_on_compute=False)  # only rank 1 has samples
         if rank:
@@ -102,7 +113,7 @@ def test_two_processes_with_uneven_repeated_shards_equal_one(tmp_path):
 
 def test_running_values_follow_the_samples_and_compacting_changes_nothing():
     task, rows = scored("mme", "mme")
-    metric = TaskMetric(task)
+    metric = TaskMetric(task, units_of(task, rows))
     assert metric.running() == {}
     seen = []
     for start in range(0, len(rows), 7):
@@ -119,13 +130,51 @@ def test_running_values_follow_the_samples_and_compacting_changes_nothing():
 
 
 def test_a_running_value_needs_a_complete_unit():
+    """A rotated MMBench question counts once all of its rotations are answered, not as if those so far were all."""
     task, rows = scored("mmbench_en_dev_static", "mmbench_en_dev")
-    rotated = [row for row in rows if row[1]["index"] >= 1_000_000]
-    metric = TaskMetric(task)
-    metric.update(*zip(*rotated[:1], strict=True))
-    assert metric.running() == {}
+    whole = {}
+    for name, parts in rows:
+        whole.setdefault(parts["index"] % 1_000_000, []).append((name, parts))
+    question = max(whole.values(), key=len)
+    assert len(question) > 2
+    metric = TaskMetric(task, units_of(task, rows))
+    for name, parts in sorted(question, key=lambda row: row[1]["index"])[:-1]:
+        metric.update([name], [parts])
+        assert metric.running() == {}
+    metric.update(*zip(*question, strict=True))
+    assert metric.running() == single(task, question)
     metric.update(*zip(*rows, strict=True))
     assert metric.running() == single(task, rows)
+
+
+def test_memory_does_not_grow_with_the_records(monkeypatch):
+    """VQAv2 has 214,354 questions: with 20 arms, their records took a gigabyte."""
+    task = tasks.get("vqav2_val")
+    count = 4_000
+    ids = [str(number) for number in range(count)]
+    units = Units.counted(ids, ids)
+    monkeypatch.setattr(metric_module, "FOLD", 2000)
+    metric = TaskMetric(task, units)
+    parts = [{"score": score, "answer": "a" * 50} for score in (0.0, 0.3, 0.6, 0.9, 1.0)]
+    metric.update(ids[:1000], [parts[n % 5] for n in range(1000)])
+    metric.running()
+    tracemalloc.start()
+    for start in range(1000, count, 100):
+        metric.update(ids[start : start + 100], [parts[n % 5] for n in range(start, start + 100)])
+        value = metric.running()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    state = sum(chunk.numel() for chunk in metric.lines)
+    assert kept + state < 60 * count  # more than 1,000 bytes a question before
+    assert value == {"exact_match": pytest.approx(0.56)}
+
+
+def test_an_unknown_sample_is_refused():
+    metric = TaskMetric(tasks.get("gqa"), Units.counted(["a"], ["a"]))
+    metric.update(["b"], [{"score": 1.0}])
+    assert metric.running() == {}
+    with pytest.raises(InvalidValueError, match="no sample of the data has the id 'b'"):
+        metric.compute()
 
 
 def test_forward_gives_the_value_of_the_batch_and_keeps_the_sum():

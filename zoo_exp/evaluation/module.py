@@ -62,8 +62,7 @@ class PrunedVLM(lightning.LightningModule):
         recorded: answers that this process has written to disk.
         recorded_in_cell: those of the current cell.
         after_arm: called with an arm and its number of answers once it has answered a batch.
-        running_scores: scores of the current cell so far.
-        scores: task -> arm label -> metrics over the samples of all ranks, at the end of the test loop.
+        running_scores: scores of the current cell so far; `synced` gives those of all cells over all ranks.
     """
 
     def __init__(self, loaded: LoadedModel, folder: Path, cache: FeatureCache | None = None) -> None:
@@ -75,7 +74,6 @@ class PrunedVLM(lightning.LightningModule):
         self.started = False
         self.recorded = self.recorded_in_cell = 0
         self.after_arm: Callable[[Arm, int], None] = lambda arm, answers: None
-        self.scores: dict[str, dict[str, dict[str, float]]] = {}
         self.running_scores = RunningScores()
         self._writer: CellWriter | None = None
         self._rows = _Rows()
@@ -108,14 +106,13 @@ class PrunedVLM(lightning.LightningModule):
         self.started = True
 
     def on_test_end(self) -> None:
-        """Wait until every rank has written its rows, because rank 0 merges them next; then synchronise the metrics.
+        """Wait until every rank has written its rows, because rank 0 merges them next.
 
         Raises:
             Stopped: a signal arrived; other ranks may have left already.
         """
         self.end()
         launch.meet(self.trainer)
-        self.scores = self.running_scores.synced(self.left, self.device)
 
     def transfer_batch_to_device(
         self, batch: Batch | Failure, device: torch.device, dataloader_idx: int

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,7 +10,7 @@ from zoo_exp.evaluation import launch
 from zoo_exp.evaluation.work import Work
 from zoo_exp.runs import reading
 from zoo_exp.runs.records import Record
-from zoo_exp.tasks.metric import TaskMetric
+from zoo_exp.tasks.metric import TaskMetric, Units
 
 
 class RunningScores:
@@ -28,24 +27,16 @@ class RunningScores:
             work: the cell.
             earlier: the run folder whose records count too; None on all ranks but one.
         """
-        if self.work is not None:
-            for metric in self._metrics[self.work.cell.id].values():
-                metric.compact()
         self.work, cell = work, work.cell.id
-        metrics = {arm.id: TaskMetric(work.task, sync_on_compute=False) for arm in work.cell.arms}
+        units = Units.counted(work.ids, work.rows.units(work.task))
+        metrics = {arm.id: TaskMetric(work.task, units, sync_on_compute=False) for arm in work.cell.arms}
         self._metrics[cell] = metrics
         if earlier is not None and any(work.done.values()):
-            known: dict[str, dict[str, Any]] = {arm: {} for arm in metrics}
             for row in reading.records(earlier, [cell], damaged=[]):
                 arm_id, sample = row["arm_id"], row["sample_id"]
-                mine = row["cell"] == cell and arm_id in known and sample in work.done.get(arm_id, ())
-                if mine and row.get("not_applicable") is None:
-                    known[arm_id].setdefault(sample, row["parts"])
-            for (
-                arm_id,
-                parts,
-            ) in known.items():  # one update per arm: a tensor per record would take a kilobyte
-                metrics[arm_id].update(list(parts), list(parts.values()))
+                mine = row["cell"] == cell and arm_id in metrics and sample in work.done.get(arm_id, ())
+                if mine and sample in units.of and row.get("not_applicable") is None:
+                    metrics[arm_id].update([sample], [row["parts"]])
 
     def update(self, arm: Arm, records: Sequence[Record]) -> None:
         """Add records of an arm in the current cell."""
@@ -66,6 +57,8 @@ class RunningScores:
 
     def synced(self, left: Sequence[Work], device: torch.device) -> dict[str, dict[str, dict[str, float]]]:
         """Task -> arm label -> metrics over the samples of all ranks; every rank must call this.
+
+        A run does not: it takes its results from the records, and this gathers twice for every cell and arm.
 
         Args:
             left: the cells of the run, equal on all ranks.

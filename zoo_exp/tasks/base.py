@@ -134,6 +134,8 @@ class Task(ABC):
     """(column, value) that selects the rows of the task, None for all."""
     unit_column: ClassVar[str | None] = None
     """Column that identifies rows that are scored together (see `unit`); a limit never separates them."""
+    separable: ClassVar[bool] = True
+    """Whether `tallies` of some units does not depend on the others, so that a complete unit can be summed up."""
     rows_per_unit: ClassVar[int] = 1
     """Rows of a typical unit, for estimates."""
 
@@ -167,10 +169,6 @@ class Task(ABC):
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Compute the task's metrics from sums of tallies: floats, or numpy arrays of resampled sums."""
         return {self.main_metric: ratio(sums["score"], sums["n"])}
-
-    def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The rows of complete units, from which running values are computed."""
-        return rows
 
     def unit(self, value: Any) -> object:
         """Unit of a value of `unit_column`, equal for rows that are scored together."""

@@ -70,6 +70,13 @@ class Rows(Sequence[dict[str, Any]]):
         texts = self.table.texts()
         return [{**texts[number], "row": number} for number in self.kept]
 
+    def units(self, task: Task) -> list[object]:
+        """The unit of every row: equal for rows that are scored together."""
+        if task.unit_column is None:
+            return list(self.kept)
+        values = self.table.column(task.unit_column)
+        return [task.unit(values[number]) for number in self.kept]
+
     def sample_ids(self, task: Task) -> list[str]:
         """The sample ids of all rows in order, without reading an image.
 

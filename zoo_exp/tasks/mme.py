@@ -1,6 +1,6 @@
 """MME: two yes/no questions per image, with points for each and for both."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -83,11 +83,6 @@ class MME(Task):
             "category": str(doc["category"]),
             "image": str(doc["question_id"]),
         }
-
-    def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The rows of images with both questions."""
-        asked = Counter((row["category"], row["image"]) for row in rows)
-        return [row for row in rows if asked[row["category"], row["image"]] == 2]
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Points of every image, by category."""

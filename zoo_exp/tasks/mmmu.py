@@ -169,6 +169,7 @@ class MMMUSerial(MMMU):
     """Random choices as in the reference: one stream with seed 0 over the questions in document order."""
 
     summary = "the same, unreadable choices drawn in document order from seed 0 (the reference)"
+    separable: ClassVar[bool] = False
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Tallies in document order (if rows contain their number), with the reference's random choices."""
