@@ -135,7 +135,15 @@ def _raised_in(error: BaseException) -> str:
 
 
 def _at(where: str, text: str) -> str:
-    return text if not where or where in text else f"{where}: {text}"
+    """A message with its place, in which each name stands once.
+
+    >>> _at("pope, row 0", "pope, sample a: no answer"), _at("pope, row 0", "pope: no answer")
+    ('pope, sample a: no answer', 'pope, row 0: no answer')
+    """
+    head = where.partition(", ")[0]
+    if not where or where in text or text.startswith(f"{head}, "):
+        return text
+    return f"{where}: {text.removeprefix(f'{head}: ')}"
 
 
 def _one_line(text: str) -> str:

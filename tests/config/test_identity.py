@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from zoo_exp.config import compose
-from zoo_exp.config.identity import LENGTH, digest, weights_fingerprint
+from zoo_exp.config.identity import LENGTH, cell_id, digest, weights_fingerprint, weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.selectors.cdpruner import CDPruner
 from zoo_exp.selectors.vispruner import VisPruner
@@ -90,6 +91,21 @@ def test_ids_depend_on_the_content_of_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert weights_fingerprint(model) != before
     assert weights_fingerprint(ModelConfig(path=str(tmp_path), weights="random")) == []
+
+
+def test_ids_depend_on_the_content_of_a_local_clip(tmp_path):
+    """Another CLIP in the same folder gives other scores of `cdpruner`."""
+    for name in ("model", "clip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"one")
+    model = ModelConfig(name="m", path=str(tmp_path / "model"), clip=str(tmp_path / "clip"))
+    before = weights_fingerprint(model), weights_id(model), cell_id(model, "pope", 0)
+    assert len(before[0]) == 2
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"two")
+    after = weights_fingerprint(model), weights_id(model), cell_id(model, "pope", 0)
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert len(weights_fingerprint(replace(model, weights="random"))) == 1
+    assert len(weights_fingerprint(replace(model, clip="openai/clip"))) == 1  # a hub id
 
 
 def test_a_digest_ignores_the_order_of_keys_but_no_value():

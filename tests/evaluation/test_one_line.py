@@ -122,6 +122,20 @@ def test_every_error_of_ours_crosses_processes_whole(make):
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("where", "text", "expected"),
+    [
+        ("pope, row 0", "pope, sample a: no answer", "pope, sample a: no answer"),
+        ("pope, row 0", "pope: no answer", "pope, row 0: no answer"),
+        ("pope, sample a", "pope, sample a: no answer", "pope, sample a: no answer"),
+        ("pope, row 0", "no answer", "pope, row 0: no answer"),
+        ("pope, row 0", "pope_random, sample a: x", "pope, row 0: pope_random, sample a: x"),
+    ],
+)
+def test_every_name_stands_once_in_a_message(where, text, expected):
+    assert Failure.of(InvalidValueError(text), where).message == expected
+
+
 def collate(samples):
     for sample in samples:
         if sample.id == "bad":

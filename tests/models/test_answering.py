@@ -10,6 +10,7 @@ import zoo_exp
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.seeding import generator_for
+from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.answering import EncodedBatch, Probe, Ratings, count_new, cut, generate, keep_all, select
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
@@ -85,6 +86,32 @@ def test_rows_of_a_batch_get_the_answers_of_the_whole_batch(loaded, batch):
         (whole[place].text, whole[place].new_tokens) for place in (2, 0)
     ]
     assert batch.rows([0, 1, 2]) is batch
+
+
+def test_rows_of_a_batch_keep_every_input_that_has_an_entry_per_token_image_or_row():
+    """Families of transformers have inputs besides ids and masks; two prompts of three have images, one has two."""
+    ids = torch.arange(12).view(3, 4)
+    tokens = [["a", "b"], [], ["c"]]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": ids + 100,
+        "mm_token_type_ids": ids + 200,
+        "pixel_values": torch.zeros(50, 7),
+        "image_grid_thw": torch.arange(9).view(3, 3),
+        "video_grid": None,
+    }
+    part = EncodedBatch(inputs, tokens).rows([2, 0])
+    assert part.tokens == [["c"], ["a", "b"]]
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        assert torch.equal(part.inputs[name], inputs[name][[2, 0]]), name
+    assert torch.equal(part.inputs["image_grid_thw"], inputs["image_grid_thw"][[2, 0, 1]])
+    assert set(part.inputs) == set(inputs) - {"pixel_values", "video_grid"}
+
+    two = {"input_ids": ids, "names": ["x", "y", "z"]}
+    assert EncodedBatch(two, [["a"], [], []]).rows([1]).inputs["names"] == ["y"]
+    for value in (torch.zeros(5, 2), torch.tensor(3), "text"):
+        with pytest.raises(InvalidValueError, match=r"output strange .* model\.batch_size=1"):
+            EncodedBatch({"input_ids": ids, "strange": value}, tokens).rows([1])
 
 
 def test_arms_that_differ_in_fusion_or_budget_share_their_scores(batch, monkeypatch):

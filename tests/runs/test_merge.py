@@ -1,7 +1,9 @@
 """Merged files are byte-identical, regardless of how the records were produced."""
 
 import json
+import os
 import random
+import resource
 import time
 
 import pandas as pd
@@ -9,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_exp.files import encode
+from zoo_exp.files import DamagedRowError, encode
 from zoo_exp.runs import folder, merge, reading
 from zoo_exp.runs.journal import Journal
-from zoo_exp.runs.records import MaskArm, MaskRow, Record, Timing
+from zoo_exp.runs.records import MaskArm, MaskRow, Record, Timing, record_row
 
 FILES = ("records.jsonl", "records.parquet", "records.csv")
 
@@ -75,6 +77,32 @@ def test_merging_in_steps_is_merging_at_once(tmp_path):
         merge.merge(in_steps)
     for name in FILES:
         assert (at_once / name).read_bytes() == (in_steps / name).read_bytes()
+
+
+def test_a_merge_opens_a_bounded_number_of_journals(tmp_path, monkeypatch):
+    """Ranks x cells x attempts may be more than the files that a process may open."""
+    for number in range(90):
+        with Journal(tmp_path, "records", f"cell{number}", 0) as file:
+            file.append([record("pope", "full", str(number)), record("pope", "full", str(number + 100))])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(merge, "OPEN", 8)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, before[1]))
+    try:
+        assert merge.merge(tmp_path) == 180
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    rows = [record("pope", "full", str(n + more)) for n in range(90) for more in (0, 100)]
+    assert (tmp_path / "records.jsonl").read_bytes() == reference(rows)
+
+
+@pytest.mark.parametrize("parts", [{}, {"prediction": "yes"}])
+def test_a_record_without_score_parts_is_damaged(parts):
+    """The tables compute everything from the parts: such a row failed there, as a bug."""
+    row = record("pope", "full", "1", parts=parts)
+    with pytest.raises(DamagedRowError, match=r"parts is \{.*, without a score"):
+        record_row(row)
+    assert record_row(row | {"not_applicable": "no image"})["parts"] == parts
 
 
 def test_tables_hold_what_the_lines_hold(tmp_path):

@@ -80,11 +80,11 @@ def _fields(model: ModelConfig) -> dict[str, Any]:
 def weights_id(model: ModelConfig) -> str:
     """The identity of what a loaded model computes: its fields and files, including overwritten large files."""
     fields = _fields(model)
-    folder = _weights_folder(model)
     files = [
         # A large file is identified by its size; its modification time tells whether it was rewritten.
-        (name, size, content or (folder / name).stat().st_mtime_ns)
-        for name, size, content in weights_fingerprint(model)
+        (name, size, content or (folder / name.removeprefix(prefix)).stat().st_mtime_ns)
+        for prefix, folder in _folders(model).items()
+        for name, size, content in _fingerprint(folder, prefix)
     ]
     return digest({"model": fields, "files": files})
 
@@ -163,16 +163,23 @@ def _compiled_code(code: CodeType) -> str:
 def weights_fingerprint(model: ModelConfig) -> list[tuple[str, int, str]]:
     """Name, size and hash of each file of a local checkpoint; empty for a hub id, which its revision identifies.
 
-    The files of an embedded model are hashed, so that records of retrained weights are kept apart.
+    The files of a local `clip` belong to them. Those of an embedded model are hashed, so that records of retrained
+    weights are kept apart.
     """
-    if model.weights == "random":
-        return []
-    folder = _weights_folder(model)
-    if not folder.is_dir():
-        return []
+    return [row for prefix, folder in _folders(model).items() for row in _fingerprint(folder, prefix)]
+
+
+def _folders(model: ModelConfig) -> dict[str, Path]:
+    """The local folders with weights that a model's answers depend on, by the prefix of their files' names."""
+    own = {} if model.weights == "random" else {"": _weights_folder(model)}
+    clip = {"clip/": Path(model.clip).expanduser()} if model.clip else {}
+    return {prefix: folder for prefix, folder in (own | clip).items() if folder.is_dir()}
+
+
+def _fingerprint(folder: Path, prefix: str) -> list[tuple[str, int, str]]:
     kinds = (".safetensors", ".json", ".txt", ".model")
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
-    return [(path.name, path.stat().st_size, _file_hash(path)) for path in files]
+    return [(prefix + path.name, path.stat().st_size, _file_hash(path)) for path in files]
 
 
 def _weights_folder(model: ModelConfig) -> Path:

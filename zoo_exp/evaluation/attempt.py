@@ -205,15 +205,9 @@ class Attempt:
             self.folder, wanted if several else [], lambda: not module.started, lambda n: self._release(n, 0)
         )
 
-    def _release(self, number: signal.Signals, seconds: float = 60) -> None:
-        """Send a signal to the processes that Lightning started, and wait for them at most so many seconds."""
-        children = getattr(self.trainer.strategy.launcher, "procs", [])
-        for child in children:
-            with suppress(OSError):
-                child.send_signal(number)
-        for child in children:
-            with suppress(Exception):
-                child.wait(timeout=seconds)
+    def _release(self, number: signal.Signals, patience: float = ranks.PATIENCE) -> None:
+        """End the processes that Lightning started; see `ranks.end`."""
+        ranks.end(getattr(self.trainer.strategy.launcher, "procs", []), number, patience)
 
     def _check(self) -> None:
         """Read the records back: a cell is complete if it has a record for every answer."""

@@ -6,10 +6,12 @@ else. So rank 0 has a thread that reads the notes.
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from zoo_exp.config.experiment import Cell
@@ -21,6 +23,8 @@ EVERY = 0.3
 """Seconds between two looks at the notes."""
 GRACE = 5.0
 """Seconds after which rank 0 is ended where it is if it waits for a rank that has left."""
+PATIENCE = 60.0
+"""Seconds that rank 0 gives the processes that Lightning started to finish their batch and to end."""
 LOST = (
     "connection closed by peer",
     "connection reset",
@@ -52,6 +56,34 @@ def tell(run: Path, cell: Cell, state: str, rank: int, error: BaseException | st
     ours = as_ours(error) if isinstance(error, BaseException) else ZooExpError(error)
     kind = next(kind.__name__ for kind in type(ours).__mro__ if kind in OURS)
     cells.note(run, cell, state, error=" ".join(str(ours).split()), rank=rank, kind=kind)
+
+
+def end(
+    children: Sequence[subprocess.Popen[bytes]],
+    number: signal.Signals,
+    patience: float = PATIENCE,
+    grace: float = GRACE,
+) -> None:
+    """Send a signal to processes and wait for them; those that do not end get SIGTERM, and then SIGKILL.
+
+    Args:
+        children: the processes.
+        number: the first signal.
+        patience: seconds for all of them together to end by themselves.
+        grace: seconds after SIGTERM, and after SIGKILL.
+    """
+    for one, seconds in ((number, patience), (signal.SIGTERM, grace), (signal.SIGKILL, grace)):
+        for child in children:
+            with suppress(OSError):
+                if child.poll() is None:
+                    child.send_signal(one)
+        deadline = time.monotonic() + seconds
+        while any(child.poll() is None for child in children):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.02)
+        else:
+            return
 
 
 class Watch:

@@ -7,7 +7,7 @@ call these functions. A `Probe` measures the stages.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.models.encoded_batch import EncodedBatch
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.logits_check import LogitsCheck
 from zoo_exp.models.prompt import PrunedPrompt, generate_pruned, prune_prompt
@@ -166,26 +167,6 @@ def keep_all(tokens: Sequence[Sequence[VisualTokens]]) -> Selected:
         [[Selection(torch.arange(image.count, device=image.device)) for image in row] for row in tokens],
         [[None for _ in row] for row in tokens],
     )
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """A batch after its vision pass.
-
-    Attributes:
-        inputs: the processor's tensors on the model's device.
-        tokens: visual tokens by row and image.
-    """
-
-    inputs: Mapping[str, Any]
-    tokens: Sequence[Sequence[VisualTokens]]
-
-    def rows(self, places: Sequence[int]) -> "EncodedBatch":
-        """A subset of rows, without pixels, since the images are encoded already."""
-        if len(places) == len(self.tokens):
-            return self
-        inputs = {name: self.inputs[name][list(places)] for name in ("input_ids", "attention_mask")}
-        return EncodedBatch(inputs, [self.tokens[place] for place in places])
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from zoo_exp.runs.records import MaskRow, Record, Timing, record_row
 
 CHUNK = 20_000
 """Maximum number of rows in memory."""
+OPEN = 64  # journals that are open at a time
 _SHIFT = 44  # position = file number * 2**44 + byte offset: up to 16 TB per file
 
 
@@ -222,12 +223,12 @@ def _kind(types: set[type]) -> str:
 
 def _write(run: Path, sources: list[Path], index: _Index) -> None:
     with ExitStack() as stack:
-        files = [stack.enter_context(_Lines(path)) for path in sources]
+        files = stack.enter_context(_Lines(sources))
         out = stack.enter_context(replaced(folder.merged(run, folder.RECORDS)))
         table = _Table(stack, run, index.columns())
         chunk: list[bytes] = []
         for place in index.places():
-            line = files[place >> _SHIFT].at(place & ((1 << _SHIFT) - 1))
+            line = files.at(place >> _SHIFT, place & ((1 << _SHIFT) - 1))
             if place in index.changed:
                 line = encode(index.members.record(decode(line))[0])
             chunk.append(line)
@@ -240,33 +241,44 @@ def _write(run: Path, sources: list[Path], index: _Index) -> None:
 
 
 class _Lines:
-    """Random access to lines by offset, with `pread`: a memory map takes memory, a buffer reads too much."""
+    """Random access to lines by offset, with `pread`: a memory map takes memory, a buffer reads too much.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, -1
+    At most `OPEN` files are open at a time: the journals of many ranks may be more than a process may open.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._files: dict[int, int] = {}  # number of a path -> descriptor, the one used last at the end
 
     def __enter__(self) -> Self:
-        with suppress(FileNotFoundError):
-            self._file = os.open(self._path, os.O_RDONLY)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file >= 0:
-            os.close(self._file)
+        for file in self._files.values():
+            os.close(file)
 
-    def at(self, offset: int) -> bytes:
-        """The line at an offset, including its line break."""
-        size = 1024
+    def at(self, number: int, offset: int) -> bytes:
+        """The line of a file at an offset, including its line break."""
+        file, size = self._opened(number), 1024
         while True:
-            data = os.pread(self._file, size, offset)
+            data = os.pread(file, size, offset)
             end = data.find(b"\n") + 1
             if end:
                 return data[:end]
             if data and len(data) < size:  # the last line, saved by an editor without a line break
                 return data + b"\n"
             if len(data) < size:
-                raise OSError(errno.EIO, "a line has disappeared", str(self._path))
+                raise OSError(errno.EIO, "a line has disappeared", str(self._paths[number]))
             size *= 4
+
+    def _opened(self, number: int) -> int:
+        file = self._files.pop(number, None)
+        if file is None:
+            if len(self._files) >= OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
+            file = os.open(self._paths[number], os.O_RDONLY)
+        self._files[number] = file
+        return file
 
 
 class _Table:
