@@ -47,7 +47,8 @@ class EncodedBatch:
     def _cut(self, name: str, value: Any, places: list[int], numbers: list[int], images: int) -> Any:
         """An input of some rows: with an entry per token, per image, or per row of the batch."""
         shape = self.inputs["input_ids"].shape
-        length = len(value) if isinstance(value, Tensor | list) and getattr(value, "ndim", 1) else None
+        rows = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
+        length = len(value) if rows else None
         per_token = isinstance(value, Tensor) and value.shape[:2] == shape
         if per_token or (length == shape[0] and length != images):
             chosen = places

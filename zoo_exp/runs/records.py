@@ -242,7 +242,7 @@ def record_row(row: Mapping[str, Any]) -> Row:
     reason = new.get(NOT_APPLICABLE)
     if reason is not None and type(reason) is not str:
         raise DamagedRowError(f"{NOT_APPLICABLE} is {_short(reason)}")
-    if reason is None and "score" not in new["parts"]:
+    if reason is None and "score" not in (new["parts"] or {}):
         raise DamagedRowError(f"parts is {_short(new['parts'])}, without a score")
     score = new["score"]
     if score is not None and not 0 <= score <= 1:
