@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# More overrides for the demo, such as OVERRIDES="limit=10 out=elsewhere"; it asks 38 units per task, the experiment 100.
+# More overrides for the demo, such as OVERRIDES="limit=10 out=elsewhere"; it asks 38 units per task at two budgets, the experiment 100 at five.
 OVERRIDES ?=
 
 .PHONY: help demo test test-fast test-oldest lint format
@@ -13,7 +13,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedded model
-	$(BIN)/python -m zoo_exp run +exp=ablation_fusion limit=38 $(OVERRIDES)
+	$(BIN)/python -m zoo_exp run +exp=ablation_fusion budget=[16,8] limit=38 $(OVERRIDES)
 
 test: $(VENV)/.installed-test ## install the test tools, then run all tests in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q

@@ -1,6 +1,6 @@
 """Difficulty of world 2 by budget: accuracy of a model under selectors and controls, and coverage.
 
-    python benchmarks/embedded_world2.py embedded_world2 --rows 100 --budgets 8 16
+    python benchmarks/embedded_world2.py embedded --rows 100 --budgets 8 16
     python benchmarks/embedded_world2.py embedded_next --rows 50 --budgets 2/tile 8/tile --original
 
 Answers come from the packed forward pass (first token, greedy), selections from the package's own selectors on the
@@ -159,9 +159,7 @@ def learner_of(loaded: LoadedModel) -> Learner:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "model", help="embedded_world2, embedded_next, embedded_qwen, or a folder of a saved model"
-    )
+    parser.add_argument("model", help="embedded, embedded_next, embedded_qwen, or a folder of a saved model")
     parser.add_argument("--split", default="test")
     parser.add_argument("--rows", type=int, default=100, help="questions per family")
     parser.add_argument("--budgets", nargs="+", default=["8", "16"])

@@ -87,7 +87,7 @@ def test_show_prints_yaml_with_the_cells(capsys):
     shown = yaml.safe_load(out)
     assert [cell["task"] for cell in shown["cells"]] == ["embedded_pope", "embedded_mme"]
     assert {cell["arms"] for cell in shown["cells"]} == {len(shown["arms"])}
-    assert "zoo multiply @16" in [arm["arm"] for arm in shown["arms"]]
+    assert "zoo sum @16" in [arm["arm"] for arm in shown["arms"]]
     assert [cell["questions"] for cell in shown["cells"]] == [100, 200]
     assert all(cell["hours"] > 0 and cell["memory_gib"] > 0 for cell in shown["cells"])
     assert "# hours and memory_gib: estimates from" in out
@@ -200,12 +200,16 @@ def test_an_experiment_of_the_papers_models_is_listed_with_both_commands(capsys,
     monkeypatch.setenv("COLUMNS", "120")  # a question is one line
     assert main(["list", "exps"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    for name, model in (("table1_llava15_7b", "llava15_7b"), ("qwen25_vl_7b", "qwen25_vl_7b")):
+    for name, model, small in (
+        ("table1_llava15_7b", "llava15_7b", "embedded"),
+        ("table2_llava15_13b", "llava15_13b", "embedded split=validation"),
+        ("qwen25_vl_7b", "qwen25_vl_7b", "embedded_qwen"),
+    ):
         start = next(i for i, line in enumerate(lines) if line.startswith(f"{name} "))
         command = f"python -m zoo_exp run +exp={name}"
         assert lines[start + 1 : start + 3] == [
             f"{command}  # GPU",
-            f"{command} model=embedded  # any machine",
+            f"{command} model={small}  # any machine",
         ]
         assert compose([f"+exp={name}"]).model.name == model
     start = next(i for i, line in enumerate(lines) if line.startswith("sanity "))

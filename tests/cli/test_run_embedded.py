@@ -56,8 +56,8 @@ def test_a_record_has_the_selector_budget_and_response(finished):
     rows = records(finished)
     arms = {row["arm"] for row in rows}
     assert arms == {"full", "blind", *(f"random @16 seed {i}" for i in range(3))} | {
-        f"zoo {fusion} @16" for fusion in ("none", "diversity", "sum", "multiply", "inverted multiply")
-    } | {f"zoo shuffled multiply @16 seed {i}" for i in range(3)}
+        f"zoo {fusion} @16" for fusion in ("none", "diversity", "sum", "inverted multiply")
+    } | {f"zoo {fusion} @16 seed {i}" for fusion in ("multiply", "shuffled multiply") for i in range(3)}
     assert len(rows) == (4 + 4 * 4) * len(arms)  # a unit of MMBench is a question with its four rotations
     assert all(row.keys() >= KEYS for row in rows)
     measured = {row["arm"]: row["kept_tokens"] for row in rows}
@@ -102,7 +102,7 @@ def test_layer_selectors_are_counted_by_what_every_layer_sees(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     inside = [row for row in rows if row["selector"] == "fastv"]
     assert {row["kept_tokens"] for row in inside} == {144}  # all of them enter the language model
-    assert {row["layer_tokens"] for row in inside} == {(2 * 144 + 2 * 16) / 4}
+    assert {row["layer_tokens"] for row in inside} == {(2 * 144 + 6 * 16) / 8}
     flops = {row["selector"]: row["flops_tflop"] for row in rows if row["sample_id"] == rows[0]["sample_id"]}
     assert flops["fastv"] < flops["full"]
 

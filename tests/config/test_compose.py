@@ -13,7 +13,7 @@ def labels(*overrides):
     return [arm.label for arm in compose(overrides).arms]
 
 
-def test_ablation_fusion_is_four_fusions_at_three_budgets_beside_full_blind_and_random():
+def test_ablation_fusion_is_four_fusions_at_five_budgets_beside_full_blind_and_random():
     experiment = compose(["+exp=ablation_fusion"])
     assert len(experiment.tasks) == 9
     assert len(experiment.tasks) * experiment.limit >= 900
@@ -21,11 +21,11 @@ def test_ablation_fusion_is_four_fusions_at_three_budgets_beside_full_blind_and_
     zoo = [arm for arm in experiment.arms if arm.selector == "zoo"]
     controls = [arm for arm in zoo if "control" in arm.options]
     assert {(arm.options["fusion"], arm.budget.count) for arm in zoo if arm not in controls} == {
-        (fusion, count) for fusion in ("none", "diversity", "sum", "multiply") for count in (48, 32, 16)
+        (fusion, count) for fusion in ("none", "diversity", "sum", "multiply") for count in (48, 32, 16, 8, 4)
     }
     random = [arm for arm in experiment.arms if arm.selector == "random"]
     assert sorted((arm.budget.count, arm.seed_index) for arm in random) == sorted(
-        (count, seed) for count in (48, 32, 16) for seed in range(3)
+        (count, seed) for count in (48, 32, 16, 8, 4) for seed in range(3)
     )
     assert len(experiment.arms) == 2 + len(zoo) + len(random)
 
@@ -325,3 +325,50 @@ def test_the_family_of_any_checkpoint_is_read_from_its_config(tmp_path):
         compose(["model=hub", "task=gqa", "selector=full"])
     with pytest.raises(MissingFileError, match=r"no config\.json"):
         compose(["model=hub", f"model.path={tmp_path.parent}", "task=gqa", "selector=full"])
+
+
+def test_a_split_takes_the_same_tasks_on_other_scenes():
+    plain = compose(["+exp=ablation_fusion"])
+    other = compose(["+exp=ablation_fusion", "split=confirm"])
+    assert other.tasks == tuple(f"{task}_confirm" for task in plain.tasks)
+    assert other.id != plain.id
+    with pytest.raises(InvalidValueError, match=r"task gqa has no such split.*validation, confirm"):
+        compose(["+exp=ablation_fusion", "model=llava_next_7b", "split=confirm"])
+    with pytest.raises(InvalidValueError, match="split=confrim"):
+        compose(["+exp=ablation_fusion", "split=confrim"])
+
+
+POSITIONS = "+arms=[{selector: zoo, budgets: [9]}, {selector: zoo, budgets: [9], positions: original}]"
+
+
+def test_positions_of_kept_tokens_belong_to_an_arm():
+    plain, original = compose([POSITIONS]).arms
+    assert (plain.positions, original.positions) == (None, "original")
+    assert original.label == "zoo original positions @9"
+    assert plain.id != original.id
+    for selector, words in (("fastv", "option positions=original"), ("full", "remove positions")):
+        with pytest.raises(InvalidValueError, match=words):
+            compose([f"selector={selector}", "selector.positions=original", "budget=9"])
+    with pytest.raises(UnknownNameError, match="Did you mean 'original'"):
+        compose(["selector=zoo", "selector.positions=orginal", "budget=9"])
+
+
+def test_an_arm_leaves_out_budgets_below_its_smallest_share():
+    assert labels("selector=zoo", "selector.smallest=0.1", "budget=[48,15,14]") == [
+        "zoo multiply @48",
+        "zoo multiply @15",
+    ]
+    assert labels("selector=zoo", "selector.smallest=0.1", "budget=[20%,5%]", "model.n_visual=null") == [
+        "zoo multiply @0.2"
+    ]
+
+
+def test_claims_name_rows_of_the_experiment(own):
+    arms = "arms:\n  - {selector: zoo}\n  - {selector: divprune}\nbudgets: [9]\n"
+    found = own(f"{arms}claims:\n  - {{claim: better, arm: zoo, against: divprune}}\n").claims
+    assert [(one.claim, one.arm, one.against) for one in found] == [("better", "zoo", "divprune")]
+    with pytest.raises(UnknownNameError, match=r"row in claims 'divprun'.*Did you mean 'divprune'"):
+        own(f"{arms}claims:\n  - {{claim: better, arm: zoo, against: divprun}}\n")
+    with pytest.raises(UnknownNameError, match=r"claims\[0\].arms"):
+        own(f"{arms}claims:\n  - {{claim: better, arms: zoo, against: divprune}}\n")
+    assert compose(["+exp=ablation_fusion", "selector=[zoo,divprune]"]).claims == ()

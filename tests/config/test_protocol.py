@@ -16,6 +16,8 @@ MAIN = [
     *("zoo multiply x3", "zoo closed_form multiply"),
 ]
 OFFICIAL = "zoo official_code x5"
+ORIGINAL = ["zoo multiply original positions", "divprune original positions"]
+"""Not the paper's: kept tokens keep their positions, which tell the tile that a token is from."""
 GRID = [
     " ".join(filter(None, ("zoo", half, "multiply", f"n_directions={m}", f"step_size={h}")))
     for half in ("", "float16")
@@ -25,15 +27,14 @@ GRID = [
 
 ARMS = {
     # Poster Table 4: none, sum, multiply over sensitivity and diversity.
-    "ablation_fusion": [*FULL, "zoo none", "zoo diversity", "zoo sum", "zoo multiply", *CONTROLS],
+    "ablation_fusion": [*FULL, "zoo none", "zoo diversity", "zoo sum", "zoo multiply x3", *CONTROLS],
     # Supplement D.2 and Fig. A: POPE against latency and FLOPs.
     "efficiency": [
         "full", "random", "divprune", "fastv", "visionzip", "zoo multiply", "zoo closed_form multiply",
     ],
     # Poster Table 1 in small.
     "embedded_nine": [
-        *FULL, "uniform_grid", "feature_norm", "divprune", "visionzip", "fastv", "sparsevlm",
-        "zoo multiply x3", "zoo closed_form multiply", *CONTROLS,
+        *FULL, "uniform_grid", "divprune", "visionzip", "zoo multiply x3", "zoo closed_form multiply", *CONTROLS,
     ],
     # Supplement D.3, Table D and Fig. B: layers of the encoder up to the one that the projector reads.
     "encoder_proxy": [
@@ -66,9 +67,9 @@ ARMS = {
         "full", "text-to-vision attention", "vision-to-vision attention", "visionzip", "divprune", "zoo none",
         "zoo multiply", "zoo shuffled multiply", "zoo inverted multiply",
     ],
-    # Supplement C.2: Qwen2.5-VL at 10 % and 20 %.
+    # Supplement C.2: Qwen2.5-VL at 10 % and 20 %; 5 % is ours.
     "qwen25_vl_7b": [
-        *FULL, "uniform_grid", "feature_norm", "divprune", "mmtok", "zoo multiply", "zoo closed_form multiply",
+        *FULL, "uniform_grid", "feature_norm", "divprune", "mmtok", "zoo multiply x3", "zoo closed_form multiply",
         *CONTROLS,
     ],
     "sanity": [*FULL, "uniform_grid", "resize", "feature_norm", "zoo multiply", "zoo diversity", *CONTROLS],
@@ -78,7 +79,8 @@ ARMS = {
     # Poster Table 3, by supplement C.2.
     # The release of SparseVLM has no schedule for tiles: on LLaVA-NeXT the arm is left out.
     "table3_llava_next_7b": [
-        *(name for name in MAIN[:-1] if name != "sparsevlm"), OFFICIAL, "zoo per image", MAIN[-1], *CONTROLS,
+        *(name for name in MAIN[:-1] if name != "sparsevlm"), OFFICIAL, "zoo per image",
+        *ORIGINAL, MAIN[-1], *CONTROLS,
     ],
     "variants": [
         "full", "blind", "zoo closed_form multiply", "paper x3", "official_code x3", "official_code in float32",
@@ -86,15 +88,22 @@ ARMS = {
     ],
 }  # fmt: skip
 BUDGETS = {  # model: supplement C.2
-    "embedded": ["48", "32", "16"],  # the same parts of 144 as 192, 128 and 64 are of 576
+    "embedded": ["48", "32", "16", "8", "4"],  # 192, 128 and 64 of 576 are the first three of 144; and below
+    "embedded_next": [
+        "8/tile",
+        "4/tile",
+        "2/tile",
+    ],  # 8 of 144 is the paper's smallest budget per tile; and below
+    "embedded_qwen": ["0.2", "0.1", "0.05"],
+    "embedded_world1": ["48", "32", "16"],
     "llava15_7b": ["192", "128", "64"],  # 66.7, 77.8 and 88.9 % pruned
     "llava15_13b": ["192", "128", "64"],
     "llava_next_7b": ["128/tile", "64/tile", "32/tile"],  # "640, 320, 160" of five tiles, proportional below
     "qwen25_vl_7b": ["0.2", "0.1"],
 }
 OWN_BUDGETS = {
-    "estimators": ["32", "16"], "hyperparameters": ["16"], "low_rank": ["32", "16"], "proxy_correlation": ["16"],
-    "variants": ["32", "16"],
+    "estimators": ["16", "8"], "hyperparameters": ["8"], "low_rank": ["16", "8"], "proxy_correlation": ["16"],
+    "variants": ["16", "8"], "embedded_nine": ["16", "8"], "qwen25_vl_7b": ["0.2", "0.1", "0.05"],
 }  # fmt: skip
 MODELS = {name: name.partition("_")[2] for name in ARMS if name.startswith("table")} | {
     "qwen25_vl_7b": "qwen25_vl_7b"
@@ -133,6 +142,8 @@ def test_arms_and_budgets(name):
             assert budgets == []
         elif model == "llava_next_7b" and row.startswith(PER_IMAGE):
             assert budgets == ["640", "320", "160"], row
+        elif row == "sparsevlm" and model == "embedded":  # its schedules end at 64 of 576
+            assert budgets == ["48", "32", "16"]
         else:
             assert budgets == expected, row
 
@@ -180,6 +191,45 @@ def test_tables_run_on_the_embedded_model(name):
         row for row in ARMS[name] if row not in ("zoo per image", "sparsevlm")
     ]
     assert "sparsevlm" in found
+
+
+FAMILY = {
+    "ablation_fusion": "embedded_next", "encoder_proxy": "embedded_next", "table3_llava_next_7b": "embedded_next",
+    "qwen25_vl_7b": "embedded_qwen",
+}  # fmt: skip
+"""The paper has Tables 3, 4 and D on LLaVA-NeXT; each study here runs on an embedded model of the paper's family."""
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_command_runs_on_an_embedded_model_of_the_papers_family(name):
+    file = folders.search_path([])[0] / "exp" / f"{name}.yaml"
+    experiment = compose(file.read_text().splitlines()[0].split()[5:])
+    assert experiment.model.path == FAMILY.get(name, "embedded")
+    assert (experiment.limit or 0) >= 100, "fewer units give intervals that are too narrow"
+    views = {"embedded": "world2_", "embedded_next": "world2_tiles_", "embedded_qwen": "world2_sizes_"}
+    assert all(task.startswith(views[experiment.model.path]) for task in experiment.tasks)
+
+
+WITHOUT_CLAIMS = {"efficiency", "proxy_correlation", "qualitative"}
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        *((name, None) for name in ARMS),
+        *((name, "llava_next_7b") for name in ("ablation_fusion", "encoder_proxy")),
+    ],
+)
+def test_claims_name_rows_and_have_the_controls(name, model):
+    experiment = compose([f"+exp={name}", *([f"model={model}"] if model else [])])
+    names = {arm.row.removesuffix(f" @{arm.budget}") for arm in experiment.arms}
+    assert {c.arm for c in experiment.claims} | {c.against for c in experiment.claims} <= names
+    if name in WITHOUT_CLAIMS:
+        assert not experiment.claims
+        return
+    for control in ("shuffled", "inverted"):
+        assert any(control in claim.against for claim in experiment.claims)
+    assert any(c.against in ("divprune", "zoo diversity") for c in experiment.claims)
 
 
 @pytest.mark.parametrize(

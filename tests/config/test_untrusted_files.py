@@ -84,7 +84,7 @@ def test_what_files_may_hold_still_works(tmp_path):
     write(tmp_path, f"defaults: [f]\nbudgets: &b ${{model.budgets}}\nlimit: 3\n{text}")
     found = compose(["+exp=e"], [tmp_path])
     assert found.limit == 3
-    assert [str(arm.budget) for arm in found.arms] == ["48", "32", "16"]
+    assert [str(arm.budget) for arm in found.arms] == ["48", "32", "16", "8", "4"]
 
 
 def test_a_resolver_works_on_the_command_line(monkeypatch):

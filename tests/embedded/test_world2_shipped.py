@@ -20,7 +20,7 @@ from zoo_exp.models.loading import load_model
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_model("embedded_world2", dtype="float32")
+    return load_model("embedded", dtype="float32")
 
 
 def test_it_answers_held_out_questions_and_not_blindly(loaded):
@@ -50,7 +50,7 @@ def test_keeping_every_token_is_the_stock_model(loaded):
 
 
 def test_the_checkpoint_says_its_world_and_prompts_and_is_small():
-    folder = shipped_folder("embedded_world2")
+    folder = shipped_folder("embedded")
     config = json.loads((folder / "config.json").read_text())
     assert (config[WORLD_FLAG], config[PROMPTS_FLAG]) == (2, "embedded")
     assert config["text_config"]["num_hidden_layers"] == 8
@@ -59,7 +59,7 @@ def test_the_checkpoint_says_its_world_and_prompts_and_is_small():
 
 def test_a_copy_in_a_folder_asks_for_the_same_prompts(tmp_path):
     """Prompts are chosen by the checkpoint's flag or the configuration's, not by the name of the model."""
-    (tmp_path / "config.json").write_text((shipped_folder("embedded_world2") / "config.json").read_text())
+    (tmp_path / "config.json").write_text((shipped_folder("embedded") / "config.json").read_text())
     assert prompts_of(str(tmp_path)) == "embedded"
     config = ModelConfig(name="copy", family="llava", path=str(tmp_path))
     assert config.prompt_family == "embedded"

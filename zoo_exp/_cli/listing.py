@@ -10,6 +10,7 @@ Examples:
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -22,8 +23,8 @@ from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 Rows = list[tuple[str, ...]]
 RUNS = "runs"
-SMALL = " model=embedded"
-"""End of the first line in experiment files whose default model needs a GPU."""
+SMALL = re.compile(r" model=embedded.*$")
+"""End of the first line in experiment files: the embedded model that answers them on any machine."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,15 +145,15 @@ def _exps(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
 
     rows: Rows = []
     for name, path in choices("exp", folders).items():
-        rows.append((name, str(read(path).get("question", ""))))
-        rows += [("", command) for command in _commands(_summary(path))]
+        content = read(path)
+        rows.append((name, str(content.get("question", ""))))
+        rows += [("", command) for command in _commands(_summary(path), "defaults" in content)]
     return ("name", "question and command"), rows
 
 
-def _commands(first: str) -> list[str]:
-    """Commands of an experiment from its first line; for those with a large model, also with an embedded one."""
-    command = first.removesuffix(SMALL)
-    return [f"{command}  # GPU", f"{first}  # any machine"] if command != first else [first]
+def _commands(first: str, large: bool) -> list[str]:
+    """Commands of an experiment from its first line; if its own model is a large one, also without the embedded one."""
+    return [f"{SMALL.sub('', first)}  # GPU", f"{first}  # any machine"] if large else [first]
 
 
 def _summary(path: Path) -> str:

@@ -10,15 +10,19 @@ Examples:
   python -m zoo_exp report runs/mine --focus "mine @16"      compare this arm with the others; where it succeeds, fails
   python -m zoo_exp report runs/powers --all                 every point of a sweep
   python -m zoo_exp report runs/ablation_fusion --wandb      also create a W&B report
+  python -m zoo_exp report --readme experiments/sanity       write the tables of a README again from its csv files
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from zoo_exp.errors import InvalidValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder above")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folder, or a folder above")
     parser.add_argument(
         "--out",
         type=Path,
@@ -39,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="allow runs whose model settings or data differ, and mark them",
     )
     parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="write the marked tables of DIR/README.md again from the csv files that they name (docs/statistics.md)",
+    )
+    parser.add_argument(
         "--wandb",
         action="store_true",
         help="also create a W&B report (offline: its specification is written to a file)",
@@ -48,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Build the report and print its path."""
+    """Build the report and print its path, or write the tables of READMEs."""
+    if bool(args.runs) == bool(args.readme):
+        raise InvalidValueError(
+            "report takes run folders, or --readme with folders of READMEs: give one of them"
+        )
+    if args.readme:
+        return _readmes(args.readme)
     from zoo_exp.console import plain_console
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes
@@ -72,4 +89,13 @@ def report(args: argparse.Namespace) -> int:
         from zoo_exp.tracking.wandb_report import make_report
 
         print(make_report(folders, page.parent))
+    return 0
+
+
+def _readmes(folders: Sequence[Path]) -> int:
+    from zoo_exp.report.readme import fill_file
+
+    for folder in folders:
+        readme = folder / "README.md"
+        print(f"{readme}: {'written' if fill_file(readme) else 'unchanged'}")
     return 0

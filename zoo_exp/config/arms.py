@@ -6,9 +6,9 @@ from typing import Any
 
 from zoo_exp.config import identity
 from zoo_exp.config.experiment import Arm
-from zoo_exp.config.schema import ArmConfig
+from zoo_exp.config.schema import ArmConfig, ClaimConfig
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
-from zoo_exp.errors import InvalidValueError, ZooExpError
+from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 from zoo_exp.registry import is_code_file
 
 
@@ -76,6 +76,8 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         raise InvalidValueError(
             f"arm '{config.selector}': seeds={config.seeds}, but this selector is deterministic: remove seeds"
         )
+    if config.positions is not None:
+        _check_positions(config.positions, config.selector, isinstance(selector, LayerSelector))
     settings, source = identity.settings(selector), identity.source_id(type(selector))
     if config.selector in WITHOUT_BUDGET:
         if config.budgets:
@@ -83,6 +85,7 @@ def _expand_one(config: ArmConfig, budgets: Sequence[Any], n_visual: int | None)
         resolved: list[Budget | None] = [None]
     else:
         resolved = [parse_budget(value, n_visual) for value in _budgets_of(config, budgets)]
+        resolved = [budget for budget in resolved if not _too_small(budget, config.smallest, n_visual)]
         if isinstance(selector, LayerSelector):
             resolved = [required_budget(budget, selector.name) for budget in resolved]
     seeds = range(config.seeds)
@@ -109,6 +112,14 @@ def refuse_code(name: str) -> None:
             f"selector '{name}': a configuration file must not start code of a file. Name it on the command line "
             f"(selector={name}), or install it (docs/adding_a_selector.md)"
         )
+
+
+def _too_small(budget: Budget | None, smallest: float | None, n_visual: int | None) -> bool:
+    """Whether a budget is below an entry's smallest share of the visual tokens, as far as that can be told."""
+    if budget is None or smallest is None or (budget.keep_ratio is None and n_visual is None):
+        return False
+    share = budget.keep_ratio if budget.keep_ratio is not None else (budget.count or 0) / (n_visual or 1)
+    return budget.per != "tile" and share < smallest - 1e-3
 
 
 def _budgets_of(config: ArmConfig, budgets: Sequence[Any]) -> Sequence[Any]:
@@ -143,7 +154,61 @@ def _name(config: ArmConfig, selector: Any) -> str:
     """
     named = {name: getattr(selector, name) for name in getattr(selector, "always_named", ())}
     options = {**named, **config.options}
-    return config.label or " ".join([config.selector, *map(_option_text, sorted(options.items()))])
+    positions = [] if config.positions is None else [f"{config.positions} positions"]
+    return config.label or " ".join(
+        [config.selector, *map(_option_text, sorted(options.items())), *positions]
+    )
+
+
+def resolve_claims(
+    claims: Sequence[ClaimConfig],
+    configs: Sequence[ArmConfig],
+    arms: Sequence[Arm],
+    zoo: Mapping[str, Any] | None = None,
+) -> list[ClaimConfig]:
+    """The claims about arms of this experiment, with the rows' names on this model.
+
+    A claim names a row without the model's own options of ZOO (`zoo multiply`), so that it holds on every model.
+
+    Args:
+        claims: entries of `claims`.
+        configs: entries of `arms`, those that are left out on this model included.
+        arms: the arms on this model; claims about others are left out.
+        zoo: see `expand`.
+
+    Raises:
+        UnknownNameError: a claim names a row that no entry of `arms` makes.
+    """
+    from zoo_exp import selectors
+
+    names = {}
+    for config in configs if claims else ():
+        plain, here = (
+            _name(dataclasses.replace(entry, selector=name, options=options), selectors.get(name, **options))
+            for entry in (config, _on_this_model(config, zoo or {}))
+            for name, options in [selectors.resolve(entry.selector, entry.options)]
+        )
+        names[plain] = here
+    there = {arm.row.removesuffix(f" @{arm.budget}") for arm in arms}
+    found = []
+    for claim in claims:
+        for name in (claim.arm, claim.against):
+            if name not in names:
+                raise UnknownNameError("row in claims", name, names)
+        pair = names[claim.arm], names[claim.against]
+        if there.issuperset(pair):
+            found.append(ClaimConfig(claim.claim, *pair))
+    return found
+
+
+def _check_positions(positions: str, selector: str, layer: bool) -> None:
+    """Refuse unknown values of an entry's `positions`, and selectors that it has no meaning for."""
+    allowed = ("contiguous", "original")
+    if positions not in allowed:
+        raise UnknownNameError("positions", positions, allowed)
+    if layer or selector in WITHOUT_BUDGET:
+        own = f"set selector option positions={positions}" if layer else "remove positions"
+        raise InvalidValueError(f"arm '{selector}' does not prune before the language model: {own}")
 
 
 def _arm(
@@ -161,8 +226,9 @@ def _arm(
     if budget is not None:
         row += f" @{budget}"
     label = f"{row} seed {seed_index}" if config.seeds > 1 else row
-    identifier = identity.arm_id(config.selector, {**settings, **own}, budget, seed_index, source)
-    return Arm(config.selector, options, budget, seed_index, row, label, identifier)
+    placed = {} if config.positions is None else {"positions of kept tokens": config.positions}
+    identifier = identity.arm_id(config.selector, {**settings, **own, **placed}, budget, seed_index, source)
+    return Arm(config.selector, options, budget, seed_index, row, label, identifier, config.positions)
 
 
 def _option_text(option: tuple[str, Any]) -> str:
@@ -229,3 +295,27 @@ def check_tasks(names: Sequence[str]) -> list[ZooExpError]:
     if repeated:
         problems.append(InvalidValueError(f"task '{repeated[0]}' is listed twice"))
     return problems
+
+
+def tasks_of_split(names: Sequence[str], split: str, problems: list[ZooExpError]) -> list[str]:
+    """The tasks of another split: `world2_gqa` with split `confirm` is `world2_gqa_confirm`.
+
+    Args:
+        names: tasks of an experiment.
+        split: name of the split, which is the ending of such tasks.
+        problems: gets a message for tasks without that split.
+    """
+    from zoo_exp import tasks
+
+    known = set(tasks.available())
+    lacking = [name for name in names if f"{name}_{split}" not in known]
+    if not lacking:
+        return [f"{name}_{split}" for name in names]
+    splits = ", ".join(ending.lstrip("_") for ending in tasks.HIDDEN)
+    problems.append(
+        InvalidValueError(
+            f"split={split}: task {lacking[0]} has no such split; tasks of world 2 (world2_gqa ...) have {splits}: "
+            "remove split, or give task=NAME"
+        )
+    )
+    return list(names)

@@ -12,9 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo_exp.config import checked_yaml, folders, overrides
-from zoo_exp.config.arms import AUTO, check_family, check_tasks, expand, family_of, open_tasks
+from zoo_exp.config.arms import (
+    AUTO,
+    check_family,
+    check_tasks,
+    expand,
+    family_of,
+    open_tasks,
+    resolve_claims,
+    tasks_of_split,
+)
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.config.schema import ArmConfig, RunConfig, violations
+from zoo_exp.config.schema import ArmConfig, ClaimConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 from zoo_exp.models.llava_protocol import check_protocol
 from zoo_exp.registry import is_code_file
@@ -37,6 +46,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         config.model.family = family_of(config.model.path, config.model.revision)
     problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
     config.tasks, unread = open_tasks(config.tasks)
+    if config.split is not None:
+        config.tasks = tasks_of_split(config.tasks, config.split, problems)
     problems += check_family(config.model.family) + unread + ([] if unread else check_tasks(config.tasks))
     arms: tuple[Arm, ...] = ()
     try:
@@ -44,6 +55,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
             check_protocol("llava", config.model.family, config.model.name)
         mine = [arm for arm in config.arms if config.model.family not in arm.without]
         arms = expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
+        config.claims = resolve_claims(config.claims, config.arms, arms, config.model.zoo)
     except ZooExpError as error:
         problems.append(error)
     overrides.raise_all(problems)
@@ -62,6 +74,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         out=Path(config.out).expanduser(),
         question=config.question,
         overrides=tuple(texts),
+        claims=tuple(config.claims),
     )
 
 
@@ -115,6 +128,7 @@ def _replace_lists(config: DictConfig, request: overrides.Request, search_path: 
     """Replace the experiment's arms, tasks and budgets by those of `selector=`, `task=` and `budget=`."""
     if request.selectors is not None:
         config.arms = [_arm_of(name, request, search_path) for name in request.selectors]
+        config.claims = []  # they name rows of the arms that were replaced
     if request.tasks is not None:
         config.tasks = [task for name in request.tasks for task in _tasks_of(name, search_path)]
     if request.task_metric is not None:
@@ -194,9 +208,10 @@ def _unknown(content: Any, schema: Any, above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{name}", [f"{above}{item.name}" for item in fields(schema)]
         elif is_dataclass(hints[name]):
             yield from _unknown(value, hints[name], f"{above}{name}.")
-        elif ArmConfig in get_args(hints[name]) and isinstance(value, list):
-            for number, entry in enumerate(value):
-                yield from _unknown(entry, ArmConfig, f"{above}{name}[{number}].")
+        elif isinstance(value, list):
+            for entry_schema in (kind for kind in (ArmConfig, ClaimConfig) if kind in get_args(hints[name])):
+                for number, entry in enumerate(value):
+                    yield from _unknown(entry, entry_schema, f"{above}{name}[{number}].")
 
 
 def _translate(error: Exception) -> str:

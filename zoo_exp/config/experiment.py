@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zoo_exp.config import identity
-from zoo_exp.config.schema import CacheConfig, DataConfig, LoggerConfig, ModelConfig, TrainerConfig
+from zoo_exp.config.schema import (
+    CacheConfig,
+    ClaimConfig,
+    DataConfig,
+    LoggerConfig,
+    ModelConfig,
+    TrainerConfig,
+)
 from zoo_exp.core.budget import Budget
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ class Arm:
         row: the label without the repetition: what a table averages over.
         label: unique in its experiment, e.g. `zoo multiply @16` or `random @16 seed 2`.
         id: hash of selector, all options, budget and seed_index, and of a user's own source; the label does not enter.
+        positions: positions of the kept tokens, `contiguous` or `original`; None for the model family's default.
     """
 
     selector: str
@@ -38,6 +46,7 @@ class Arm:
     row: str
     label: str
     id: str
+    positions: str | None = None
 
     def build(self) -> Selector:
         """Instantiate the selector."""
@@ -99,6 +108,7 @@ class Experiment:
     fresh: bool = False
     question: str = ""
     overrides: tuple[str, ...] = ()
+    claims: tuple[ClaimConfig, ...] = ()
 
     def cells(self) -> list[Cell]:
         """One cell per task, in the order of `tasks`."""
@@ -134,6 +144,7 @@ class Experiment:
             "model": asdict(self.model),
             "tasks": list(self.tasks),
             "arms": [arm.as_dict() for arm in self.arms],
+            "claims": [asdict(claim) for claim in self.claims],
             "data": asdict(self.data),
             "trainer": asdict(self.trainer),
             "cache": asdict(self.cache),

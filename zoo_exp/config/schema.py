@@ -33,7 +33,7 @@ class ModelConfig:
     family: str = MISSING
     """The model family, which selects the adapter: `model_type` in the checkpoint's config.json; `auto` reads it."""
     path: str = MISSING
-    """A hub id, a local checkpoint, or `embedded` for the model inside the package."""
+    """A hub id, a local checkpoint, or the name of a model inside the package, such as `embedded`."""
     revision: str | None = None
     """Commit or tag on the hub; None means the newest."""
     dtype: str = choice("auto", "float32", "float16", "bfloat16")
@@ -96,10 +96,27 @@ class ArmConfig:
     """Label in tables; None builds one from the selector and its options."""
     budgets: list[Any] | None = None
     """Budgets of this arm only; None means the experiment's."""
+    smallest: float | None = field(default=None, metadata={"minimum": 0, "maximum": 1})
+    """Smallest share of the visual tokens: smaller budgets leave the arm out, as its method does not define them."""
     without: dict[str, str] = field(default_factory=dict)
     """Model family -> why this arm is left out on it, such as a method without a released schedule for its images."""
     seeds: int = at_least(1, 1)
     """Number of repetitions of a stochastic selector, each with its own random draws."""
+    positions: str | None = None
+    """`contiguous` renumbers the kept tokens, `original` keeps their positions; None means the model family's
+    default. For input selectors; layer selectors have an option of that name."""
+
+
+@dataclass
+class ClaimConfig:
+    """One entry of an experiment file's `claims`: a row that is claimed to retain more than another."""
+
+    claim: str = MISSING
+    """The claim, in one sentence."""
+    arm: str = MISSING
+    """Row of the table that is claimed to be better, without its budget: `zoo multiply`."""
+    against: str = MISSING
+    """Row that it is compared with at every budget that both have."""
 
 
 @dataclass
@@ -162,6 +179,10 @@ class RunConfig:
     arms: list[ArmConfig] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=list)
     """Budgets of every arm without budgets of its own."""
+    claims: list[ClaimConfig] = field(default_factory=list)
+    """Pairs of rows whose difference the report tests at every budget, such as a paper's claims."""
+    split: str | None = None
+    """`validation` or `confirm`: other scenes than the tables' own, for tasks that have such splits."""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)

@@ -8,11 +8,12 @@ from zoo_exp.errors import MissingFileError, UnknownNameError
 
 ROOM = Path(__file__).parent
 FOLDERS: dict[str, str] = {
-    "embedded": "weights",
-    "embedded_world2": "weights_world2",
+    "embedded": "weights_world2",
     "embedded_next": "weights_next",
     "embedded_qwen": "weights_qwen",
+    "embedded_world1": "weights",
 }
+"""Name of a shipped model -> folder of its weights; the first three are models of world 2."""
 PROMPTS_FLAG = "zoo_exp_prompts"
 """Field of a checkpoint's config.json: `embedded` asks for bare questions and options."""
 WORLD_FLAG = "zoo_exp_world"

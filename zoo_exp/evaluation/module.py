@@ -248,6 +248,7 @@ class PrunedVLM(lightning.LightningModule):
             arm.budget,
             [f"{self.task.name}/{sample.id}/{arm.seed_index}" for sample in samples],
             seed=self.cell.seed,
+            positions=arm.positions,
             ratings=ratings,
             probe=flops,
             max_new_tokens=settings.max_new_tokens or DEFAULT_NEW_TOKENS,

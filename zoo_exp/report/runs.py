@@ -25,7 +25,15 @@ def results_of(run: Run, draws: int = DRAWS, focus: str | None = None) -> Result
 
     known = [tasks.get(name) for name in run.experiment["tasks"]]
     timings = read_timings(run.folder)
-    results = compute(run.name, run.records, timings, known, run.experiment["arms"], draws)
+    results = compute(
+        run.name,
+        run.records,
+        timings,
+        known,
+        run.experiment["arms"],
+        draws,
+        claims=run.experiment.get("claims", ()),
+    )
     if focus is not None:
         results = about(results, run.records, focus)
     joined, left_out = beside(results.frame, run.experiment)

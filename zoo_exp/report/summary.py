@@ -51,7 +51,8 @@ def write(
     run_dir = Path(run_dir)
     records = read_records(run_dir, {str(arm["arm_id"]) for arm in arms})
     timings = read_timings(run_dir)
-    results = compute(experiment_name, records, timings, tasks, arms, draws, seed)
+    claims = (config or {}).get("claims", ())
+    results = compute(experiment_name, records, timings, tasks, arms, draws, seed, claims)
     joined, left_out = beside(results.frame, config or {})
     notes = [sharing.text(note, config) for note in (*results.notes, *left_out)]
     results = replace(results, provenance=versions(), published=joined, notes=notes)

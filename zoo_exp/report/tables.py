@@ -1,11 +1,13 @@
 """The tables of a run's results: one row per arm, over all tasks and for each task."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from zoo_exp.report.tables_focus import focus_tables
 from zoo_exp.report.tables_statistics import (
+    claims_table,
     contribution_table,
     detail_table,
     difficulty_table,
@@ -46,10 +48,17 @@ SHORT_NAMES = {
     "vqav2": "VQAv2",
     "mmmu": "MMMU",
 }
+VIEW = re.compile(r"^(?:embedded|world2(?:_tiles|_sizes)?)_")
+"""Start of the names of embedded tasks: world 1, or a view of world 2."""
 ABOVE_BUDGET = "\u2021"
 """Marks measured token counts that exceed the budget."""
 NOT_APPLICABLE = "n/a"
 """Stands for the metric of an arm that some questions of the task do not apply to; the notes say why."""
+EQUAL_FLOPS = (
+    "Layer selectors compared with the input selectors whose prefill, selector included, takes about as many FLOPs "
+    "(within 15 %; of the budgets of an input selector the nearest one). At equal budgets a layer selector costs more, "
+    "because its first layers see every visual token. Differences with paired 95 % intervals."
+)
 SMALL_MODEL = 1.0
 """TFLOPs per answer below which a table shows GFLOPs."""
 
@@ -59,7 +68,9 @@ def run_tables(results: Results) -> list[Table]:
     tables = [
         main_table(results),
         *focus_tables(results),
+        claims_table(results),
         paired_table(results),
+        equal_flops_table(results),
         published_table(results),
         difficulty_table(results),
         contribution_table(results),
@@ -121,6 +132,29 @@ def task_table(results: Results, task: str) -> Table:
     ]
     title = f"{task}: {first['metric']}, n = {first['n']} questions, {first['images']} images"
     return build(f"task_{task}", title, columns, lines, group="budget", folded="Results for each task")
+
+
+def equal_flops_table(results: Results) -> Table:
+    """Layer selectors beside the input selectors whose prefill takes about as many FLOPs."""
+    lines = results.equal_flops.to_dict("records")
+    return build_equal_flops([{str(key): cell for key, cell in line.items()} for line in lines])
+
+
+def build_equal_flops(lines: list[dict[str, Any]]) -> Table:
+    """The same from lines with the columns of `statistics.equal_flops`."""
+    both = [{"cost": line[key]} for line in lines for key in ("layer_tflop", "tflop")]
+    flops = flops_column(both, "cost", "prefill")
+    columns = [
+        Column("layer selector", text("layer_arm"), left=True),
+        Column(flops.header, lambda line: flops.cell({"cost": line["layer_tflop"]})),
+        Column("Avg. retained", value("layer_retained"), unit="%"),
+        Column("input selector", text("arm"), left=True),
+        Column(flops.header, lambda line: flops.cell({"cost": line["tflop"]})),
+        Column("Avg. retained", value("retained"), unit="%"),
+        Column("difference", interval("difference", "low", "high", difference=True), unit="(points)"),
+    ]
+    title = "Equal FLOPs"
+    return build("equal_flops", title, columns, lines, caption=EQUAL_FLOPS, folded=title)
 
 
 def flops_column(lines: list[dict[str, Any]], key: str, name: str = "", level: int = ALWAYS) -> Column:
@@ -211,13 +245,13 @@ def legend(results: Results) -> list[str]:
 def short_name(task: str) -> str:
     """A header of at most 7 characters; 12 for a user's own file.
 
-    >>> short_name("embedded_scienceqa"), short_name("textvqa_ocr"), short_name("shop_items.jsonl")
-    ('SQA', 'TextVQA', 'shop_items')
+    >>> short_name("embedded_scienceqa"), short_name("world2_tiles_gqa_confirm"), short_name("shop_items.jsonl")
+    ('SQA', 'GQA', 'shop_items')
     """
     if is_own_file(task):
         return task.rpartition(".")[0][:12]
-    plain = task.removeprefix("embedded_")
-    for suffix in ("", "_val", "_img", "_en_dev", "_image", "_test", "_ocr"):
+    plain = VIEW.sub("", task)
+    for suffix in ("", "_confirm", "_validation", "_val", "_img", "_en_dev", "_image", "_test", "_ocr"):
         if suffix and not plain.endswith(suffix):
             continue
         name = SHORT_NAMES.get(plain.removesuffix(suffix))

@@ -32,6 +32,11 @@ PAIRED = (
     "the units of all tasks (arms of several seeds: twice the median p of their pairs); p (Holm): corrected for all "
     "comparisons of the budget."
 )
+CLAIMS = (
+    "Each claim says that one arm retains more than another. yes: the paired 95 % interval of the difference of Avg. "
+    "retained is above 0 and p < 0.05 after Holm's correction over all claims and budgets (exact sign test; arms of "
+    "several seeds: twice the median p of their pairs); no: reversed: the same for the other arm; not shown: neither."
+)
 PUBLISHED = (
     "Published numbers (italics) are copied from the papers where model, benchmark, metric and budget agree. Averages "
     "are not compared: the papers average over two benchmarks that are measured differently here."
@@ -73,6 +78,26 @@ def paired_columns(counts: str) -> list[Column]:
         Column("p", p_value("p_value")),
         Column("p (Holm)", p_value("p_holm"), needs="p_holm"),
     ]
+
+
+def claims_table(results: Results) -> Table:
+    """The experiment's claims: pairs of arms, their paired difference at each budget, and whether the claim holds."""
+    return build_claims(plain_lines(results.claims))
+
+
+def build_claims(lines: list[dict[str, Any]]) -> Table:
+    """The table of claims from lines with the columns of `statistics.claims`."""
+    columns = [
+        Column("claim", text("claim"), left=True),
+        Column("arm", text("arm"), left=True),
+        Column("retained", value("retained"), unit="%", level=WIDE),
+        Column("compared with", text("against"), left=True),
+        Column("retained", value("retained_against"), unit="%", level=WIDE),
+        Column("difference", interval("difference", "low", "high", difference=True), unit="(points)"),
+        Column("p (Holm)", p_value("p_holm")),
+        Column("holds", text("holds"), left=True),
+    ]
+    return build("claims", "Claims", columns, lines, caption=CLAIMS)
 
 
 def _discordant(line: Line) -> str:

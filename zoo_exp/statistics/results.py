@@ -3,7 +3,7 @@
 `Results` is all that `report/` and `tracking/` read. Modules of this package in reading order: `arm_rows` (which
 arms share a row), `alignment` (the same questions under every arm), `tallies` (metrics as sums),
 `bootstrap` and `intervals` (methods), `estimates` (one task), `comparisons` (pairs of rows), `frame` (the table),
-then `contribution`, `difficulty` and `details`.
+then `claims`, `equal_flops`, `contribution`, `difficulty` and `details`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,12 @@ from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS, MOST_UNDEFINED
+from zoo_exp.statistics.claims import decide
 from zoo_exp.statistics.comparisons import Contest, above_budget, compare
 from zoo_exp.statistics.contribution import contributions
 from zoo_exp.statistics.details import details
 from zoo_exp.statistics.difficulty import split
+from zoo_exp.statistics.equal_flops import match
 from zoo_exp.statistics.estimates import TaskEstimate, estimate
 from zoo_exp.statistics.focus import Judges, focus_rows, outcomes
 from zoo_exp.statistics.frame import AVERAGE, Table, build_frame
@@ -61,6 +63,8 @@ class Results:
             select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
         comparisons: the best row of each budget compared with each other row: difference of the retained averages in
             percentage points, its paired interval, exact test, and the p value after Holm's correction.
+        claims: what the data say about the experiment's claims (see `claims.decide`).
+        equal_flops: layer selectors beside input selectors of about the same cost (see `equal_flops.match`).
         notes: notes for readers: missing arms, excluded questions, few units, missing intervals.
         draws: bootstrap draws.
         seed: seed of the draws.
@@ -92,6 +96,8 @@ class Results:
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
+    claims: pd.DataFrame = field(default_factory=pd.DataFrame)
+    equal_flops: pd.DataFrame = field(default_factory=pd.DataFrame)
     units: Mapping[str, Scale] = field(default_factory=dict)
     not_applicable: frozenset[tuple[str, str]] = frozenset()
     rows: tuple[ArmRow, ...] = ()
@@ -124,6 +130,7 @@ def compute(
     arms: Sequence[Mapping[str, Any]],
     draws: int = DRAWS,
     seed: int = 0,
+    claims: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
     """Compute every number of an experiment's tables.
 
@@ -136,6 +143,7 @@ def compute(
             arms of the records in order of appearance.
         draws: bootstrap draws.
         seed: seed of the draws.
+        claims: mappings with `claim`, `arm` and `against` (rows without their budget).
 
     Raises:
         MissingFileError: none of the tasks has records.
@@ -179,11 +187,14 @@ def compute(
     samples_of = [task.samples for task in computed]
     above = above_budget(rows, samples_of)
     table = Table(rows, computed, reference, above)
+    frame, contest = build_frame(table, timings), table.contest
     return Results(
         experiment=experiment,
         tasks=[task.task.name for task in computed],
-        frame=build_frame(table, timings),
-        comparisons=compare(rows, table.contest, above),
+        frame=frame,
+        comparisons=compare(rows, contest, above),
+        claims=decide(claims, rows, contest, above),
+        equal_flops=match(rows, frame, contest),
         notes=[
             *notes,
             *_untimed(rows, timings),
@@ -200,7 +211,7 @@ def compute(
             (task, row.label) for task, arm in usable.left_out for row in rows if arm in row.members
         ),
         rows=tuple(rows),
-        contest=table.contest,
+        contest=contest,
         above=frozenset(above),
     )
 

@@ -5,8 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo_exp.embedded.shipped import FOLDERS
-from zoo_exp.embedded.world2.plan import PLANS, Plan, plan_for
+from zoo_exp.embedded.world2.plan import Plan, plan_for
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 _OWN_KEYS = ("model", "out", "start", "device", "threads", "rows", "export")
@@ -39,8 +38,6 @@ def parse_overrides(overrides: list[str]) -> tuple[Plan, dict[str, str]]:
         else:
             raise UnknownNameError("setting of embedded train", key, (*_OWN_KEYS, *numbers))
     name = settings.get("model", "embedded")
-    if name in FOLDERS and name not in PLANS:  # embedded_world2 is what `embedded` makes on world 2
-        name = "embedded"
     for key in ("threads", "rows"):
         if not settings.get(key, "1").isdigit() or int(settings.get(key, "1")) < 1:
             raise InvalidValueError(f"{key}={settings[key]}: give a whole number from 1 on")

@@ -18,6 +18,7 @@ from zoo_exp.embedded.world2.lexicon import (
     VOCAB_ROWS,
     make_tokenizer_2,
 )
+from zoo_exp.errors import InvalidValueError
 
 VISION_PATCH, MERGE, WINDOW = 4, 2, 32  # px, patches, px: a token is 8 x 8 px, a window 4 x 4 tokens
 VISION_WIDTH, VISION_DEPTH, VISION_HEADS_2 = 64, 6, 4
@@ -68,9 +69,14 @@ def make_qwen(seed: int = 0, decoder: nn.Module | None = None) -> Any:
         model = Qwen2_5_VLForConditionalGeneration(config)
         _initialise(model)
     if decoder is not None:
-        missing, extra = model.model.language_model.load_state_dict(decoder.state_dict(), strict=False)
+        depth = len(model.model.language_model.layers)
+        if len(decoder.layers) != depth:
+            raise InvalidValueError(
+                f"the decoder to start from has {len(decoder.layers)} layers, embedded_qwen has {depth}: give a LLaVA "
+                "before its layers were doubled (start=runs/embedded/shallow; training saves it), or start=scratch"
+            )
+        missing, _ = model.model.language_model.load_state_dict(decoder.state_dict(), strict=False)
         # Qwen's projections have biases, which start at zero.
-        assert not extra
         assert all(name.endswith("_proj.bias") for name in missing), missing
         model.tie_weights()
     return model

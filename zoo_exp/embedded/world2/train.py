@@ -21,7 +21,7 @@ from zoo_exp.errors import InvalidValueError, MissingFileError
 
 START_WORLD_1 = "world1"
 # The smallest budget of each model's configuration: what the report's random arm keeps.
-SMALLEST = {"embedded": 8, "embedded_next": 10, "embedded_qwen": 14}
+SMALLEST = {"embedded": 4, "embedded_next": 10, "embedded_qwen": 7}
 
 
 def make_learner(plan: Plan, start: str | None = None) -> Learner:
@@ -31,7 +31,7 @@ def make_learner(plan: Plan, start: str | None = None) -> Learner:
         plan: the plan.
         start: `world1` (world 1's weights), `scratch`, or the folder of a saved model of world 2 (the same model,
             or for embedded_next and embedded_qwen a LLaVA whose weights or decoder are taken). None takes
-            `world1` for embedded, and the shipped embedded_world2 for the others.
+            `world1` for embedded, and the shipped `embedded` for the others.
 
     Raises:
         InvalidValueError: a model of another world, or of another kind.
@@ -46,7 +46,7 @@ def make_learner(plan: Plan, start: str | None = None) -> Learner:
     if start == START_WORLD_1:
         source: Any = make_llava(plan.seed)
     else:
-        source = load_start(str(shipped_folder("embedded_world2")) if start is None else start, plan.model)
+        source = load_start(str(shipped_folder("embedded")) if start is None else start, plan.model)
     family = source.config.model_type
     if plan.model == "embedded_next":
         return NextLearner(plan, source if family == "llava_next" else make_next(source, plan.seed))
