@@ -103,7 +103,7 @@ BUDGETS = {  # model: supplement C.2
 }
 OWN_BUDGETS = {
     "estimators": ["16", "8"], "hyperparameters": ["8"], "low_rank": ["16", "8"], "proxy_correlation": ["16"],
-    "variants": ["16", "8"], "embedded_nine": ["16", "8"], "qwen25_vl_7b": ["0.2", "0.1", "0.05"],
+    "variants": ["16", "8"], "embedded_nine": ["48", "16"], "qwen25_vl_7b": ["0.2", "0.1", "0.05"],
 }  # fmt: skip
 MODELS = {name: name.partition("_")[2] for name in ARMS if name.startswith("table")} | {
     "qwen25_vl_7b": "qwen25_vl_7b"
