@@ -4,13 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_exp.api import Results, compare, load_run, run
     from zoo_exp.models.loading import load_model
     from zoo_exp.models.pruning import attach, detach, pruned
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attach", "detach", "load_model", "pruned"]
+__all__ = [
+    "Results",
+    "__version__",
+    "attach",
+    "compare",
+    "detach",
+    "load_model",
+    "load_run",
+    "pruned",
+    "run",
+]
 
 _LAZY = {
+    "Results": "zoo_exp.api",
+    "compare": "zoo_exp.api",
+    "load_run": "zoo_exp.api",
+    "run": "zoo_exp.api",
     "attach": "zoo_exp.models.pruning",
     "detach": "zoo_exp.models.pruning",
     "load_model": "zoo_exp.models.loading",

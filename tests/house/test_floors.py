@@ -16,6 +16,7 @@ FLOORS = {
     "zoo_exp.cli": 6,
     "zoo_exp._cli": 6,
     "zoo_exp.__main__": 6,
+    "zoo_exp.api": 6,
     "zoo_exp.pipeline": 5,
     "zoo_exp.rehearsal": 5,
     "zoo_exp.workbench": 5,
