@@ -140,11 +140,36 @@ def test_data_parallel_is_refused_with_what_to_give():
         zoo_exp.attach(nn.DataParallel(model), "divprune", 2)
 
 
+@pytest.fixture
+def one_process():
+    """A process group of this process alone."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_fsdp_is_refused_with_what_to_give(one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    model, _ = made("llava")
+    wrapped = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    with pytest.raises(InvalidValueError, match="FullyShardedDataParallel cannot be pruned"):
+        zoo_exp.attach(wrapped, "divprune", 2)
+    model, _ = made("internvl")
+    fully_shard(model.model.language_model.layers[0], mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(InvalidValueError, match="fully_shard has split its weights"):
+        zoo_exp.attach(model, "divprune", 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "inside"])
 def test_a_compiled_model_is_never_silently_unpruned(when):
     """The compiled call is refused, `generate` is pruned, and after the block the compiled call is whole again."""
-    model, given = made("llava")
+    model = tiny_model("llava", layers=1)  # tracing takes long
+    given = tiny_inputs(model, [OWN["llava"]])
     with torch.no_grad():
         plain = model(**given).logits
         compiled = torch.compile(model, backend="eager")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.chat import Chat, user_turn
+from zoo_exp.tasks.images import eight_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,4 +80,4 @@ def _image(value: Any, name: str) -> "Image":
         raise InvalidValueError(
             f"sample {name}: expected an image, got {type(value).__name__}; videos and audio are not supported"
         )
-    return value.convert("RGB")
+    return eight_bits(value).convert("RGB")

@@ -30,7 +30,17 @@ def held_model(model: Any) -> Any:
         return held_model(inner)
     if callable(getattr(model, "get_base_model", None)):  # PEFT
         return held_model(model.get_base_model())
+    if isinstance(model, nn.Module) and any(map(_is_sharded, model.modules())):
+        raise InvalidValueError(
+            f"{name} cannot be pruned: fully_shard has split its weights, which generate and a selector cannot read "
+            "outside of forward. Prune a model that was not sharded, on one device or with device_map='auto'"
+        )
     return model
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether `torch.distributed.fsdp.fully_shard` was applied, which replaces the class of a module."""
+    return any(c.__name__ == "FSDPModule" for c in type(module).__mro__)
 
 
 def forget_compiled(model: Any) -> None:

@@ -156,7 +156,7 @@ def _rgb(image: "Image", where: str) -> "Image":
             image = ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data say nothing about the orientation; the pixels are as good as before
         log.debug(f"{where}: the EXIF data cannot be read")
-    return _bounded(_eight_bits(image).convert("RGB"), where)
+    return _bounded(eight_bits(image).convert("RGB"), where)
 
 
 def _too_large(where: str, given: str) -> InvalidValueError:
@@ -165,7 +165,7 @@ def _too_large(where: str, given: str) -> InvalidValueError:
     )
 
 
-def _eight_bits(image: "Image") -> "Image":
+def eight_bits(image: "Image") -> "Image":
     """Grey values of more than 8 bits scaled to 0..255, as Pillow does for 16-bit colours; `convert` would clip them.
 
     16-bit integers keep their upper byte. Wider integers and floats have no fixed range: 0..1 (floats), 0..255 and
