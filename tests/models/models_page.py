@@ -27,7 +27,30 @@ HEAD = """# Models
 that puts one placeholder per visual token into the prompt. Three families have an adapter of their own. All others
 share one, which finds what it needs by inspection and proves it by value.
 
-The columns:
+## What is tested
+
+| family | images | video | batch | int8 | compile | PEFT | vLLM |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| LLaVA-1.5 (`llava`) | tested | no | tested | tested | tested | tested | no |
+| LLaVA-NeXT (`llava_next`) | tested | no | tested | tested | not tested | not tested | no |
+| Qwen2.5-VL (`qwen2_5_vl`) | tested | tested | tested | tested | not tested | not tested | no |
+| Qwen2-VL (`qwen2_vl`) | tested | tested | tested | not tested | not tested | not tested | no |
+| Qwen3-VL (`qwen3_vl`) | tested | tested | tested | tested | not tested | tested | no |
+| InternVL (`internvl`) | tested | frames as images | tested | tested | not tested | not tested | no |
+| LLaVA-OneVision (`llava_onevision`) | tested | tested | tested | not tested | not tested | not tested | no |
+| LLaVA-NeXT-Video (`llava_next_video`) | tested | tested | tested | not tested | not tested | not tested | no |
+| Gemma 3 (`gemma3`) | tested | no | tested | tested | not tested | not tested | no |
+| SmolVLM (`smolvlm`) | tested | frames as images | tested | not tested | not tested | not tested | no |
+| Idefics3, Mistral 3, PaliGemma | tested | no | tested | not tested | not tested | not tested | no |
+| all other types | below | below | below | not tested | not tested | not tested | no |
+
+*int8*: linear layers with weights in int8 and a scale per row, as bitsandbytes keeps them; bitsandbytes itself, and its
+4-bit weights, are not tested. *compile*: `generate` of a model given to `torch.compile`; calls that read images inside
+compiled code are refused. DataParallel and FSDP (`FullyShardedDataParallel`, `fully_shard`) are refused. Offloading and
+`device_map` over several devices (accelerate) are not tested. *frames as images*: the processor gives the frames of a
+video as images, each with a budget of its own; not tested with videos.
+
+The columns of the next table:
 
 * **keep all**: with every token kept, logits and generated ids are those of the unpruned model, bit for bit.
 * **pruned**: largest difference of the logits of 8 greedy steps from a prompt that never held the dropped tokens

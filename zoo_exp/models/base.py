@@ -188,7 +188,12 @@ class VLMAdapter:
         Raises:
             InvalidValueError: the placeholders of a row do not match whole images, or images are left over.
         """
-        return grouped(rows == self.image_token_id, images)
+        by_row = grouped(rows == self.image_token_id, images)
+        return [self.regrouped(ids, mine) for ids, mine in zip(rows, by_row, strict=True)]
+
+    def regrouped(self, ids: Tensor, images: list[VisualTokens]) -> list[VisualTokens]:
+        """The images of one prompt [L], where a model gives something else than one tensor per image."""
+        return images
 
     def with_questions(
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor

@@ -16,6 +16,7 @@ from zoo_exp.models.capture import Capture
 from zoo_exp.models.generic_projector import Found, candidates, find_projector, parts_of
 from zoo_exp.models.generic_prompt import GRIDS, prune_prepared
 from zoo_exp.models.generic_support import READ_ON, check_type, find_parts
+from zoo_exp.models.generic_tiles import regrouped
 from zoo_exp.models.prompt import PrunedPrompt
 
 _OF_PROJECTOR = frozenset({"features", "projector"})
@@ -69,7 +70,7 @@ class GenericAdapter(VLMAdapter):
     def collect(
         self, capture: Capture, pooled: Sequence[Tensor], call: Mapping[str, Any], needs: frozenset[str]
     ) -> list[VisualTokens]:
-        """One entry per image (or tile, where the model gives one tensor per tile).
+        """One entry per tensor that the model gives: per image, tile or prompt (see `regrouped`).
 
         Raises:
             InvalidValueError: a need that this family cannot fill; the message says why, and which selectors work.
@@ -132,6 +133,10 @@ class GenericAdapter(VLMAdapter):
         stacked = torch.stack([level.reshape(-1, level.shape[-1]) for level in flat])
         parts = stacked.split([image.count for image in images], dim=1)
         return [replace(image, deepstack=part) for image, part in zip(images, parts, strict=True)]
+
+    def regrouped(self, ids: Tensor, images: list[VisualTokens]) -> list[VisualTokens]:
+        """Images of one prompt, where the model gives tiles, or all images of a prompt together."""
+        return regrouped(self.family_name, ids, self.image_token_id, images)
 
     def prune(
         self,

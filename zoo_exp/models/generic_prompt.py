@@ -16,6 +16,7 @@ from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.attention_masks import read_mask
 from zoo_exp.models.base import VLMAdapter, count_positions
+from zoo_exp.models.generic_tiles import by_tile
 from zoo_exp.models.llm_call import all_states, cut_call
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, keep_mask
 from zoo_exp.models.segments import Segment, first_position, whole_prompt
@@ -110,7 +111,7 @@ def _no_pixels(name: str, given: Any, images: Sequence[VisualTokens], adapter: V
 
 def _outputs(images: Sequence[VisualTokens], *, by_image: bool) -> list[SimpleNamespace]:
     """What `get_image_features` may have given, in the forms that families have."""
-    rows = [image.projected for image in images]
+    rows = [tile.projected for image in images for tile in by_tile(image)]
     flat = torch.cat(rows)
     levels = [image.deepstack for image in images if image.deepstack is not None]
     forms: list[Any] = [rows, flat]

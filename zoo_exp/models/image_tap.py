@@ -247,7 +247,9 @@ class ImageTap:
         rows: list[list[_Unit]] = [[] for _ in ids]
         for kind in kinds:
             slots = placeholders(adapter, ids, [kind], among=kinds)
-            for b, mine in enumerate(grouped(slots, self._seen.of(kind) or [], kind)):
+            for b, given in enumerate(grouped(slots, self._seen.of(kind) or [], kind)):
+                images = [one for one in given if isinstance(one, VisualTokens)]
+                mine = given if kind == "video" else [*adapter.regrouped(ids[b], images)]
                 flat = [f for unit in mine for f in (unit.frames if isinstance(unit, Video) else (unit,))]
                 filled = iter(adapter.with_prompt([flat], ids[b : b + 1], real[b : b + 1], needs)[0])
                 columns = slots[b].nonzero().squeeze(1).split([unit.count for unit in mine])

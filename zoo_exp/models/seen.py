@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_exp.core.tokens import VisualTokens
+from zoo_exp.models.generic_tiles import by_tile
 
 CELL = 14  # pixels per token cell of a tiled image
 GAP = 1  # empty columns between the base image and its tiles
@@ -56,6 +57,9 @@ def seen(
     """
     pixels = inputs.get("pixel_values")
     if tokens.tile is not None and tokens.grid is None:
+        tiles = by_tile(tokens)  # of a family without newlines
+        if len(tiles) > 1:
+            return seen_all(tiles, original, inputs, processor, number)
         return _tiled(tokens.tile.cpu().numpy(), original, pixels, number, processor)
     if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != tokens.count:
         return None
