@@ -77,6 +77,19 @@ def test_a_quantised_projector_scores_as_its_dequantised_weights(family):
     torch.testing.assert_close(scores[0], scores[1], rtol=0.05, atol=0.01 * float(scores[0].abs().max()))
 
 
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_tokens_that_visionzip_merges_pass_a_quantised_projector(family):
+    """It projects features itself, which must not be cast to the integers of the weights."""
+    logits = []
+    for keep_integers in (False, True):
+        model, given = made(family)
+        quantised(model, keep_integers)
+        with zoo_exp.pruned(model, "visionzip", 4) as pruning, torch.no_grad():
+            logits.append(model(**given).logits[:, -1])
+        assert pruning.kept_tokens == [4]
+    torch.testing.assert_close(logits[0], logits[1], rtol=0.05, atol=0.01 * float(logits[0].abs().max()))
+
+
 @pytest.mark.parametrize("family", ["llava", "internvl"])
 def test_dynamic_quantisation(family):
     model, given = made(family)
