@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # More overrides for the demo, such as OVERRIDES="limit=10 out=elsewhere"; it asks 38 units per task at two budgets, the experiment 100 at five.
 OVERRIDES ?=
 
-.PHONY: help demo test test-fast test-oldest lint format
+.PHONY: help demo test test-fast rehearse test-oldest lint format
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,6 +20,9 @@ test: $(VENV)/.installed-test ## install the test tools, then run all tests in t
 
 test-fast: $(VENV)/.installed-test ## the same without the tests marked slow or slurm: under 3 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow and not slurm"
+
+rehearse: $(VENV)/.installed ## run every experiment on slim checkpoints and made-up data, with checks: under 4 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m zoo_exp rehearse $(OVERRIDES)
 
 test-oldest: ## test the engine with the oldest supported transformers, installed in build/oldest (minutes)
 	PYTHON=$(PYTHON) tests/models/oldest_transformers.sh build/oldest
