@@ -263,7 +263,8 @@ def generate(
     inside: LayerSelector | None = None
     layers: LayerPruned | None = None
     started = time.perf_counter()
-    # Checks of features are deferred, so that the host can queue the prefill while the vision encoder is running.
+    # Checks of features are deferred: each would make the host wait for the GPU. tests/models/test_device_discipline.py
+    # has the waits that remain before the prefill, each with its reason.
     with deferred_checks():
         if isinstance(selector, LayerSelector):
             inside, selected = probe.layer_selector(selector), keep_all(batch.tokens)
