@@ -172,6 +172,23 @@ def test_the_papers_arms_on_llava_next_have_its_projector():
         assert not any("projector" in a.options for a in compose([f"+exp={name}"]).arms)
 
 
+def test_an_arm_that_is_left_out_is_said(capsys, monkeypatch):
+    from zoo_exp import cli
+    from zoo_exp.evaluation import sources
+
+    why = "sparsevlm is left out on llava_next_7b: the release has no schedule for tiles"
+    experiment = compose(["+exp=table3_llava_next_7b", "data=default"])
+    assert experiment.left_out == (why,)
+    assert compose(["+exp=table3_llava_next_7b", "model=embedded"]).left_out == ()
+    assert cli.main(["show", "exp=table3_llava_next_7b"]) == 0
+    assert f"# {why}\n" in capsys.readouterr().out
+    said = []
+    monkeypatch.setattr(sources, "_check_model", lambda model: False)
+    monkeypatch.setattr(sources, "_check_data", lambda experiment: False)
+    sources.check(experiment, said.append)
+    assert said == [why]
+
+
 @pytest.mark.parametrize("name", sorted(set(ARMS) - WITHOUT_CONTROLS))
 def test_every_study_has_controls_at_every_budget(name):
     arms = compose([f"+exp={name}"]).arms

@@ -43,6 +43,8 @@ def show(args: argparse.Namespace) -> int:
     print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
     for budget in dict.fromkeys(arm.budget for arm in experiment.arms if arm.budget is not None):
         print(f"# budget {budget}: {budget.meaning()}")
+    for sentence in experiment.left_out:
+        print(f"# {sentence}")
     print(experiment.to_yaml(), end="")
     cells, basis = _cells(experiment)
     print(f"# hours and memory_gib: {basis}")

@@ -75,6 +75,17 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         question=config.question,
         overrides=tuple(texts),
         claims=tuple(config.claims),
+        left_out=_left_out(config),
+    )
+
+
+def _left_out(config: RunConfig) -> tuple[str, ...]:
+    """Arms that the experiment leaves out on the model's family, and why, one sentence each."""
+    family = config.model.family
+    return tuple(
+        f"{arm.label or arm.selector} is left out on {config.model.name}: {arm.without[family]}"
+        for arm in config.arms
+        if family in arm.without
     )
 
 

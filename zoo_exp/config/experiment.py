@@ -92,6 +92,7 @@ class Experiment:
         out: parent folder of the run folders.
         fresh: start anew: recorded answers of this and of earlier runs are set aside.
         overrides: the command line, so that results show how to reproduce them.
+        left_out: arms of the experiment's file that the model's family does not have, and why.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Experiment:
     question: str = ""
     overrides: tuple[str, ...] = ()
     claims: tuple[ClaimConfig, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """One cell per task, in the order of `tasks`."""

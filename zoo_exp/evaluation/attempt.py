@@ -151,6 +151,13 @@ class Attempt:
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
         module = self.module = PrunedVLM(loaded, self.folder, cache)
+        if module.costs is None and self.trainer.is_global_zero:
+            kind = loaded.model.config.model_type
+            self.console.print(
+                f"model type {kind} has no formula for FLOPs: their columns stay empty",
+                style="dim",
+                soft_wrap=True,
+            )
         progress = RunProgress(self.console, module, self.trainer.world_size)
         if self.trainer.is_global_zero:
             self.console.print(

@@ -18,7 +18,7 @@ from zoo_exp.evaluation.running_scores import RunningScores
 from zoo_exp.evaluation.sample_batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.work import Work
 from zoo_exp.evaluation.writer import CellWriter
-from zoo_exp.measure.cost_model import CostModel
+from zoo_exp.measure.cost_model import costs_of
 from zoo_exp.measure.counted_selectors import LayerFlops, SelectorCosts
 from zoo_exp.models.answering import (
     DEFAULT_NEW_TOKENS,
@@ -69,7 +69,7 @@ class PrunedVLM(lightning.LightningModule):
         super().__init__()
         self.encode = loaded.adapter.encode if cache is None else cache.encode
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
-        self.costs, self.selector_costs = CostModel(loaded.model.config), SelectorCosts()
+        self.costs, self.selector_costs = costs_of(loaded.model.config), SelectorCosts()
         self.work: Work | None = None
         self.started = False
         self.recorded = self.recorded_in_cell = 0
@@ -240,7 +240,7 @@ class PrunedVLM(lightning.LightningModule):
     ) -> tuple[list[Record], Timing, Chosen]:
         """Records, timing and selections of one arm on samples that it has not answered yet."""
         selector, settings = self.selectors[arm.id], self.task.generation
-        flops = LayerFlops(self.costs.text)
+        flops = None if self.costs is None else LayerFlops(self.costs.text)
         generated = generate(
             self.loaded,
             encoded,
@@ -255,9 +255,14 @@ class PrunedVLM(lightning.LightningModule):
             do_sample=False,
         )
         answers = generated.read(self.loaded, settings.until)
-        spent = flops.rows(generated)
-        if spent is None:
-            spent = [self.selector_costs.of(selector, images, arm.budget) for images in encoded.tokens]
+        spent: list[int | None] = [None] * len(samples)
+        if flops is not None:
+            inside = flops.rows(generated)
+            spent = (
+                [self.selector_costs.of(selector, images, arm.budget) for images in encoded.tokens]
+                if inside is None
+                else list(inside)
+            )
         records = [
             self._record(arm, *row) for row in zip(samples, answers, encoded.tokens, spent, strict=True)
         ]
@@ -277,16 +282,25 @@ class PrunedVLM(lightning.LightningModule):
         return records, timing, mask_rows.shown(samples, encoded.tokens, generated)
 
     def _record(
-        self, arm: Arm, sample: Sample, answer: Answer, images: Sequence[VisualTokens], select_flops: int
+        self,
+        arm: Arm,
+        sample: Sample,
+        answer: Answer,
+        images: Sequence[VisualTokens],
+        select_flops: int | None,
     ) -> Record:
         """The record of one answer.
 
-        Its FLOPs are those of this answer alone: vision encoder, projector, selector with its scores, prefill, decode.
+        Its FLOPs are those of this answer alone: vision encoder, projector, selector with its scores, prefill, decode;
+        None where the family has no formula.
         """
         parts = self.task.score(sample.doc, answer.text)
         length, counts = answer.prompt_tokens, answer.layer_tokens
         depth = length if counts is None else [length - answer.kept_tokens + count for count in counts]
-        stages = self.costs.stages(images, depth, answer.new_tokens)
+        total = prefill = None
+        if self.costs is not None:
+            stages = self.costs.stages(images, depth, answer.new_tokens)
+            total, prefill = stages.total + (select_flops or 0), stages.prefill
         return Record(
             **self._question(arm, sample),
             response=answer.text,
@@ -297,9 +311,9 @@ class PrunedVLM(lightning.LightningModule):
             n_visual=sum(image.count for image in images),
             prompt_tokens=length,
             new_tokens=answer.new_tokens,
-            flops_tflop=round((stages.total + select_flops) / 1e12, 9),
-            prefill_tflop=round(stages.prefill / 1e12, 9),
-            selector_tflop=round(select_flops / 1e12, 9),
+            flops_tflop=_tflop(total),
+            prefill_tflop=_tflop(prefill),
+            selector_tflop=_tflop(select_flops),
         )
 
     def _write(self, batch: Batch, encoded: EncodedBatch, older_than: float = 0.0) -> None:
@@ -326,3 +340,7 @@ class PrunedVLM(lightning.LightningModule):
         """Wait for the GPU, so that measured times include its work; a CPU needs no waiting."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _tflop(flops: int | None) -> float | None:
+    return None if flops is None else round(flops / 1e12, 9)

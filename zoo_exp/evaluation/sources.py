@@ -32,12 +32,14 @@ def check(experiment: Experiment, tell: Callable[[str], object] = print) -> None
 
     Args:
         experiment: from `zoo_exp.config.compose`.
-        tell: receives one sentence if the hub is needed but cannot be reached.
+        tell: receives a sentence for each arm that is left out, and one if the hub is needed but cannot be reached.
 
     Raises:
         MissingFileError: a missing folder, or a folder that lacks required files.
         InvalidValueError: a file where a folder is expected, or pickled weights.
     """
+    for sentence in experiment.left_out:
+        tell(sentence)
     asks_hub = _check_model(experiment.model)
     asks_hub |= _check_data(experiment)
     problem = hub.go_offline_if_unreachable() if asks_hub else None

@@ -10,7 +10,7 @@ import torch
 from zoo_exp.core.budget import Budget
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.measure.bench_rows import Conditions, Row
-from zoo_exp.measure.cost_model import CostModel, PaperCosts, StageFlops
+from zoo_exp.measure.cost_model import PaperCosts, StageFlops, costs_of
 from zoo_exp.measure.memory import PeakMemory, is_out_of_memory
 from zoo_exp.measure.stages import SELECTOR, FlopProbe, Outcome, answer, exclusive
 from zoo_exp.measure.timing import StageClock, marks_for
@@ -208,7 +208,8 @@ class _Runs:
             outcome = self._answer(counter)
         flops = exclusive(counter.flops, outcome.inside)
         counted_selector = int(flops["score"] + flops["select"]) // self.batch_size
-        self.facts["flops"] = replace(self._flops(outcome), select=counted_selector)
+        known = self._flops(outcome)
+        self.facts["flops"] = None if known is None else replace(known, select=counted_selector)
         self.facts["counted_flops"] = int(sum(flops.values())) // self.batch_size
 
     def _answer(self, probe: Any) -> Outcome:
@@ -220,9 +221,14 @@ class _Runs:
             )
         return outcome
 
-    def _flops(self, outcome: Outcome) -> StageFlops:
-        """FLOPs of one response, on average, from shapes; `select` is None if the selector has no formula."""
-        costs, rows = CostModel(self.loaded.model.config), len(outcome.tokens)
+    def _flops(self, outcome: Outcome) -> StageFlops | None:
+        """FLOPs of one response, on average, from shapes; None if the model family has no formula.
+
+        `select` is None if the selector has none.
+        """
+        costs, rows = costs_of(self.loaded.model.config), len(outcome.tokens)
+        if costs is None:
+            return None
         input_selector = None if outcome.inside else self.selector
         options = (self.plan.new_tokens, input_selector, self.arm.budget, self.selector.captures)
         stages = [
@@ -239,8 +245,8 @@ class _Runs:
         )
 
     def _paper_flops(self, outcome: Outcome) -> int | None:
-        """FLOPs of one response by the paper's formulas, which do not cover layer selectors."""
-        if outcome.inside:
+        """FLOPs of one response by the paper's formulas, which do not cover layer selectors and other families."""
+        if outcome.inside or costs_of(self.loaded.model.config) is None:
             return None
         costs, n_visual = PaperCosts(self.loaded.model.config), _visual(outcome)
         return sum(costs.answer(n, outcome.length, self.selector) for n in n_visual) // len(n_visual)

@@ -17,7 +17,7 @@ from zoo_exp.core.budget import Budget
 from zoo_exp.embedded.shipped import is_shipped, shipped_folder
 from zoo_exp.errors import ZooExpError
 from zoo_exp.measure import earlier_times
-from zoo_exp.measure.cost_model import CostModel
+from zoo_exp.measure.cost_model import CostModel, costs_of
 from zoo_exp.measure.machine import Machine
 from zoo_exp.models.families import architecture, known_architectures, model_class_name
 from zoo_exp.models.loading import DTYPES, LoadedModel, keep_layers
@@ -241,7 +241,7 @@ def of_experiment(
     loaded: LoadedModel | None = None,
     device: torch.device | None = None,
 ) -> Estimate | None:
-    """The cost of an experiment's missing answers; None where the model's configuration is not on this machine.
+    """The cost of an experiment's missing answers; None without its configuration, or a formula for it.
 
     Args:
         experiment: the experiment.
@@ -256,6 +256,8 @@ def of_experiment(
             return None
         config, weights, dtype = known
         estimator = Estimator(model, config, weights, dtype, Machine.expected(weights, dtype))
+    elif costs_of(loaded.model.config) is None:
+        return None
     else:
         weights = float(sum(one.nbytes for one in loaded.model.parameters()))
         dtype = loaded.model.dtype

@@ -130,6 +130,12 @@ class CostModel:
         )
 
 
+def costs_of(config: Any) -> CostModel | None:
+    """The FLOPs of a model; None for families without a formula, whose encoders and decoders are of every make."""
+    adapter = adapter_class(config.model_type)
+    return CostModel(config) if adapter.family else None
+
+
 def selector_flops(selector: Any, tokens: VisualTokens, budget: BudgetLike) -> int | None:
     """FLOPs of selecting from one image by the selector's formula, or None if it has none.
 

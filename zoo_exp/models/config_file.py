@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
+from zoo_exp.models.config_values import check_values
 from zoo_exp.models.families import adapter_class, architecture, known_architectures
 from zoo_exp.models.weight_files import check_config, check_snapshot
 
@@ -80,5 +81,6 @@ def load_config(path: str, name: str, weights: str, hub: dict[str, Any]) -> Any:
         )
     adapter_class(str(raw.get("model_type")))
     check_config(raw, name)
+    check_values(raw, name)
     with reading(name, "its config.json is no configuration of a model"):
         return AutoConfig.from_pretrained(path, **hub)
