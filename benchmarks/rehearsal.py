@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
@@ -70,10 +71,10 @@ def build(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     slim.make("llava15_7b", folder, weights=False)
     config = architecture(MODEL)
-    settings = json.loads((folder / "config.json").read_text())
-    whole = {**config.to_dict(), "architectures": ["LlavaForConditionalGeneration"], "dtype": "bfloat16"}
-    whole["image_token_id"] = settings["image_token_id"]
-    (folder / "config.json").write_text(json.dumps(whole, indent=1))
+    made_here = transformers.AutoConfig.from_pretrained(folder)
+    config.image_token_id = made_here.image_token_id  # of the tokenizer
+    config.architectures, config.dtype = ["LlavaForConditionalGeneration"], torch.bfloat16
+    config.save_pretrained(folder)
     shapes = published_shapes(config)
     total = sum(BYTES * math.prod(shape) for _, shape in shapes)
     shards: list[Shapes] = [[] for _ in range(SHARDS)]
@@ -93,8 +94,6 @@ def build(folder: Path) -> int:
 
 def published_shapes(config: Any) -> Shapes:
     """Keys and shapes of the published checkpoint."""
-    import transformers
-
     with torch.device("meta"):
         model = transformers.LlavaForConditionalGeneration(config)
     shapes = []
