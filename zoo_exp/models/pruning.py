@@ -42,7 +42,7 @@ class Pruning:
 
     @property
     def selections(self) -> list[list[Selection]]:
-        """Selections of an input selector for the last prompt, by row and image."""
+        """Selections of an input selector for the last prompt, by row; images and videos in prompt order."""
         return self._engine.tap.selections if self._engine.tap is not None else []
 
     @property
@@ -97,7 +97,8 @@ def pruned(
     Args:
         model: a Hugging Face vision-language model (docs/models.md), or the result of `load_model`.
         selector: name of a selector, or a selector.
-        budget: visual tokens to keep per image: a count (64) or a keep ratio (0.111, "11.1%").
+        budget: visual tokens to keep per image or video: a count (64) or a keep ratio (0.111, "11.1%"); "16/frame" for
+            every frame of a video.
         seed: seed of stochastic selectors, combined with the number of the image in its prompt.
         positions: `contiguous` or `original`; None for the default of the model family.
         self_check: for families without their own adapter, run the language model on the first prompt with every token
