@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from zoo_exp._cli import bench
 from zoo_exp.cli import main
@@ -97,6 +98,15 @@ def test_a_bench_writes_its_table_and_figures(tmp_path, monkeypatch, capsys):
     assert [line["arm"] for line in lines] == ["full", "random @5", "zoo multiply @5"] * 2
     assert [line["batch_size"] for line in lines] == ["1"] * 3 + ["2"] * 3
     assert json.loads((folder / "bench.json").read_text())["provenance"]["torch"]
+
+
+def test_the_configuration_is_printed_with_the_settings_of_the_bench(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "_load", lambda experiment, device: pytest.fail("the model is not loaded"))
+    assert main(["bench", "--cfg", "job", "budget=16", "batch=[1,8]", f"out={tmp_path / 'none'}"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["bench"]["batch"] == [1, 8]
+    assert [arm["row"] for arm in shown["arms"]][:2] == ["full", "divprune @16"]
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_budget_that_prunes_nothing_is_refused(tmp_path, monkeypatch, capsys):

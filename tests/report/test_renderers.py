@@ -1,6 +1,7 @@
 """Every table has the same title, headers, cells, caption and notes in all five outputs."""
 
 import csv
+import dataclasses
 import html as html_module
 import io
 import re
@@ -186,6 +187,26 @@ def test_narrow_terminals_show_fewer_columns_and_name_the_others(make_whole_run)
         assert set(missing) <= set(table.headers)
         assert ("mean score %" in missing) == (width < 120)
     assert {column.level for column in table.columns} == {0, USUALLY, WIDE}
+
+
+def test_a_bench_is_readable_at_80_columns():
+    names = ("full", "zoo closed_form multiply @16", "zoo multiply rank=128 @32/tile", "divprune @16")
+    rows = [
+        dataclasses.replace(row, arm=arm, batch_size=batch)
+        for batch in (1, 16)
+        for row, arm in zip(bench_rows() * 2, names, strict=True)
+    ]
+    table = bench_table(rows)
+    for width, all_columns in ((80, False), (240, True)):
+        console = Console(file=io.StringIO(), width=width)
+        renderers.print_table(table, console)
+        text = console.file.getvalue()
+        assert max(map(len, text.splitlines())) <= width
+        assert "\u2026" not in text
+        for word in ("batch", "kept", "selector", "end to end", "prefill speed-up", "end-to-end speed-up"):
+            assert all(part in text for part in word.split())
+        assert text.splitlines()[4].startswith("full  ") or text.splitlines()[5].startswith("full  ")
+        assert ("(paper): formula of the paper" in " ".join(text.split())) == all_columns
 
 
 def test_a_row_of_another_budget_starts_a_group():

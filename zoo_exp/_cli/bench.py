@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="overrides of `run`, and benchmark settings"
     )
+    parser.add_argument("--cfg", choices=("job",), help="print the configuration and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
     parser.set_defaults(handler=bench)
@@ -75,6 +76,11 @@ def bench(args: argparse.Namespace) -> int:
     experiment = compose(overrides, args.config_dir)
     plan = _plan(settings)
     image = parse_image(settings["image"])
+    if args.cfg == "job":
+        import yaml
+
+        print(experiment.to_yaml() + yaml.safe_dump({"bench": settings}, sort_keys=False), end="")
+        return 0
     check_writable(experiment.out)
     check_sources(experiment)
     device = device_for(experiment.trainer.accelerator)

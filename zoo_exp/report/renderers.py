@@ -68,8 +68,16 @@ def print_table(table: Table, console: Console, title: str | None = None) -> Non
     left_out = [header for header in table.headers if header not in shown.headers]
     if left_out:
         console.print(Text(f"Not shown at this width: {', '.join(left_out)}.", style="dim"))
-    for line in filter(None, (table.caption, *table.notes)):
+    # A note that begins with a part of a header in brackets explains that column.
+    notes = [n for n in table.notes if not _of(n, left_out) or _of(n, shown.headers)]
+    for line in filter(None, (table.caption, *notes)):
         console.print(Text(line, style="dim"))
+
+
+def _of(note: str, headers: Iterable[str]) -> bool:
+    """Whether a note begins with a bracket that ends one of the headers."""
+    mark = note.partition(":")[0]
+    return mark.startswith("(") and any(header.endswith(mark) for header in headers)
 
 
 def _width(table: Table, console: Console) -> int:

@@ -11,6 +11,7 @@ from zoo_exp.measure.stages import STAGES
 from zoo_exp.report.tabular import DASH, USUALLY, Cell, Column, Line, Table, build, count
 
 SUMS = ("selector", "ttft", "end_to_end", "decode_per_token")
+PAPER = "(paper)"
 NOTES = (
     "Times: median over the timed passes of one batch (90th percentile in bench.csv). vision: vision encoder, "
     "including what the selector captures from it. first token: from the vision encoder to the first logits, "
@@ -18,7 +19,7 @@ NOTES = (
     "Speed-ups are relative to the arm full at the same batch size; that of the prefill includes the selector's time. "
     "GFLOP, TFLOP: FLOPs per answer over all stages, 1 multiply-add = 2 FLOPs. memory: highest peak of any stage "
     "above the model's weights.",
-    "(paper): formula of the paper, for comparison only: " + "; ".join(REASONS) + ".",
+    f"{PAPER}: formula of the paper, for comparison only: " + "; ".join(REASONS) + ".",
 )
 
 
@@ -42,10 +43,13 @@ def bench_table(rows: Sequence[Row]) -> Table:
         Column("first token", _time("ttft"), unit="ms", level=USUALLY),
         Column("end to end", _time("end_to_end"), unit="ms"),
         Column(
-            "selector share", _number(lambda row: 100 * row.selector_share.p50, "{:.1f}".format), unit="%"
+            "selector share",
+            _number(lambda row: 100 * row.selector_share.p50, "{:.1f}".format),
+            unit="%",
+            level=USUALLY,
         ),
         Column("prefill speed-up", lambda line: line["prefill_gain"]),
-        Column("end-to-end speed-up", lambda line: line["end_to_end_gain"], level=USUALLY),
+        Column("end-to-end speed-up", lambda line: line["end_to_end_gain"]),
         Column("", lambda line: _scaled(line["flops"], scale), unit=unit, level=USUALLY),
         Column(
             "", lambda line: _scaled(line["row"].paper_flops, scale), unit=f"{unit} (paper)", level=USUALLY
