@@ -7,16 +7,17 @@ from PIL import Image
 from tiny_families import tiny_family, tiny_prompt
 
 import zoo_exp
+from zoo_exp import tasks
 from zoo_exp.config.arms import expand
 from zoo_exp.config.schema import ArmConfig
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.embedded.benchmarks import rows
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.seen import seen_all
 from zoo_exp.overlays import darkened, overlaid
+from zoo_exp.tasks import data
 from zoo_exp.workbench.panels import draw_panels, panel_table
 from zoo_exp.workbench.questioner import Questioner
 
@@ -28,7 +29,8 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def scene():
-    return next(iter(rows("vqav2", limit=1)))["image"]
+    task = tasks.get("world2_vqav2")
+    return task.images(data.load(task, None, 1)[0])[0]
 
 
 def asked(loaded, scene):

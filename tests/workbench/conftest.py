@@ -3,7 +3,8 @@
 import pytest
 
 import zoo_exp
-from zoo_exp.embedded.benchmarks import rows
+from zoo_exp import tasks
+from zoo_exp.tasks import data
 
 
 @pytest.fixture(scope="session")
@@ -12,8 +13,15 @@ def embedded():
 
 
 @pytest.fixture(scope="session")
-def scene():
-    return next(iter(rows("vqav2", limit=1)))["image"]
+def questions():
+    """Three rows of a task of the embedded model."""
+    rows = data.load(tasks.get("world2_vqav2"), None, 3)
+    return [rows[number] for number in range(3)]
+
+
+@pytest.fixture(scope="session")
+def scene(questions):
+    return tasks.get("world2_vqav2").images(questions[0])[0]
 
 
 @pytest.fixture

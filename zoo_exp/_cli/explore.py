@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PORT, HOST = 7860, "127.0.0.1"
 SAMPLES = 10
 """Images to choose from."""
+SCENES = ("world2_gqa", "world2_vqav2", "world2_textvqa", "world2_mmmu")
+"""Tasks whose images are offered where no task of the model is in the package."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,27 +102,29 @@ def start(texts: Sequence[str], config_dirs: Sequence[str] = ()) -> "Server":
     from zoo_exp.workbench.server import Server
     from zoo_exp.workbench.studio import Studio
 
-    studio = Studio(experiment, load, samples(browser))
+    studio = Studio(experiment, load, samples(browser, experiment.tasks))
     server = Server(studio, browser, settings["host"], settings["port"])
     if browser is None:  # with a run, the model is loaded by the first question, if there is one
         threading.Thread(target=studio.prepare, daemon=True).start()
     return server
 
 
-def samples(browser: Any) -> list[Any]:
-    """Images to choose from: those of the run, or scenes of the embedded world."""
+def samples(browser: Any, names: Sequence[str]) -> list[Any]:
+    """Images to choose from: those of the run, or of the embedded benchmarks among the tasks `names`."""
     from zoo_exp.workbench.studio import Sample
 
     if browser is not None:
         items = browser.masked_images(SAMPLES)
         return [Sample(item.image, item.question, item.reference) for item in items]
     from zoo_exp import tasks
-    from zoo_exp.embedded.benchmarks import rows
+    from zoo_exp.tasks import data
 
+    own = [task for task in map(tasks.get, names) if task.source.kind == "embedded"]
     found: list[Any] = []
-    for task in map(tasks.get, ("embedded_vqav2", "embedded_gqa", "embedded_textvqa")):
-        for doc in rows(task.source.config, limit=SAMPLES // 3 + 1):
-            found.append(Sample(task.images(doc)[0], task.question(doc), str(task.reference(doc))))
+    for task in own or [tasks.get(name) for name in SCENES]:
+        rows = data.load(task, None, 2, fewer=True)
+        docs = [rows[number] for number in range(min(2, len(rows)))]
+        found += [Sample(task.images(doc)[0], task.question(doc), str(task.reference(doc))) for doc in docs]
     return found[:SAMPLES]
 
 
