@@ -99,7 +99,7 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, script, seconds=60):
+    def wait(self, script, seconds=180):
         """Wait until an expression is true."""
         until = time.monotonic() + seconds
         while not self.evaluate(script):
