@@ -94,6 +94,29 @@ def test_an_image_that_the_processor_refuses(tmp_path, sources, monkeypatch):
     assert f"{len(refused)} of 3 questions not applicable to any arm" in printed.replace("\n", " ")
 
 
+def test_a_bad_aspect_ratio_on_the_real_processor(tmp_path):
+    """Qwen2.5-VL takes up to 200 to 1."""
+    from types import SimpleNamespace
+
+    from PIL import Image
+
+    from zoo_exp.models.loading import load_model
+
+    folder = slim.make("qwen25_vl_7b", tmp_path, weights=False)
+    processor = load_model(folder, weights="random", layers=1).processor
+    task = SimpleNamespace(content=lambda doc, family: [Image.new("RGB", doc["size"]), "Is there a dog?"])
+    sizes = [(640, 480), (2000, 9), (480, 640)]
+    samples = [SimpleNamespace(id=str(size), doc={"size": size}) for size in sizes]
+    batch = Collate(task, processor, "qwen2_5_vl")(samples)
+    assert [sample.id for sample in batch.samples] == ["(640, 480)", "(480, 640)"]
+    assert len(batch.inputs["input_ids"]) == 2
+    ((sample, reason),) = batch.refused
+    assert sample.id == "(2000, 9)"
+    assert reason.startswith("the processor refuses the image of 2000 x 9 pixels: ")
+    alone = Collate(task, processor, "qwen2_5_vl")(samples[1:2])
+    assert (alone.samples, alone.inputs, len(alone.refused)) == ([], {}, 1)
+
+
 def test_a_processor_that_refuses_a_whole_batch_for_another_reason_is_an_error():
     class Processor:
         image_processor = staticmethod(lambda images, return_tensors: {})
