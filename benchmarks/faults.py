@@ -5,7 +5,7 @@
 
 Everything runs in forked children of one process that has loaded its libraries and the embedded model, so that a fault
 costs its own time and no imports. Whatever is random is drawn from `--seed`. What counts as different is the content of
-records.jsonl, records.csv, masks.jsonl and the mask images, and which answers have a timing.
+records.jsonl, records.csv, kept.parquet, masks.jsonl and the mask images, and which answers have a timing.
 """
 
 import argparse
@@ -63,6 +63,7 @@ def left_behind(out: Path) -> dict[str, Any]:
         "records.jsonl",
         "records.csv",
         "masks.jsonl",
+        "kept.parquet",
         *sorted(f"masks/{p.name}" for p in (folder / "masks").iterdir()),
     ]
     timed = {(t.task, t.arm_id, sample) for t in reading.timings(folder) for sample in t.sample_ids}
@@ -92,7 +93,7 @@ class Tally:
         found = left_behind(out)
         self.episodes, self.kills, self.codes = self.episodes + 1, self.kills + kills, self.codes + wrong
         self.records += different(found, expected, "records", "timed", "strange")
-        self.masks += different(found, expected, "masks")
+        self.masks += different(found, expected, "masks", "kept")
 
     def row(self) -> str:
         """A line of a Markdown table."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
-from zoo_exp.evaluation import launch, stop
+from zoo_exp.evaluation import launch, mask_drawing, stop
 from zoo_exp.evaluation.attempt import Attempt
 from zoo_exp.files import naming, remove_leftovers
 from zoo_exp.quiet import quieten
@@ -48,7 +48,8 @@ def run(experiment: Experiment, console: Console | None = None, tasks: Collectio
             start_anew(experiment, console)
         code = _answer(experiment, attempt, callbacks, alone=tasks is None and trainer.world_size == 1)
         if code == 0 and (tasks is None or _is_last(experiment, console)):
-            finish(experiment, console, attempt.missing, time.perf_counter() - started)
+            processor = attempt.module.loaded.processor if attempt.module else None
+            finish(experiment, console, attempt.missing, time.perf_counter() - started, processor)
         return code
 
 
@@ -87,7 +88,13 @@ def start_anew(experiment: Experiment, console: Console) -> None:
         )
 
 
-def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: float = 0.0) -> None:
+def finish(
+    experiment: Experiment,
+    console: Console,
+    answers: int = 0,
+    seconds: float = 0.0,
+    processor: Any = None,
+) -> None:
     """Merge and report an experiment whose cells are complete.
 
     Args:
@@ -95,10 +102,11 @@ def finish(experiment: Experiment, console: Console, answers: int = 0, seconds: 
         console: receives tables and messages.
         answers: number of new answers; 0 if a finished run is shown again.
         seconds: time that they took.
+        processor: of the model, for masks; None loads it where it is needed.
     """
     with naming(experiment.run_dir), lock.waiting(experiment.run_dir, "finish"):
         merge.merge_run(experiment)
-        _report(experiment, console, answers, seconds)
+        _report(experiment, console, answers, seconds, processor)
 
 
 def _is_last(experiment: Experiment, console: Console) -> bool:
@@ -112,7 +120,9 @@ def _is_last(experiment: Experiment, console: Console) -> bool:
     return not left and bool(folder.journals(experiment.run_dir, folder.RECORDS))
 
 
-def _report(experiment: Experiment, console: Console, answers: int, seconds: float) -> None:
+def _report(
+    experiment: Experiment, console: Console, answers: int, seconds: float, processor: Any = None
+) -> None:
     """Write submissions and tables, log to W&B, and print where the results are."""
     tasks = {name: get_task(name) for name in experiment.tasks}
     records = reading.records(experiment.run_dir, damaged=[])
@@ -120,6 +130,9 @@ def _report(experiment: Experiment, console: Console, answers: int, seconds: flo
         console.print(f"submission file: {path}", soft_wrap=True, highlight=False, markup=False)
     if all(task.submission_only for task in tasks.values()):
         return  # only the server of the benchmark can score these
+    problem = mask_drawing.draw_differing(experiment.run_dir, experiment.seed, processor)
+    if problem:
+        console.print(problem, style="dim", markup=False, soft_wrap=True)
     summary.write(
         experiment.run_dir,
         experiment.name,

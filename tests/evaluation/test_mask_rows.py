@@ -6,6 +6,7 @@ import pytest
 
 from zoo_exp import cli
 from zoo_exp.config import compose
+from zoo_exp.evaluation.mask_rows import QUESTIONS
 
 RUN = [
     "selector=[full,blind,divprune,fastv,sparsevlm,dart]", "budget=28", "task=embedded_pope", "limit=5",
@@ -39,4 +40,4 @@ def test_masks_of_layer_selectors_show_the_tokens_at_the_last_layer(rows):
             assert all(0.7 * last <= len(each) <= last < 144 for each in left[name]), name
             assert len({tuple(each) for each in left[name]}) > 1, name
     assert all(len(each) < 144 for each in left["sparsevlm"])
-    assert len(rows) == 5
+    assert len(rows) >= QUESTIONS

@@ -65,7 +65,7 @@ def test_an_arm_without_a_schedule_for_some_images(tmp_path, sources):
 def test_an_image_that_the_processor_refuses(tmp_path, sources, monkeypatch):
     from zoo_exp.models import loading
 
-    load, sizes = loading._processor, []
+    load, sizes = loading.processor_of, []
 
     def refusing(*args, **kwargs):
         processor = load(*args, **kwargs)
@@ -82,7 +82,7 @@ def test_an_image_that_the_processor_refuses(tmp_path, sources, monkeypatch):
         processor.image_processor.__class__ = Refusing
         return processor
 
-    monkeypatch.setattr(loading, "_processor", refusing)
+    monkeypatch.setattr(loading, "processor_of", refusing)
     _, rows, printed = run(tmp_path, sources, "selector=[full,divprune]")
     refused = {r["sample_id"] for r in rows if "not_applicable" in r}
     assert 0 < len(refused) < 3

@@ -34,7 +34,13 @@ def run(out, *more):
 
 def left_behind(run_dir):
     """Everything that galleries, tables and the report are made of, and what must not be there."""
-    files = ["records.jsonl", "records.csv", "masks.jsonl", *(f"masks/{p.name}" for p in images(run_dir))]
+    files = [
+        "records.jsonl",
+        "records.csv",
+        "kept.parquet",
+        "masks.jsonl",
+        *(f"masks/{p.name}" for p in images(run_dir)),
+    ]
     timed = {(t.task, t.arm_id, sample) for t in reading.timings(run_dir) for sample in t.sample_ids}
     strange = [p for p in run_dir.rglob("*") if p.name.endswith((".tmp", ".damaged"))]
     return {name: (run_dir / name).read_bytes() for name in files} | {"timed": timed, "strange": strange}
@@ -78,7 +84,7 @@ def test_an_undisturbed_run_has_masks_images_and_a_timing_of_every_record(whole)
 def test_masks_and_timings_are_on_disk_before_their_records(whole):
     """The order of the writes of every batch; a record says that nothing of its question is missing."""
     _, operations = whole
-    kinds = ("masks-", "timings-", "records-")
+    kinds = ("kept-", "masks-", "timings-", "records-")
     synced = [kind for name, path in operations if name == "fsync" for kind in kinds if f"/{kind}" in path]
     assert synced == list(kinds) * 4  # two batches in each of two tasks
 

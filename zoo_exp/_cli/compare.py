@@ -8,14 +8,19 @@ leaves it, stands for the newest run that has the arm.
 Examples:
   python -m zoo_exp compare runs/sanity --arms "zoo multiply @16" "random @16"
   python -m zoo_exp compare runs/table1/A runs/table1/B                every arm on two models
-  python -m zoo_exp compare runs/mine --arms "mine @16" "divprune @16" --changed 20
+  python -m zoo_exp compare runs/mine --arms "mine @16" "divprune @16" --changed 20 --masks
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo_exp.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from zoo_exp.statistics.compare_runs import Comparison
 
 CHANGED = 5
 """Questions shown by default."""
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks",
         action="store_true",
-        help="draw the kept tokens of these questions (compare.png in the run folder)",
+        help="draw the kept tokens of these questions (compare_masks.png in each run folder)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -66,6 +71,7 @@ def compare(args: argparse.Namespace) -> int:
 
     found = compare_runs(args.runs, args.arms)
     changed = args.changed if args.changed is not None else CHANGED if len(found.pairs) == 1 else 0
+    drawn = _draw(found, changed) if args.masks else []
     if args.json:
         print(json.dumps(document(found, changed), indent=1, allow_nan=False, ensure_ascii=False))
     elif args.csv:
@@ -85,4 +91,28 @@ def compare(args: argparse.Namespace) -> int:
             for note in all_notes(found):
                 console.print(f"Note: {note}")
             console.print("Each task: --md, --csv or --json, or --arms with fewer arms")
+    for path in drawn:
+        print(f"masks: {path}", file=sys.stderr if args.json or args.csv or args.md else sys.stdout)
     return 0
+
+
+def _draw(found: "Comparison", changed: int) -> list[Path]:
+    """Draw the changed questions of all pairs, one figure per run, with the arms that are compared."""
+    from zoo_exp.evaluation.mask_drawing import Drawing
+    from zoo_exp.report.mask_figures import draw_questions
+
+    if not changed:
+        raise InvalidValueError("--masks draws the questions that changed: add --changed N")
+    wanted: dict[str, list[str]] = {}
+    for pair in found.pairs:
+        for task, sample in pair.changed.head(changed)[["task", "sample_id"]].itertuples(index=False):
+            wanted.setdefault(task, []).append(sample)
+    wanted = {task: list(dict.fromkeys(samples)) for task, samples in wanted.items()}
+    paths = []
+    for run in found.runs if wanted else []:
+        arms = [place.row.row for pair in found.places for place in pair if place.run == run.folder]
+        Drawing(run.folder).draw(wanted)
+        path = run.folder / "compare_masks.png"
+        draw_questions(run.folder, wanted, list(dict.fromkeys(arms)), path)
+        paths.append(path)
+    return paths

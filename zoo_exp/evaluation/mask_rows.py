@@ -1,4 +1,7 @@
-"""Kept-token masks of the first questions of each task, for galleries and W&B."""
+"""What every arm kept of the images of a batch, and images of the first questions of each task for W&B and galleries.
+
+`mask_drawing` draws those of other questions from what is recorded here.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +14,13 @@ from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.sample_batches import Batch, Sample
 from zoo_exp.files import replaced
 from zoo_exp.models.answering import Generated
-from zoo_exp.models.seen import seen
+from zoo_exp.models.seen import layout_of, seen
 from zoo_exp.runs import folder
+from zoo_exp.runs.kept import Kept, KeptRow
 from zoo_exp.runs.records import MaskArm, MaskRow, Record
 from zoo_exp.tasks.base import Task
 
-QUESTIONS = 12  # of each task: enough to find one on which arms disagree
+QUESTIONS = 4  # of each task, while it runs
 
 
 def wanted(sample: Sample, images: Sequence[VisualTokens]) -> bool:
@@ -27,18 +31,45 @@ def wanted(sample: Sample, images: Sequence[VisualTokens]) -> bool:
 def shown(
     samples: Sequence[Sample], tokens: Sequence[Sequence[VisualTokens]], generated: Generated
 ) -> dict[str, list[Selection]]:
-    """Sample id -> the selections that its mask shows, by image; for a layer selector the tokens at its last layer.
-
-    Those take time to work out, so this happens only if some sample of the batch gets a mask.
-    """
+    """Sample id -> the kept tokens, by image; for a layer selector those at its last layer."""
     selections = generated.selected.selections
-    masks = [wanted(*pair) for pair in zip(samples, tokens, strict=True)]
-    if generated.layers is not None and any(masks):
+    if generated.layers is not None:
         selections = [
-            [Selection(torch.tensor(row, dtype=torch.long))] if mask else chosen
-            for row, mask, chosen in zip(generated.layers.left(), masks, selections, strict=True)
+            _by_image(row, [image.count for image in images])
+            for row, images in zip(generated.layers.left(), tokens, strict=True)
         ]
     return {sample.id: chosen for sample, chosen in zip(samples, selections, strict=True)}
+
+
+def _by_image(indices: Sequence[int], counts: Sequence[int]) -> list[Selection]:
+    """Indices through all images of a prompt, as one selection per image."""
+    found, start = [], 0
+    for count in counts:
+        own = [index - start for index in indices if start <= index < start + count]
+        found.append(Selection(torch.tensor(own, dtype=torch.long)))
+        start += count
+    return found
+
+
+def kept_row(
+    task: str,
+    cell: str,
+    arm_id: str,
+    samples: Sequence[Sample],
+    tokens: Sequence[Sequence[VisualTokens]],
+    chosen: Mapping[str, Sequence[Selection]],
+) -> KeptRow:
+    """What an arm kept of the images of some samples."""
+    kept = {}
+    for sample, images in zip(samples, tokens, strict=True):
+        indices: list[int] = []
+        start = 0
+        # An arm without an image, such as `blind`, has no selection.
+        for image, selection in zip(images, chosen[sample.id], strict=False):
+            indices += (selection.indices + start).tolist()
+            start += image.count
+        kept[sample.id] = Kept.of(" ".join(map(layout_of, images)), indices)
+    return KeptRow(task=task, cell=cell, arm_id=arm_id, kept=kept)
 
 
 def make(
@@ -83,16 +114,16 @@ def make(
                 question=mine[0].question,
                 reference=mine[0].reference,
                 grid=(int(view.grid[0]), int(view.grid[1])),
-                image=_write_image(run, task, sample, view.image),
+                image=write_image(run, task.name, sample.id, view.image),
                 arms=arms,
             )
         )
     return rows
 
 
-def _write_image(run: Path, task: Task, sample: Sample, image: Image.Image) -> str:
+def write_image(run: Path, task: str, sample: str, image: Image.Image) -> str:
     """Write the image that the model saw, once; its path inside the run folder."""
-    path = folder.mask_image(run, task.name, sample.id)
+    path = folder.mask_image(run, task, sample)
     if not path.exists():
         with replaced(path) as file:
             image.save(file, format="PNG")

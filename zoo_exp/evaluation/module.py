@@ -30,6 +30,7 @@ from zoo_exp.models.answering import (
 from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.runs.kept import KeptRow
 from zoo_exp.runs.records import Record, Timing
 
 WRITE_EVERY = 1.0
@@ -45,6 +46,7 @@ class _Rows:
     records: list[Record] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
+    kept: list[KeptRow] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -182,6 +184,10 @@ class PrunedVLM(lightning.LightningModule):
         self._rows.records += rows
         self._rows.timings.append(timing)
         self._rows.chosen.append(kept)
+        tokens = [encoded.tokens[place] for place in places]
+        self._rows.kept.append(
+            mask_rows.kept_row(self.task.name, self.cell.id, arm.id, samples, tokens, kept)
+        )
         self.running_scores.update(arm, rows)
         self.after_arm(arm, len(rows))
 
@@ -332,7 +338,7 @@ class PrunedVLM(lightning.LightningModule):
         masks = mask_rows.make(
             self.folder, self.task, batch, encoded.tokens, rows.records, rows.chosen, processor
         )
-        self._writer.write(masks, rows.timings, rows.records)
+        self._writer.write(masks, rows.timings, rows.records, rows.kept)
         self.recorded += len(rows.records)
         self.recorded_in_cell += len(rows.records)
 

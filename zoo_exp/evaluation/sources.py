@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp import tasks
 from zoo_exp.config.experiment import Experiment
@@ -110,6 +110,29 @@ def describe_model(model: ModelConfig) -> str:
     files = list(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
     return f"{model.name} ({size / 2**30:.1f} GiB in {len(files)} file{'s' if len(files) != 1 else ''})"
+
+
+def load_processor(model: ModelConfig) -> Any:
+    """The processor of a model without its weights.
+
+    Raises:
+        ZooExpError: no such checkpoint, or a damaged one.
+    """
+    from zoo_exp.embedded.shipped import shipped_folder
+    from zoo_exp.models.llava_protocol import use_protocol
+    from zoo_exp.models.config_file import load_config
+    from zoo_exp.models.loading import processor_of
+    from zoo_exp.models.pixels import bound_pixels
+
+    folder = Path(model.path).expanduser()
+    path = str(shipped_folder(model.path)) if is_shipped(model.path) else str(folder)
+    path = path if Path(path).is_dir() else model.path
+    hub = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    config = load_config(path, model.name, model.weights, hub)
+    processor = processor_of(path, model.name, config, hub, needed=True)
+    bound_pixels(processor, model.name, model.min_pixels, model.max_pixels)
+    use_protocol(processor, config, model.name, model.protocol)
+    return processor
 
 
 def _check_model(model: ModelConfig) -> bool:

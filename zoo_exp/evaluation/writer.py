@@ -1,4 +1,4 @@
-"""What one process writes for one cell: masks, timings and records, each to a journal of its own."""
+"""What one process writes for one cell: kept tokens, masks, timings and records, in a journal each."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,11 +6,12 @@ from types import TracebackType
 
 from zoo_exp.runs import folder
 from zoo_exp.runs.journal import Journal
+from zoo_exp.runs.kept import KeptRow
 from zoo_exp.runs.records import MaskRow, Record, Timing
 
 
 class CellWriter:
-    """The three journals of a cell.
+    """The journals of a cell.
 
     Args:
         run: the run folder.
@@ -19,15 +20,23 @@ class CellWriter:
     """
 
     def __init__(self, run: Path, cell: str, rank: int) -> None:
-        self._masks, self._timings, self._records = (
-            Journal(run, kind, cell, rank) for kind in (folder.MASKS, folder.TIMINGS, folder.RECORDS)
+        self._kept, self._masks, self._timings, self._records = (
+            Journal(run, kind, cell, rank)
+            for kind in (folder.KEPT, folder.MASKS, folder.TIMINGS, folder.RECORDS)
         )
 
-    def write(self, masks: Iterable[MaskRow], timings: Iterable[Timing], records: Iterable[Record]) -> None:
+    def write(
+        self,
+        masks: Iterable[MaskRow],
+        timings: Iterable[Timing],
+        records: Iterable[Record],
+        kept: Iterable[KeptRow] = (),
+    ) -> None:
         """Write the rows of a batch; they are on disk when this returns.
 
-        Records come last: a recorded question is not asked again, so its masks and timings must be there by then.
+        Records come last: a recorded question is not asked again, so everything else must be there by then.
         """
+        self._kept.append(row.to_row() for row in kept)
         self._masks.append(row.to_row() for row in masks)
         self._timings.append(row.to_row() for row in timings)
         self._records.append(row.to_row() for row in records)
@@ -42,5 +51,5 @@ class CellWriter:
 
     def close(self) -> None:
         """Close the files; every row that was appended is on disk already."""
-        for journal in (self._masks, self._timings, self._records):
+        for journal in (self._kept, self._masks, self._timings, self._records):
             journal.close()

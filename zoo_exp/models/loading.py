@@ -160,7 +160,7 @@ def load_model(
             model = _pretrained(path, name, config, {**options, **hub, "device_map": device_map})
         if device is not None:
             model = _move(model, device)
-        processor = _processor(path, name, config, hub, needed=weights == "pretrained")
+        processor = processor_of(path, name, config, hub, needed=weights == "pretrained")
         if processor is not None:
             bound_pixels(processor, name, *pixels)
     model.eval()
@@ -257,7 +257,8 @@ def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
         return model_class._from_config(config, dtype=torch.float32 if dtype == "auto" else dtype, **options)
 
 
-def _processor(path: str, name: str, config: Any, hub: dict[str, Any], *, needed: bool) -> Any:
+def processor_of(path: str, name: str, config: Any, hub: dict[str, Any], *, needed: bool) -> Any:
+    """The processor of a checkpoint, as its files say; None if it is not `needed` and cannot be read."""
     processor_class = adapter_class(config.model_type).processor_class()
     if not needed and not Path(path).is_dir():
         hub = {**hub, "local_files_only": True}

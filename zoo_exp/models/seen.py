@@ -43,8 +43,51 @@ class Seen:
         return sorted(int(cell) for cell in cells if cell >= 0)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the visual tokens of an image lie: what `seen` needs to know of them, without the model.
+
+    Attributes:
+        count: number of tokens, N.
+        grid: rows and columns, or None.
+        tile: tile of each token as in `VisualTokens`, or None [N].
+    """
+
+    count: int
+    grid: tuple[int, int] | None = None
+    tile: Tensor | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Layout":
+        """From the text of `layout_of`."""
+        base, _, tiles = text.partition("+")
+        sides = [int(side) for side in base.split("x")]
+        if len(sides) == 1:
+            return cls(sides[0])
+        if not tiles:
+            return cls(sides[0] * sides[1], (sides[0], sides[1]))
+        rows, width = map(int, tiles.split("x"))
+        row = torch.tensor([1] * width + [-1])
+        tile = torch.cat([torch.zeros(sides[0] * sides[1], dtype=torch.long), row.repeat(rows)])
+        return cls(len(tile), None, tile)
+
+
+def layout_of(tokens: VisualTokens) -> str:
+    """The layout as a short text: `ROWSxCOLUMNS`, `SIDExSIDE+ROWSxWIDTH` with joined tiles, or the number of tokens."""
+    if tokens.tile is not None and tokens.grid is None:
+        shape = _tiles(tokens.tile.cpu().numpy())
+        return str(tokens.count) if shape is None else "{0}x{0}+{1}x{2}".format(*shape)
+    if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != tokens.count:
+        return str(tokens.count)
+    return f"{tokens.grid[0]}x{tokens.grid[1]}"
+
+
 def seen(
-    tokens: VisualTokens, original: Image.Image, inputs: Mapping[str, Any], number: int, processor: Any
+    tokens: VisualTokens | Layout,
+    original: Image.Image,
+    inputs: Mapping[str, Any],
+    number: int,
+    processor: Any,
 ) -> Seen | None:
     """The image of some visual tokens as the model saw it; None if they form no grid.
 
@@ -79,19 +122,11 @@ def _tiled(
     Tokens of the base image come first, then the rows of the joined tiles, each ended by a newline token. The tiles
     show the original at a higher resolution, because padding has been removed.
     """
-    base = int((tile == 0).sum())
-    side = round(base**0.5)
-    rest = tile[base:]
-    ends = np.flatnonzero(rest == -1)
-    rows = len(ends)
-    width = int(ends[0]) if rows else 0
-    whole = rows > 0 and width > 0 and np.array_equal(ends, width + (width + 1) * np.arange(rows))
-    if (
-        side * side != base
-        or (tile[:base] != 0).any()
-        or (len(rest) and not (whole and len(rest) == ends[-1] + 1))
-    ):
+    shape = _tiles(tile)
+    if shape is None:
         return None
+    side, rows, width = shape
+    base = side * side
     columns = side + (GAP + width if rows else 0)
     grid = max(side, rows), columns
     cells = np.full(len(tile), -1, np.int64)
@@ -109,6 +144,24 @@ def _tiled(
     if rows:
         canvas.paste(plain.resize((width * CELL, rows * CELL)), ((side + GAP) * CELL, 0))
     return Seen(canvas, grid, cells)
+
+
+def _tiles(tile: NDArray[np.int64]) -> tuple[int, int, int] | None:
+    """Side of the base image, and rows and width of the joined tiles (0, 0 without them); None for another order."""
+    base = int((tile == 0).sum())
+    side = round(base**0.5)
+    rest = tile[base:]
+    ends = np.flatnonzero(rest == -1)
+    rows = len(ends)
+    width = int(ends[0]) if rows else 0
+    whole = rows > 0 and width > 0 and np.array_equal(ends, width + (width + 1) * np.arange(rows))
+    if (
+        side * side != base
+        or (tile[:base] != 0).any()
+        or (len(rest) and not (whole and len(rest) == ends[-1] + 1))
+    ):
+        return None
+    return side, rows, width
 
 
 def _model_view(pixels: Tensor, processor: Any) -> Image.Image:
@@ -130,7 +183,7 @@ def _model_view(pixels: Tensor, processor: Any) -> Image.Image:
 
 
 def seen_all(
-    images: Sequence[VisualTokens],
+    images: Sequence[VisualTokens | Layout],
     original: Image.Image,
     inputs: Mapping[str, Any],
     processor: Any,

@@ -2,7 +2,7 @@
 
 * experiment.json, config.yaml: resolved configuration, versions and data revisions.
 * journals/KIND-CELL-rankR-NNN.jsonl: rows that are not merged yet, one file per cell, rank and attempt.
-* records.jsonl, records.csv, records.parquet, timings.jsonl, masks.jsonl: merged rows.
+* records.jsonl, records.csv, records.parquet, timings.jsonl, masks.jsonl, kept.parquet: merged rows.
 * masks/HASH.png: images of the questions in masks.jsonl.
 * cells/TASK.json, locks/NAME.lock: state of each cell, and lock files.
 * results.csv, results.json, results.md, masks.png, masks_BUDGET.png, submissions/, report/: created from the rows.
@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
-RECORDS, TIMINGS, MASKS = "records", "timings", "masks"
-KINDS = (RECORDS, TIMINGS, MASKS)
+RECORDS, TIMINGS, MASKS, KEPT = "records", "timings", "masks", "kept"
+KINDS = (RECORDS, TIMINGS, MASKS, KEPT)
 """Kinds of rows."""
 JOURNALS, CELLS, LOCKS, IMAGES = "journals", "cells", "locks", "masks"
 EXPERIMENT, CONFIG, TOKENS = "experiment.json", "config.yaml", "tokens.jsonl"
@@ -25,7 +25,7 @@ FRESH, ASIDE = "fresh", ".before"
 
 
 def merged(run: Path, kind: str, suffix: str = ".jsonl") -> Path:
-    """Merged rows of a kind; records also exist with the suffixes `.csv` and `.parquet`."""
+    """Merged rows of a kind; records also exist with the suffixes `.csv` and `.parquet`, kept tokens only with this."""
     return run / f"{kind}{suffix}"
 
 

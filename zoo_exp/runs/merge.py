@@ -27,7 +27,7 @@ from zoo_exp.files import (
     replaced,
     set_aside,
 )
-from zoo_exp.runs import folder, lock
+from zoo_exp.runs import folder, kept, lock
 from zoo_exp.runs.reading import join_masks, optional, without_collector
 from zoo_exp.runs.records import MaskRow, Record, Timing, record_row
 
@@ -76,9 +76,10 @@ class Members:
 
 
 def merge_run(experiment: Experiment) -> None:
-    """Merge records, masks and timings in the folder of an experiment."""
+    """Merge records, kept tokens, masks and timings in the folder of an experiment."""
     members = Members.of(experiment)
     merge(experiment.run_dir, members)
+    kept.merge(experiment.run_dir, members.arms)
     merge_masks(experiment.run_dir, members)
     merge_timings(experiment.run_dir, members)
 

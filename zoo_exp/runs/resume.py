@@ -18,6 +18,8 @@ from zoo_exp.registry import is_ours
 from zoo_exp.runs import anew, folder, manifest, reading
 from zoo_exp.runs.cells import Answered
 from zoo_exp.runs.journal import Journal
+from zoo_exp.runs.kept import Kept, KeptRow
+from zoo_exp.runs.kept import read as read_kept
 from zoo_exp.runs.records import MaskRow, Record
 
 
@@ -43,10 +45,14 @@ def adopt(
         try:
             records = _lacking(sibling, cells, wanted, have)
             masks = _masks_of(sibling, records)
+            kept = _kept_of(sibling, records)
         except (MissingFileError, InvalidValueError, OSError) as error:
             log.warning(f"no records are reused from {sibling}: {error}")
             continue
         # Records mark what is done, so they are written last.
+        for cell, batches in kept.items():
+            with Journal(run, folder.KEPT, cell) as journal:
+                journal.append(row.to_row() for row in batches)
         for cell, rows in masks.items():
             copied = [row.to_row() for row in rows if _copy_image(sibling / row.image, run / row.image)]
             with Journal(run, folder.MASKS, cell) as journal:
@@ -126,6 +132,24 @@ def _masks_of(sibling: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, 
             cell = places[row.task, row.sample_id, mine[0].arm_id]
             named = tuple(replace(arm, arm=labels[arm.arm_id]) for arm in mine)
             found.setdefault(cell, []).append(replace(row, cell=cell, arms=named))
+    return found
+
+
+def _kept_of(sibling: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, list[KeptRow]]:
+    """Cell id -> kept tokens behind the given records of a sibling, in one row for each arm."""
+    if not any(records.values()):
+        return {}
+    known = read_kept(sibling)
+    found: dict[str, list[KeptRow]] = {}
+    for cell, rows in records.items():
+        by_arm: dict[tuple[str, str], dict[str, Kept]] = {}
+        for row in rows:
+            kept = known.get((row["task"], row["sample_id"], row["arm_id"]))
+            if kept is not None:
+                by_arm.setdefault((row["task"], row["arm_id"]), {})[row["sample_id"]] = kept
+        found[cell] = [
+            KeptRow(task=task, cell=cell, arm_id=arm, kept=kept) for (task, arm), kept in by_arm.items()
+        ]
     return found
 
 

@@ -19,18 +19,27 @@ REFERENCE = "full"
 
 
 @dataclass(frozen=True)
+class Place:
+    """An arm and the run that it comes from."""
+
+    run: Path
+    row: ArmRow
+    rows: list[ArmRow]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` shows.
 
     Attributes:
         pairs: one comparison per pair of arms.
-        sides: the two arms of each pair, with the records of both.
+        places: the two arms of each pair, and the runs that they come from.
         runs: the runs that they come from, in the order in which they were given.
         notes: differences between the runs, such as their models.
     """
 
     pairs: list[Paired]
-    sides: list[tuple[Side, Side]]
+    places: list[tuple[Place, Place]]
     runs: list[Run]
     notes: list[str]
 
@@ -83,16 +92,7 @@ def compare_runs(
     if len(models) > 1:
         notes.insert(0, f"the models differ: {' and '.join(models)}")
     notes += [note for run in runs for note in run.notes]
-    return Comparison(pairs, sides, runs, notes)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """An arm and the run that it comes from."""
-
-    run: Path
-    row: ArmRow
-    rows: list[ArmRow]
+    return Comparison(pairs, chosen, runs, notes)
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class _Candidates:
         runs = [*newest, *(run for run in reversed(find_runs([path], every=True)) if run not in newest)]
         return cls(path, [(run, group(manifest.read(run)["experiment"]["arms"])) for run in runs])
 
-    def find(self, name: str) -> _Place:
+    def find(self, name: str) -> Place:
         """The arm of a name in the newest run that has it."""
         for run, rows in self.runs:
             row = find_row(rows, name)
             if row is not None:
-                return _Place(run, row, rows)
+                return Place(run, row, rows)
         known = dict.fromkeys(row.row for _, rows in self.runs for row in rows)
         raise UnknownNameError(f"arm of {self.path}", name, known)
 
@@ -139,7 +139,7 @@ def find_row(rows: Sequence[ArmRow], name: str) -> ArmRow | None:
     return fitting[0] if fitting else None
 
 
-def _of_one_run(found: _Candidates, arms: Sequence[str]) -> list[tuple[_Place, _Place]]:
+def _of_one_run(found: _Candidates, arms: Sequence[str]) -> list[tuple[Place, Place]]:
     if not arms:
         rows = found.runs[0][1]
         known = ", ".join(f'"{row.row}"' for row in rows)
@@ -152,7 +152,7 @@ def _of_one_run(found: _Candidates, arms: Sequence[str]) -> list[tuple[_Place, _
         others = [row for row in first.rows if row.budget == first.row.budget and row.row != first.row.row]
         if not others:
             raise InvalidValueError(f"no other arm has the budget of '{first.row.row}': name one with --arms")
-        return [(first, _Place(first.run, row, first.rows)) for row in others]
+        return [(first, Place(first.run, row, first.rows)) for row in others]
     pairs = [(first, other) for other in places[1:]]
     same = [
         other.row.row
@@ -164,7 +164,7 @@ def _of_one_run(found: _Candidates, arms: Sequence[str]) -> list[tuple[_Place, _
     return pairs
 
 
-def _of_two_runs(first: _Candidates, second: _Candidates, arms: Sequence[str]) -> list[tuple[_Place, _Place]]:
+def _of_two_runs(first: _Candidates, second: _Candidates, arms: Sequence[str]) -> list[tuple[Place, Place]]:
     if len(arms) > 2:
         raise InvalidValueError(
             f"--arms of two runs names an arm of each, or one that both have; got {len(arms)}"
@@ -178,7 +178,7 @@ def _of_two_runs(first: _Candidates, second: _Candidates, arms: Sequence[str]) -
         )
     by_key = {_key(row): row for row in others}
     pairs = [
-        (_Place(one, row, rows), _Place(other, by_key[_key(row)], others))
+        (Place(one, row, rows), Place(other, by_key[_key(row)], others))
         for row in rows
         if _key(row) in by_key
     ]
@@ -194,7 +194,7 @@ def _key(row: ArmRow) -> Any:
     return row.selector, row.options, row.budget
 
 
-def _side(place: _Place, run: Run, name: str | None) -> Side:
+def _side(place: Place, run: Run, name: str | None) -> Side:
     ids = {*place.row.members}
     full = next((row for row in place.rows if row.selector == REFERENCE), None)
     ids |= set(full.members if full is not None else ())
