@@ -118,3 +118,33 @@ def test_a_value_written_as_text_is_read_back_as_it_was(value):
     parsed = overrides.parse([f"key={as_text(value)}"])[0]
     assert not parsed.is_sweep_override()
     assert overrides.plain(parsed.value()) == value
+
+
+def test_a_list_of_models_is_an_axis_also_without_the_flag():
+    models = "model=[embedded,embedded_next]"
+    found = points(["selector=[full,zoo]", models, "budget=16", "task=embedded_pope"])
+    assert [point.experiment.model.name for point in found] == ["embedded", "embedded_next"]
+    assert found[0].overrides == ("selector=[full,zoo]", "budget=16", "task=embedded_pope", "model=embedded")
+    assert len(typed(["selector=zoo", models, "budget=16,8", "task=embedded_pope"])) == 4
+
+
+@pytest.mark.parametrize("value", ["[]", "[embedded,embedded]", "[embedded,{a:1}]"])
+def test_a_bad_list_of_models_is_refused(value):
+    with pytest.raises(InvalidValueError, match=r"listed twice|a list of names of models"):
+        points(["selector=zoo", "budget=16", f"model={value}"])
+
+
+def test_an_option_applies_to_the_selectors_that_have_it():
+    found = points(
+        ["selector=[full,zoo,divprune]", "budget=16", "selector.options.fusion=sum,none"], sweep=True
+    )
+    for point, fusion in zip(found, ("sum", "none"), strict=True):
+        options = {arm.selector: dict(arm.options) for arm in point.experiment.arms}
+        assert options["full"] == {}
+        assert options["zoo"]["fusion"] == fusion
+        assert point.experiment.notes == (
+            "selector.options.fusion applies to zoo; full, divprune have no option fusion",
+        )
+    with pytest.raises(UnknownNameError, match="unknown option of selector full 'fusio'"):
+        points(["selector=[full,divprune]", "budget=16", "selector.options.fusio=sum"])
+    assert points(["selector=zoo", "budget=16", "selector.options.fusion=sum"])[0].experiment.notes == ()

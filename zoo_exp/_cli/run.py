@@ -3,9 +3,10 @@
 Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean the same:
   +exp=NAME                     experiment file (list exps)
   model=NAME                    model (list models); model.layers=4 changes one of its fields
+  model=[A,B]                   several models: a run for each, and one table
   selector=NAME, [A,B]          selectors that replace the experiment's arms (list selectors);
                                 FILE.py:CLASS is your own
-  selector.options.KEY=VALUE    option of these selectors
+  selector.options.KEY=VALUE    option of those of these selectors that have it
   budget=16, [48,16], 11.1%     budgets that replace the experiment's; budget='<=64' keeps at most 64 tokens
   task=NAME, [A,B]              tasks or sets of tasks (list tasks); FILE.jsonl, .csv, .parquet is your own
   limit=N                       first N units of each task: questions, MME pairs, MMBench groups (limit=null: all)
@@ -23,7 +24,7 @@ Examples:
   python -m zoo_exp run +exp=ablation_fusion
   python -m zoo_exp run +exp=ablation_fusion limit=20 task=embedded_pope
   python -m zoo_exp run selector=[full,zoo] selector.seeds=1 budget=[32,16]
-  python -m zoo_exp run selector=zoo selector.options.fusion=none,sum,multiply -m    a sweep: one run per value
+  python -m zoo_exp run selector=zoo selector.options.fusion=none,sum,multiply -m    a sweep: a run per value, one table
   python -m zoo_exp run +exp=ablation_fusion model=llava_next_7b --cfg job           print the configuration
 """
 
@@ -43,6 +44,7 @@ from zoo_exp.evaluation import stop
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Experiment
+    from zoo_exp.config.sweep import Point
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +98,14 @@ def run(args: argparse.Namespace) -> int:
                 check_writable(cache, "cache.features")
     if stop.requested():
         return stopped()
-    if args.multirun:
+    for text in dict.fromkeys(text for point in found for text in point.experiment.notes):
+        note(text)
+    if args.multirun or len(found) > 1:
         flags = [text for folder in args.config_dir for text in ("--config-dir", folder)]
-        return sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
+        code = sweep([point.overrides for point in found], [*flags, *(["--debug"] if args.debug else [])])
+        if code != stop.EXIT_CODE and len(found) > 1:
+            sweep_table(found)
+        return code
     check_sources(found[0].experiment)
     from zoo_exp import pipeline
 
@@ -106,6 +113,17 @@ def run(args: argparse.Namespace) -> int:
         return stopped()
     code: int = pipeline.run(found[0].experiment)
     return code
+
+
+def sweep_table(found: "Sequence[Point]") -> None:
+    """Print and write the table of a sweep, of the points that have records."""
+    from zoo_exp.config.identity import digest
+    from zoo_exp.console import plain_console
+    from zoo_exp.report import sweep_report
+
+    runs = [point.experiment.run_dir for point in found]
+    folder = runs[0].parent / f"sweep_{digest(sorted(run.name for run in runs))}"
+    sweep_report.write(folder, [point.overrides for point in found], runs, plain_console())
 
 
 def stopped() -> int:

@@ -41,7 +41,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         InvalidValueError: a value that its key does not allow; several problems are listed at once.
         MissingFileError: a folder of `config_dirs` that does not exist.
     """
-    config = run_config(texts, config_dirs)
+    notes: list[str] = []
+    config = run_config(texts, config_dirs, notes)
     if config.model.family == AUTO:
         config.model.family = family_of(config.model.path, config.model.revision)
     problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
@@ -76,6 +77,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         overrides=tuple(texts),
         claims=tuple(config.claims),
         left_out=_left_out(config),
+        notes=tuple(notes),
     )
 
 
@@ -89,8 +91,15 @@ def _left_out(config: RunConfig) -> tuple[str, ...]:
     )
 
 
-def run_config(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> RunConfig:
+def run_config(
+    texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), notes: list[str] | None = None
+) -> RunConfig:
     """Compose files and overrides into the schema, without looking up the names of selectors and tasks.
+
+    Args:
+        texts: see `compose`.
+        config_dirs: see `compose`.
+        notes: takes what a user should know of how the overrides were applied.
 
     Raises:
         UnknownNameError, InvalidValueError, MissingFileError: see `compose`.
@@ -102,6 +111,8 @@ def run_config(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
         composed = _hydra(request, search_path)
         _refuse_unknown_keys(composed, [*files, search_path[0] / "config.yaml"])
         _replace_lists(composed, request, search_path)
+        if notes is not None:
+            notes += request.notes
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
         # A merge keeps the default where a file says ???, so both sides are checked.
         missing = sorted(OmegaConf.missing_keys(composed) | OmegaConf.missing_keys(merged))
@@ -138,8 +149,10 @@ def _quoted(folder: Path) -> str:
 def _replace_lists(config: DictConfig, request: overrides.Request, search_path: Sequence[Path]) -> None:
     """Replace the experiment's arms, tasks and budgets by those of `selector=`, `task=` and `budget=`."""
     if request.selectors is not None:
-        config.arms = [_arm_of(name, request, search_path) for name in request.selectors]
         config.claims = []  # they name rows of the arms that were replaced
+        arms = [_arm_of(name, request, search_path) for name in request.selectors]
+        _give_options(arms, request)
+        config.arms = arms
     if request.tasks is not None:
         config.tasks = [task for name in request.tasks for task in _tasks_of(name, search_path)]
     if request.task_metric is not None:
@@ -169,8 +182,27 @@ def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) 
         raise UnknownNameError("selector", name, known, selectors.REGISTRY.hint)
     arm: dict[str, Any] = folders.read(files[name]) if name in files else {"selector": name}
     options = arm.get("options")
-    merged = {**(options if isinstance(options, dict) else {}), **request.selector_options}
-    return {**arm, **request.selector_settings, "options": merged}
+    return {**arm, **request.selector_settings, "options": options if isinstance(options, dict) else {}}
+
+
+def _give_options(arms: Sequence[dict[str, Any]], request: overrides.Request) -> None:
+    """Set `selector.options.KEY` for the selectors that have the option; `request.notes` says which do not.
+
+    An option that none of them has goes to all, which is then refused with the names of the options that they have.
+    """
+    from zoo_exp import selectors
+
+    for option, value in request.selector_options.items():
+        having = [arm for arm in arms if option in selectors.options_of(str(arm.get("selector")))]
+        for arm in having or arms:
+            arm["options"] = {**arm["options"], option: value}
+        lacking = [str(arm.get("selector")) for arm in arms if arm not in having]
+        if having and lacking:
+            named = ", ".join(str(arm.get("selector")) for arm in having)
+            verb = "has" if len(lacking) == 1 else "have"
+            request.notes.append(
+                f"selector.options.{option} applies to {named}; {', '.join(lacking)} {verb} no option {option}"
+            )
 
 
 def _tasks_of(name: str, search_path: Sequence[Path]) -> list[str]:

@@ -93,6 +93,7 @@ class Experiment:
         fresh: start anew: recorded answers of this and of earlier runs are set aside.
         overrides: the command line, so that results show how to reproduce them.
         left_out: arms of the experiment's file that the model's family does not have, and why.
+        notes: what a user should know before it runs, such as an option that some selectors do not have.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Experiment:
     overrides: tuple[str, ...] = ()
     claims: tuple[ClaimConfig, ...] = ()
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """One cell per task, in the order of `tasks`."""

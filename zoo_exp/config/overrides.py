@@ -45,6 +45,8 @@ class Request:
     """Values of `selector.seeds=` and similar overrides, by field of `ArmConfig`."""
     selector_options: dict[str, Any] = field(default_factory=dict)
     budgets: list[Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of how the overrides were applied."""
 
 
 def parse(texts: Sequence[str], search_path: Sequence[Path] | None = None) -> list[Override]:

@@ -33,6 +33,8 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
     Axes are the comma-separated values of the command line (`budget=64,32`) and the `sweep:` node of the experiment
     file; an axis on the command line replaces the one of the same key there. Without `sweep` there is one point.
 
+    `model=[a,b]` is an axis as well, with and without `sweep`: an experiment has one model.
+
     Raises:
         InvalidValueError: comma-separated values without `-m`, an empty axis, more than `MAX_POINTS` points, or an
             invalid point.
@@ -40,6 +42,7 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
     """
     parsed = overrides.parse(texts, folders.search_path(config_dirs))
     swept = [override for override in parsed if override.is_sweep_override()]
+    models = _models(parsed)
     if not sweep:
         if swept:
             text = texts[parsed.index(swept[0])]
@@ -50,17 +53,43 @@ def points(texts: Sequence[str], config_dirs: Sequence[str | Path] = (), sweep: 
             raise InvalidValueError(
                 f"{text} has several values: add -m for one run per value, or write {key}={table} for one table"
             )
-        return [Point(tuple(texts), compose(texts, config_dirs))]
-    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    axes = {override.get_key_element(): _swept(override) for override in swept}
+        if not models:
+            return [Point(tuple(texts), compose(texts, config_dirs))]
+    lists = [override for override in parsed if override.key_or_group == "model" and models]
+    fixed = [
+        str(override.input_line)
+        for override in parsed
+        if not override.is_sweep_override() and override not in lists
+    ]
+    axes = {"model": models} if models else {}
+    axes |= {override.get_key_element(): _swept(override) for override in swept}
     given = {override.get_key_element().lstrip("+") for override in parsed}
-    for key, values in run_config(fixed, config_dirs).sweep.items():
+    for key, values in run_config(fixed, config_dirs).sweep.items() if sweep else ():
         if key not in given:
             axes[key] = _texts(key, values)
             _refuse_code(key, axes[key])
     if math.prod(map(len, axes.values())) > MAX_POINTS:
         raise InvalidValueError(f"the sweep has more than {MAX_POINTS} points: give fewer values")
     return [_point([*fixed, *combination], config_dirs) for combination in _combinations(axes)]
+
+
+def _models(parsed: Sequence[Override]) -> list[str]:
+    """The names of `model=[a,b]`; empty without such a list.
+
+    Raises:
+        InvalidValueError: an empty list, a repeated name, or something else than names.
+    """
+    given = [override for override in parsed if override.key_or_group == "model"]
+    value = overrides.plain(given[-1].value()) if given and not given[-1].is_sweep_override() else None
+    if not isinstance(value, list):
+        return []
+    text = str(given[-1].input_line)
+    if not value or not all(isinstance(name, str) and name for name in value):
+        raise InvalidValueError(f"override '{text}': a list of names of models is expected: model=[a,b]")
+    repeated = [name for name in value if value.count(name) > 1]
+    if repeated:
+        raise InvalidValueError(f"override '{text}': {repeated[0]} is listed twice")
+    return value
 
 
 def _swept(override: Override) -> list[str]:

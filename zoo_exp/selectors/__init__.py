@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     SelectorType = TypeVar("SelectorType", bound=type[Selector])
 
-__all__ = ["REGISTRY", "SelectorInfo", "available", "describe", "from_file", "get", "register", "resolve"]
+__all__ = [
+    "REGISTRY",
+    "SelectorInfo",
+    "available",
+    "describe",
+    "from_file",
+    "get",
+    "options_of",
+    "register",
+    "resolve",
+]
 
 REGISTRY: Registry[Any] = Registry(
     "selector",
@@ -90,6 +100,14 @@ def resolve(name: str, options: dict[str, Any] | None = None) -> tuple[str, dict
     return str(preset.get("selector", name)), {**(stored if isinstance(stored, dict) else {}), **given}
 
 
+def options_of(name: str) -> list[str]:
+    """Names of the options of a selector or preset; empty for one that is no dataclass."""
+    selector = REGISTRY.load(resolve(name)[0])
+    if not (isinstance(selector, type) and dataclasses.is_dataclass(selector)):
+        return []
+    return [item.name for item in dataclasses.fields(selector) if item.init]
+
+
 def get(name: str, **options: Any) -> Any:
     """Build a selector.
 
@@ -107,7 +125,7 @@ def get(name: str, **options: Any) -> Any:
         raise InvalidValueError(
             f"selector {name} is {selector!r}: it must be a dataclass derived from Selector"
         )
-    fields = [f.name for f in dataclasses.fields(selector) if f.init]
+    fields = options_of(name)
     for option in options:
         if option not in fields:
             raise UnknownNameError(f"option of selector {name}", option, fields)
