@@ -119,8 +119,8 @@ def load_processor(model: ModelConfig) -> Any:
         ZooExpError: no such checkpoint, or a damaged one.
     """
     from zoo_exp.embedded.shipped import shipped_folder
-    from zoo_exp.models.llava_protocol import use_protocol
     from zoo_exp.models.config_file import load_config
+    from zoo_exp.models.llava_protocol import use_protocol
     from zoo_exp.models.loading import processor_of
     from zoo_exp.models.pixels import bound_pixels
 

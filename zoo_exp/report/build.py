@@ -102,7 +102,7 @@ def build(
     if tables is not None:
         shown = [above] if above is not None else []
         shown += [focus_table(section.results) for section in sections if section.results.focus]
-        for table in shown:
+        for table in (table for table in shown if table.rows):
             print_table(table, tables)
             tables.print()
     return folder / PAGE

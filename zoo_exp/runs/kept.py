@@ -18,7 +18,7 @@ import numpy as np
 from zoo_exp.files import DamagedRowError, Row, log, replaced, set_aside
 from zoo_exp.runs import folder, lock
 from zoo_exp.runs.reading import optional
-from zoo_exp.runs.records import VERSION, check_version
+from zoo_exp.runs.records import VERSION, version_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -104,7 +104,7 @@ class KeptRow:
             DamagedRowError: the row is not valid; the message gives the reason.
             InvalidValueError: the row has a newer version.
         """
-        check_version(row)
+        version_of(row)
         texts = [row.get(name) for name in ("task", "cell", "arm_id", "kept")]
         lists = [row.get(name) for name in ("sample_ids", "layouts")]
         if not all(type(text) is str for text in texts) or not all(_texts(one) for one in lists):
@@ -240,7 +240,7 @@ def merge(run: Path, arms: Collection[str] = ()) -> None:
                     places.setdefault(key, place)
             with replaced(folder.merged(run, folder.KEPT, ".parquet")) as file:
                 parquet.write_table(
-                    table.take([places[key] for key in sorted(places)]),
+                    table.take([places[key] for key in sorted(places)]).combine_chunks(),
                     file,
                     compression="zstd",
                     compression_level=19,

@@ -77,8 +77,7 @@ class Members:
 
 def merge_run(experiment: Experiment) -> None:
     """Merge records, kept tokens, masks and timings in the folder of an experiment."""
-    members = Members.of(experiment)
-    merge(experiment.run_dir, members)
+    merge(experiment.run_dir, members := Members.of(experiment))
     kept.merge(experiment.run_dir, members.arms)
     merge_masks(experiment.run_dir, members)
     merge_timings(experiment.run_dir, members)

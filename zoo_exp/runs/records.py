@@ -144,7 +144,7 @@ class Timing:
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Create a timing from a row of version 1 or 2; raises the errors of `Record.from_row`."""
         new: Mapping[str, Any] = row
-        if check_version(row) == 1:
+        if version_of(row) == 1:
             optional = dict.fromkeys(_MILLISECONDS) | {"cell": "", "arm_id": "", "sample_ids": []}
             new = optional | dict(row) | {"version": VERSION}
         _check(new, _TIMING)
@@ -205,7 +205,7 @@ class MaskRow:
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Create masks from a row of version 1 or 2; raises the errors of `Record.from_row`."""
         new: Row = dict(row)
-        old = check_version(row) == 1
+        old = version_of(row) == 1
         if old:
             new = {"cell": "", "question": "", "reference": None} | new | {"version": VERSION}
         _check(new, _MASK)
@@ -237,9 +237,7 @@ def record_row(row: Mapping[str, Any]) -> Row:
         DamagedRowError: the row is not a valid record; the message gives the reason.
         InvalidValueError: the row has a newer version.
     """
-    new = dict.fromkeys(_OPTIONAL) | (
-        dict(row) if check_version(row) == VERSION else _record_of_version_1(row)
-    )
+    new = dict.fromkeys(_OPTIONAL) | (dict(row) if version_of(row) == VERSION else _record_of_version_1(row))
     _check(new, _RECORD)
     reason = new.get(NOT_APPLICABLE)
     if reason is not None and type(reason) is not str:
@@ -299,13 +297,8 @@ def _record_of_version_1(row: Mapping[str, Any]) -> Row:
     }
 
 
-def check_version(row: Mapping[str, Any]) -> int:
-    """The schema version of a row.
-
-    Raises:
-        DamagedRowError: it is no version.
-        InvalidValueError: it is newer than this package.
-    """
+def version_of(row: Mapping[str, Any]) -> int:
+    """The schema version of a row; raises the errors of `Record.from_row`."""
     version = row.get("version", 1)
     if type(version) is not int or version < 1:
         raise DamagedRowError(f"version is {_short(version)}")
