@@ -73,8 +73,14 @@ class Layout:
 
 
 def layout_of(tokens: VisualTokens) -> str:
-    """The layout as a short text: `ROWSxCOLUMNS`, `SIDExSIDE+ROWSxWIDTH` with joined tiles, or the number of tokens."""
+    """The layout as a short text: `ROWSxCOLUMNS`, `SIDExSIDE+ROWSxWIDTH` with joined tiles, or the number of tokens.
+
+    Tiles without newlines are images of their own, separated by blanks.
+    """
     if tokens.tile is not None and tokens.grid is None:
+        tiles = by_tile(tokens)
+        if len(tiles) > 1:
+            return " ".join(map(layout_of, tiles))
         shape = _tiles(tokens.tile.cpu().numpy())
         return str(tokens.count) if shape is None else "{0}x{0}+{1}x{2}".format(*shape)
     if tokens.grid is None or tokens.grid[0] * tokens.grid[1] != tokens.count:
@@ -100,7 +106,7 @@ def seen(
     """
     pixels = inputs.get("pixel_values")
     if tokens.tile is not None and tokens.grid is None:
-        tiles = by_tile(tokens)  # of a family without newlines
+        tiles = by_tile(tokens) if isinstance(tokens, VisualTokens) else []  # of a family without newlines
         if len(tiles) > 1:
             return seen_all(tiles, original, inputs, processor, number)
         return _tiled(tokens.tile.cpu().numpy(), original, pixels, number, processor)

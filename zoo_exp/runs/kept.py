@@ -106,7 +106,7 @@ class KeptRow:
         """
         version_of(row)
         texts = [row.get(name) for name in ("task", "cell", "arm_id", "kept")]
-        lists = [row.get(name) for name in ("sample_ids", "layouts")]
+        lists: list[Any] = [row.get(name) for name in ("sample_ids", "layouts")]
         if not all(type(text) is str for text in texts) or not all(_texts(one) for one in lists):
             raise DamagedRowError("it lacks task, cell, arm_id, sample_ids, layouts or kept")
         samples, layouts = lists
@@ -180,7 +180,7 @@ def _merged(
     path = folder.merged(run, folder.KEPT, ".parquet")
     if not path.is_file():
         return None
-    wanted = [("task", "=", task)] if task is not None else []
+    wanted: list[tuple[str, str, Any]] = [("task", "=", task)] if task is not None else []
     wanted += [("sample_id", "in", list(samples))] if samples is not None else []
     try:
         return parquet.read_table(path, columns=list(COLUMNS), filters=wanted or None).cast(_schema())
