@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from zoo_exp.config.experiment import Cell
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.evaluation.sample_batches import Batch, Sample
 from zoo_exp.files import replaced
@@ -52,8 +53,7 @@ def _by_image(indices: Sequence[int], counts: Sequence[int]) -> list[Selection]:
 
 
 def kept_row(
-    task: str,
-    cell: str,
+    cell: Cell,
     arm_id: str,
     samples: Sequence[Sample],
     tokens: Sequence[Sequence[VisualTokens]],
@@ -69,7 +69,7 @@ def kept_row(
             indices += (selection.indices + start).tolist()
             start += image.count
         kept[sample.id] = Kept.of(" ".join(map(layout_of, images)), indices)
-    return KeptRow(task=task, cell=cell, arm_id=arm_id, kept=kept)
+    return KeptRow(task=cell.task, cell=cell.id, arm_id=arm_id, kept=kept)
 
 
 def make(

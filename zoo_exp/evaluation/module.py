@@ -185,9 +185,7 @@ class PrunedVLM(lightning.LightningModule):
         self._rows.timings.append(timing)
         self._rows.chosen.append(kept)
         tokens = [encoded.tokens[place] for place in places]
-        self._rows.kept.append(
-            mask_rows.kept_row(self.task.name, self.cell.id, arm.id, samples, tokens, kept)
-        )
+        self._rows.kept.append(mask_rows.kept_row(self.cell, arm.id, samples, tokens, kept))
         self.running_scores.update(arm, rows)
         self.after_arm(arm, len(rows))
 
