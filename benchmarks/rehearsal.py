@@ -38,7 +38,7 @@ BLOCK = 2**22
 OLD_KEYS = (
     ("model.language_model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
-    ("model.vision_tower.", "vision_tower."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
 )
 """Key of this version of `transformers` -> key of the published checkpoint."""
