@@ -82,6 +82,8 @@ def test_every_format_gives_the_same_questions(folder):
     [
         (ROW, "exact_match", {"red": 1, "Red.": 1, "": 0, "dark red": 0}),
         ({**ROW, "answer": 3}, "exact_match", {"3": 1, "three": 0}),
+        ({**ROW, "answer": 1234567.0}, "exact_match", {"1234567": 1}),
+        ({**ROW, "answer": 0.5}, "exact_match", {"0.5": 1}),
         (ANSWERS, "vqa_accuracy", {"red": 0.75 * 2 / 3 + 0.25, "blue": 0.25, "green": 0}),
         ({**ANSWERS, "answers": ["cat", "kitten"]}, ":exact_match", {"Kitten": 1, "dog": 0}),
         (OPTIONS, "multiple_choice", {"B": 1, "b": 1, "B.": 1, "(B)": 1, "B. red": 1, "Red": 1, "red.": 1,
@@ -109,8 +111,13 @@ def test_a_run_asks_it_and_the_report_needs_no_file(folder, capsys):
     text = (results.parent / "records.jsonl").read_text()
     assert text.count('"task": "my.jsonl"') == 8
     assert str(folder) not in text
-    os.remove("my.jsonl")
     own_files._opened.clear()
+    # Its images are found in the current folder, as `masks` on an earlier run needs them.
+    task = tasks.get("my.jsonl")
+    assert [task.images(row)[0].size for row in data.load(task)] == [(8, 6)] * 4
+    os.remove("my.jsonl")
+    with pytest.raises(MissingFileError, match=r"the file of task my.jsonl is not in the current folder"):
+        data.load(task)
     frame = results_of(load_run(results.parent), draws=20).frame
     assert frame.set_index(["arm", "task"]).loc[("full", "my.jsonl"), "metric"] == "accuracy"
 
@@ -156,8 +163,10 @@ BAD = {
     "empty file": (b"", "my.jsonl has no rows: a task file has the columns image, question, and answer"),
     "blank lines only": (b"\n\r\n \n", "my.jsonl has no rows"),
     "not json": (line("{'image': 1}"), "my.jsonl, line 2: not JSON"),
-    "an array": (line("[1]"), r"my.jsonl, line 2: not a JSON object; one object per line is expected, got \[1\]"),
+    "an array": (line("[1]"), r"my.jsonl, line 2: not a JSON object; one object per line is expected, got '\[1\]'"),
     "cut off": (line('{"image": "a'), "my.jsonl, line 2: not JSON"),
+    "column names with line breaks": ({"image": "a", "b\nc\x1b": 1}, r"the row has image, b\?c\?\)"),
+    "a huge number": ({**ROW, "id": 10**30, "answer": 10**400, "question": 1}, "line 2: question must be a text"),
     "too deep": (line('{"a": ' + "[" * 9999 + "]" * 9999 + "}"), "my.jsonl, line 2: nested too deeply"),
     "surrogate": (line('{"question": "\\ud800"}'), "my.jsonl, line 2: text with a lone surrogate"),
     "not utf-8": (line("").rstrip() + b'\n{"a": "\xff"}\n', "my.jsonl, line 2: not UTF-8"),

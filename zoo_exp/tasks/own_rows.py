@@ -26,6 +26,8 @@ METRICS = {
 COLUMNS = ("image", "question", "answer", "answers", "options", "id", "group", "image_id")
 ANNOTATORS = 4
 """Smallest number of answers for which an unanimous one scores 1 in VQA accuracy."""
+MOST_EXACT = 2**53
+"""Floats below it that have no fraction are whole numbers."""
 HOW = (
     "a task file has the columns image, question, and answer, answers (a list), or options (a list) with answer; "
     "optional id, group, image_id (docs/adding_a_task.md)"
@@ -76,7 +78,7 @@ class OwnRows:
         self.lines: list[int] = []
         for line, row in given:
             kept = {name: row[name] for name in COLUMNS if not _missing(row.get(name))}
-            self.rows.append({**kept, "line": line, "has": ", ".join(map(str, row)) or "nothing"})
+            self.rows.append({**kept, "line": line, "has": _names(row)})
             if len(self.rows) > MAX_ROWS:
                 raise InvalidValueError(f"{path}: more than {MAX_ROWS:,} rows")
         if not self.rows:
@@ -136,7 +138,7 @@ class OwnRows:
             name = str(row.setdefault("id", place + 1))
             if first.setdefault(name, line) != line:
                 raise InvalidValueError(
-                    f"{where}: the id '{name[:100]}' is also used in {self.word} {first[name]}; ids must be unique"
+                    f"{where}: the id {name[:100]!r} is also used in {self.word} {first[name]}; ids must be unique"
                 )
             row["id"] = name
             if "image_id" not in row:
@@ -161,9 +163,8 @@ def _check_row(row: dict[str, Any], metric: str, where: str, has: str) -> None:
             f"{where}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing or empty "
             f"(task.metric={metric}; the row has {has[:200]}). In general, {HOW}"
         )
-    answer = row.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool) and metric != "multiple_choice":
-        row["answer"] = f"{answer:g}" if float(answer).is_integer() and abs(answer) < 1e15 else str(answer)
+    if metric != "multiple_choice":
+        row.update(_as_text(row))
     for name, kind in _KINDS.items():
         if name in row and not kind.fits(row[name]):
             shown = " ".join(repr(row[name])[:60].split())
@@ -186,6 +187,14 @@ def _check_row(row: dict[str, Any], metric: str, where: str, has: str) -> None:
         right_option(row["options"], row["answer"], where)
 
 
+def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+    """The answer of a row as text, where it is a number: 3 and 3.0 are "3"."""
+    answer = row.get("answer")
+    if isinstance(answer, float) and answer.is_integer() and abs(answer) < MOST_EXACT:
+        answer = int(answer)
+    return {"answer": str(answer)} if type(answer) in (int, float) else {}
+
+
 def right_option(options: Sequence[str], answer: str, where: str) -> int:
     """Place of the right option: the one that reads like the answer, or the one with that letter.
 
@@ -204,6 +213,12 @@ def right_option(options: Sequence[str], answer: str, where: str) -> int:
     raise InvalidValueError(
         f"{where}: answer {answer[:60]!r} is neither an option nor an option's letter (A to {last})"
     )
+
+
+def _names(row: Mapping[Any, Any]) -> str:
+    """Columns of a row for a message: untrusted text in one line."""
+    text = ", ".join(map(str, row)) or "nothing"
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _suggested(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -253,7 +268,9 @@ def _of_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(text)
             if not isinstance(row, dict):
-                raise DamagedRowError(f"not a JSON object; one object per line is expected, got {text[:60]}")
+                raise DamagedRowError(
+                    f"not a JSON object; one object per line is expected, got {text[:60]!r}"
+                )
             check_writable(row, text)
         except DamagedRowError as error:
             raise InvalidValueError(f"{where}: {error}") from None
@@ -307,5 +324,5 @@ def _list(text: str, where: str) -> list[Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list):
-        raise InvalidValueError(f'{where} must be a JSON list such as ["red", "blue"], got {text[:60]}')
+        raise InvalidValueError(f'{where} must be a JSON list such as ["red", "blue"], got {text[:60]!r}')
     return found
