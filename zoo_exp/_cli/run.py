@@ -8,7 +8,8 @@ Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean th
                                 FILE.py:CLASS is your own
   selector.options.KEY=VALUE    option of those of these selectors that have it
   budget=16, [48,16], 11.1%     budgets that replace the experiment's; budget='<=64' keeps at most 64 tokens
-  task=NAME, [A,B]              tasks or sets of tasks (list tasks); FILE.jsonl, .csv, .parquet is your own
+  task=NAME, [A,B]              tasks or sets of tasks (list tasks); FILE.jsonl, .csv, .parquet is your own,
+                                scored by task.metric=exact_match, vqa_accuracy or multiple_choice
   limit=N                       first N units of each task: questions, MME pairs, MMBench groups (limit=null: all)
   out=DIR                       parent of the run folders (default: runs)
   fresh=true                    start anew: recorded answers are set aside, none are taken from earlier runs
