@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -109,6 +110,22 @@ def test_two_processes_with_uneven_repeated_shards_equal_one(tmp_path):
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     expected = {name: single(*scored(name, file)) for name, file in CASES}
     assert results == [expected, expected]
+
+
+@pytest.mark.parametrize("packed", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize(("name", "file"), CASES)
+def test_joined_states_of_two_ranks_equal_one(name, file, packed):
+    """Units are split between the ranks, and some rows are on both; the state of either may be packed."""
+    task, rows = scored(name, file)
+    for units in (None, units_of(task, rows)):
+        ranks = [TaskMetric(task, units), TaskMetric(task, units)]
+        ranks[0].update(*zip(*rows[::2], strict=True))
+        ranks[1].update(*zip(*(rows[1::2] + rows[:4:2]), strict=True))
+        for number in packed:
+            ranks[number].compact()
+        joined = TaskMetric(task, units)
+        joined.lines = torch.cat([chunk for rank in ranks for chunk in rank.lines])  # as torchmetrics does
+        assert joined.running() == single(task, rows)
 
 
 def test_running_values_follow_the_samples_and_compacting_changes_nothing():

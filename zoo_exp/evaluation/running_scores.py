@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +12,9 @@ from zoo_exp.evaluation.work import Work
 from zoo_exp.runs import reading
 from zoo_exp.runs.records import Record
 from zoo_exp.tasks.metric import TaskMetric, Units
+
+TOGETHER = 1000
+"""Earlier records that enter a metric in one update, which takes longer than reading a record."""
 
 
 class RunningScores:
@@ -32,11 +36,18 @@ class RunningScores:
         metrics = {arm.id: TaskMetric(work.task, units, sync_on_compute=False) for arm in work.cell.arms}
         self._metrics[cell] = metrics
         if earlier is not None and any(work.done.values()):
+            waiting: dict[str, dict[str, Any]] = {}
             for row in reading.records(earlier, [cell], damaged=[]):
                 arm_id, sample = row["arm_id"], row["sample_id"]
                 mine = row["cell"] == cell and arm_id in metrics and sample in work.done.get(arm_id, ())
                 if mine and sample in units.of and row.get("not_applicable") is None:
-                    metrics[arm_id].update([sample], [row["parts"]])
+                    known = waiting.setdefault(arm_id, {})
+                    known[sample] = row["parts"]
+                    if len(known) == TOGETHER:
+                        metrics[arm_id].update(list(known), list(known.values()))
+                        known.clear()
+            for arm_id, known in waiting.items():
+                metrics[arm_id].update(list(known), list(known.values()))
 
     def update(self, arm: Arm, records: Sequence[Record]) -> None:
         """Add records of an arm in the current cell."""
