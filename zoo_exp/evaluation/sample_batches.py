@@ -1,6 +1,8 @@
 """The questions of one cell that still lack an answer, sharded over ranks and collated for the model."""
 
+import ctypes
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from zoo_exp.models.chat import Chat, chat_inputs, user_turn
 from zoo_exp.tasks.base import Task
 from zoo_exp.tasks.check import check_row
 from zoo_exp.tasks.parquet import ParquetRows
+
+PR_SET_PDEATHSIG = 1
+"""Linux's `prctl` option: the signal that a process gets when its parent dies."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +137,20 @@ def make_loader(
         shuffle=False,
         num_workers=workers,
         collate_fn=Guarded(collate, pending.task.name),  # type: ignore[arg-type]
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_start_worker,
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the main process, which finishes its batch and ends the workers.
+def _start_worker(worker: int) -> None:
+    """Leave signals to the main process, which finishes its batch and ends the workers; end when it is killed.
 
-    A signal to the process group or to all processes of a SLURM step reaches workers too.
+    A signal to the process group or to all processes of a SLURM step reaches workers too. A worker shares the open lock
+    files of the run: if it outlived a killed main process, the run could not be resumed at once.
     """
     for number in (*stop.SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Guarded:
