@@ -74,6 +74,8 @@ def test_an_image_that_the_processor_refuses(tmp_path, sources, monkeypatch):
         class Refusing(type(processor.image_processor)):
             def __call__(self, images, *a, **k):
                 for image in images:
+                    if image.size == (224, 224):  # what loading looks at the processor with
+                        continue
                     sizes.append(image.size)
                     if image.size == sizes[0]:
                         raise ValueError(f"absolute aspect ratio must be smaller than 200, got {image.size}")
