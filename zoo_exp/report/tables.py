@@ -52,6 +52,8 @@ VIEW = re.compile(r"^(?:embedded|world2(?:_tiles|_sizes)?)_")
 """Start of the names of embedded tasks: world 1, or a view of world 2."""
 ABOVE_BUDGET = "\u2021"
 """Marks measured token counts that exceed the budget."""
+WITH_VARIANTS = ("zoo", "visionzip", "dart")
+"""Selectors with an option `variant`: `paper` by default, or `official_code`."""
 NOT_APPLICABLE = "n/a"
 """Stands for the metric of an arm that some questions of the task do not apply to; the notes say why."""
 EQUAL_FLOPS = (
@@ -221,6 +223,12 @@ def legend(results: Results) -> list[str]:
         "Bold: significantly better than every other arm at the same budget (all paired 95 % CIs exclude 0, and "
         "p < 0.05 after Holm's correction).",
     ]
+    if set(averages["selector"]) & set(WITH_VARIANTS):
+        lines.append(
+            "Variants: zoo, visionzip and dart follow the paper, unless the label says official_code (as released)."
+        )
+    if averages["retained_low"].isna().any():
+        lines.append("No brackets beside a retained average: it has no interval; a note says why.")
     if averages["above_budget"].any():
         lines.append(
             f"{ABOVE_BUDGET} keeps more visual tokens than its budget (layer selectors: mean over decoder layers), "
