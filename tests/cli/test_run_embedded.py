@@ -71,7 +71,7 @@ def test_rerunning_a_command_answers_nothing_twice(finished, capsys):
     before = (folder / "records.jsonl").read_bytes()
     assert run(finished) == 0
     assert (folder / "records.jsonl").read_bytes() == before
-    assert "260 of 260 answers are already recorded" in capsys.readouterr().out
+    assert "300 of 300 answers are already recorded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
@@ -85,14 +85,14 @@ def test_another_arm_reruns_that_arm_alone(finished, tmp_path, capsys):
     shutil.copytree(finished, out)
     assert run(out, "budget=[16,8]") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "reused from earlier runs: 260 records" in printed
+    assert "reused from earlier runs: 300 records" in printed
     (new,) = [f for f in folders(out) if not (finished / "ablation_fusion" / f.name).exists()]
     rows = [json.loads(line) for line in (new / "records.jsonl").read_text().splitlines()]
     (old,) = folders(finished)
     assert {json.dumps(row) for row in rows} >= set(
         map(json.dumps, map(json.loads, (old / "records.jsonl").open()))
     )
-    assert len(rows) == 20 * (2 + 2 * 11)
+    assert len(rows) == 20 * (2 + 2 * 13)
 
 
 def test_layer_selectors_are_counted_by_what_every_layer_sees(tmp_path):
