@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_resumes(tmp_path):
     assert child.returncode == 130, errors
     assert "same command to resume" in errors
     kept = records(tmp_path)
-    total = (25 + 25 * 4) * 13  # questions of POPE, rotations of MMBench's groups; arms
+    total = (25 + 25 * 4) * 15  # questions of POPE, rotations of MMBench's groups; arms
     assert 0 < len(kept) < total
     assert cli.main(command[3:]) == 0
     rows = records(tmp_path)
