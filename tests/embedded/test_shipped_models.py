@@ -12,6 +12,7 @@ from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.loading import load_model
 from zoo_exp.tasks import data
 from zoo_exp.testing import contract
+from zoo_exp.testing.sample_images import part_of
 
 TASK = {
     "embedded": "world2_mme", "embedded_next": "world2_tiles_mme", "embedded_qwen": "world2_sizes_mme",
@@ -87,6 +88,8 @@ def test_selectors_keep_their_contract_on_its_tokens(shipped, name, monkeypatch)
     loaded, given = shipped
     selector = selectors.get(name)
     tokens = loaded.adapter.encode(given, selector.needs)[0][0]
+    if tokens.tile is not None:  # newlines do not count; the suite has tiles of its own for them
+        tokens = part_of(tokens, (tokens.tile != -1).nonzero().flatten())
     monkeypatch.setattr(contract, "sample_tokens", lambda *_, **__: tokens)
     for check in ("count_and_order", "everything_and_nothing", "determinism"):
         partial(getattr(contract, f"check_{check}"), selector)()
