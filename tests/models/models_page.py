@@ -46,9 +46,14 @@ share one, which finds what it needs by inspection and proves it by value.
 
 *int8*: linear layers with weights in int8 and a scale per row, as bitsandbytes keeps them; bitsandbytes itself, and its
 4-bit weights, are not tested. *compile*: `generate` of a model given to `torch.compile`; calls that read images inside
-compiled code are refused. DataParallel and FSDP (`FullyShardedDataParallel`, `fully_shard`) are refused. Offloading and
-`device_map` over several devices (accelerate) are not tested. *frames as images*: the processor gives the frames of a
-video as images, each with a budget of its own; not tested with videos.
+compiled code are refused. DataParallel and FSDP (`FullyShardedDataParallel`, `fully_shard`) are refused. *frames as
+images*: the processor gives the frames of a video as images, each with a budget of its own; not tested with videos.
+
+Offloading by accelerate (`cpu_offload`, `disk_offload`, `dispatch_model`, `device_map`) is tested on one device with
+LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL and InternVL: same logits, ids, kept tokens and scores as without it, as zoo reads
+the projector's offloaded weights in float32. `device_map` over several devices is not tested. `generate` of
+transformers 5.23 itself fails where `image_newline` of LLaVA-NeXT is offloaded, and so does Gemma 3 where its vision
+encoder or projector is: keep them on a device.
 
 The columns of the next table:
 

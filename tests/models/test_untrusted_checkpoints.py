@@ -1,7 +1,6 @@
 """Checkpoints and texts are untrusted: malformed settings, endless templates, NaN weights, placeholders in texts."""
 
 import contextlib
-import importlib.util
 import json
 import random
 import shutil
@@ -140,8 +139,8 @@ def test_adapters_and_strange_tokenizers_are_not_ignored(copy_of):
     assert "merge it with peft" in refused(copy_of)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("accelerate") is not None, reason="accelerate is installed")
-def test_a_device_map_without_accelerate_says_what_to_install(checkpoint):
+def test_a_device_map_without_accelerate_says_what_to_install(checkpoint, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(InvalidValueError, match="pip install accelerate"):
         zoo_exp.load_model(checkpoint, device_map="auto")
 

@@ -18,6 +18,7 @@ from zoo_exp.models.calibration import calibrate_diagonal
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.generic_support import image_token, video_token
+from zoo_exp.models.offloaded import is_offloaded, loaded_copy
 from zoo_exp.models.placeholders import grouped
 from zoo_exp.models.question import Question, question_of
 
@@ -312,10 +313,12 @@ class ProjectorWeights:
         """The weights in float32, or None unless they are plain linear layers with a GELU between them."""
         if self._approximate is None or not all(_is_plain(layer) for layer in self._layers):
             return None
+        # The parameters of an offloaded layer stay the same between calls: its weights are read once.
         state = tuple(_state(p) for layer in self._layers for p in layer.parameters())
         if self._mlp is None or state != self._state:
             tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for layer in self._layers:
+            layers: Any = map(loaded_copy, self._layers)
+            for layer in layers:
                 weight = layer.weight.detach().float()
                 bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
                 tensors.append((weight, bias))
@@ -331,8 +334,9 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is neither quantised, nor a subclass with its own forward, nor offloaded."""
-    return type(layer) is nn.Linear and layer.weight.is_floating_point() and not layer.weight.is_meta
+    """Whether a layer is neither quantised, nor a subclass with its own forward, and has weights."""
+    plain = type(layer) is nn.Linear and layer.weight.is_floating_point()
+    return plain and (not layer.weight.is_meta or is_offloaded(layer))
 
 
 def _state(parameter: torch.Tensor) -> tuple[object, ...]:

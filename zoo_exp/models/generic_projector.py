@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo_exp.core.normed import rowwise_jacobian_square
 from zoo_exp.models.capture import Call
 from zoo_exp.models.generic_chain import read_chain
+from zoo_exp.models.offloaded import loaded_copy
 
 _NAMES = re.compile(
     r"project|merger|connector|aligner|adapter|resampler|embed_vision|abstractor|mm_|emb_norm", re.IGNORECASE
@@ -250,10 +251,9 @@ class Tail:
     def module(self) -> nn.Module:
         """The module in float32: itself where it computes in float32 already, or cannot be copied to it."""
         if self._module is None:
-            plain = all(
-                p.dtype in (torch.float16, torch.bfloat16) and not p.is_meta for p in _weights(self._source)
-            )
-            self._module = copy.deepcopy(self._source).float() if plain else self._source
+            here = loaded_copy(self._source)
+            half = all(p.dtype in (torch.float16, torch.bfloat16) and not p.is_meta for p in _weights(here))
+            self._module = copy.deepcopy(here).float() if half else here
         return self._module
 
     @property

@@ -17,6 +17,7 @@ from zoo_exp.models.base import ProjectorWeights, VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_encoder import ClipEncoder
 from zoo_exp.models.generic_projector import compute_dtype
+from zoo_exp.models.offloaded import at_hand
 
 _CLIP_L_336 = {
     "model_type": "clip_vision_model",
@@ -173,7 +174,9 @@ class LlavaAdapter(VLMAdapter):
         def encode(grid: tuple[int, int]) -> Tensor:
             size = (grid[0] * patch, grid[1] * patch)
             small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True).to(pixels.dtype)
-            output = self.image_features(pixel_values=small, interpolate_pos_encoding=True)
+            places = self.vision_encoder.encoder.embeddings.position_embedding
+            with at_hand(places):  # interpolated without a call of the module
+                output = self.image_features(pixel_values=small, interpolate_pos_encoding=True)
             projected: Tensor = output.pooler_output[0]
             return projected
 

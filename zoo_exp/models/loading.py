@@ -71,7 +71,7 @@ def load_model(
     dtype: str | None = None,
     attention: str | None = None,
     device: str | torch.device | None = None,
-    device_map: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
     weights: str | None = None,
     layers: int | None = None,
@@ -91,7 +91,7 @@ def load_model(
         dtype: `auto` (as saved), `float32`, `float16` or `bfloat16`; default `auto`.
         attention: attention backend of `transformers`: `sdpa` (default), `eager`, `flash_attention_2`.
         device: where the model goes; not with `device_map`.
-        device_map: as in `from_pretrained`, for instance `auto`.
+        device_map: as in `from_pretrained`, for instance `auto` or `{"": "cpu"}`; needs the package accelerate.
         revision: commit or tag on the hub.
         weights: `pretrained` (default), or `random` for the architecture alone (timing and tests).
         layers: keep only the first decoder layers.
