@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from zoo_exp.config import compose
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.evaluation import sources
+from zoo_exp.models import config_file
 from zoo_exp.tasks import hub
 
 
@@ -132,6 +134,26 @@ def test_without_a_network_the_error_comes_without_retries(clean, tmp_path, comm
     assert len(lines) == 2
     assert "cannot be reached" in lines[0]
     assert lines[1].startswith("error: ")
+
+
+def test_the_family_of_a_model_of_the_hub_is_refused_at_once_without_a_network(clean, tmp_path):
+    """Asked before `transformers` is imported, whose client would retry for half a minute."""
+    clean.setenv("HF_HOME", str(tmp_path / "hf"))
+    start = time.perf_counter()
+    with pytest.raises(
+        MissingFileError, match=r"model 'ORG/NAME': the hub \(.*\) cannot be reached.*model\.path=DIR"
+    ):
+        experiment("model=hub", "model.path=ORG/NAME", "task=embedded_pope")
+    assert time.perf_counter() - start < 10
+
+
+def test_the_family_of_a_cached_model_is_read_without_a_network(clean, tmp_path, caplog):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
+    clean.setattr(hub, "go_offline_if_unreachable", lambda: "the hub cannot be reached")
+    clean.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
+    clean.setattr(config_file, "read_config", lambda *_: {"model_type": "gemma3"})
+    assert experiment("model=hub", "model.path=ORG/NAME", "task=embedded_pope").model.family == "gemma3"
+    assert "the hub cannot be reached" in caplog.text
 
 
 @pytest.mark.parametrize(

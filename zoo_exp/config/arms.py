@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from zoo_exp.config import identity
 from zoo_exp.config.experiment import Arm
 from zoo_exp.config.schema import ArmConfig, ClaimConfig
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
-from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
+from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.files import log
 from zoo_exp.registry import is_code_file
 
 
@@ -245,11 +247,34 @@ def family_of(path: str, revision: str | None) -> str:
     """The model type of a checkpoint, from its config.json.
 
     Raises:
-        MissingFileError: no config.json can be read.
+        MissingFileError: no config.json can be read, or the hub cannot be reached and its cache has none.
     """
+    if not Path(path).expanduser().is_dir():
+        _check_hub(path, revision)
     from zoo_exp.models.config_file import read_config
 
     return str(read_config(path, path, revision).get("model_type"))
+
+
+def _check_hub(path: str, revision: str | None) -> None:
+    """Refuse a hub id without a cached config.json if the hub cannot be reached; before `transformers` is imported."""
+    from zoo_exp.tasks import hub
+
+    problem = hub.go_offline_if_unreachable()
+    if problem is None:
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(path, "config.json", revision=revision)
+    except ValueError:  # no hub id: `read_config` says so
+        return
+    if not isinstance(found, str):
+        raise MissingFileError(
+            f"model '{path}': {problem}, and they have no config.json of it. Give a folder with a checkpoint, "
+            "model.path=DIR, or download it where there is a network"
+        )
+    log.warning(problem)
 
 
 def check_family(name: str) -> list[ZooExpError]:
