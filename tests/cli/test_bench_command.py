@@ -121,19 +121,19 @@ def test_a_budget_that_prunes_nothing_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_scores_come_from_the_results_of_the_experiments_run(tmp_path):
     experiment = compose(["+exp=efficiency", f"out={tmp_path}"])
-    assert experiment.tasks == ("embedded_pope",)
+    assert experiment.tasks == ("world2_pope",)
     rows = [
-        {"arm": "full", "row": "full", "task": "embedded_pope", "metric": "pope_f1_score", "value": 0.9},
-        {"arm": "random @16 (3 seeds)", "row": "random @16", "task": "embedded_pope"}
+        {"arm": "full", "row": "full", "task": "world2_pope", "metric": "pope_f1_score", "value": 0.9},
+        {"arm": "random @16 (3 seeds)", "row": "random @16", "task": "world2_pope"}
         | {"metric": "pope_f1_score", "value": 0.5},
-        {"arm": "blind", "row": "blind", "task": "embedded_pope", "metric": "pope_f1_score", "value": None},
+        {"arm": "blind", "row": "blind", "task": "world2_pope", "metric": "pope_f1_score", "value": None},
         {"arm": "full", "row": "full", "task": "average", "metric": "mean score", "value": 0.1},
     ]
     experiment.run_dir.mkdir(parents=True)
     (experiment.run_dir / "results.json").write_text(json.dumps({"rows": rows}))
     scores, metric = bench._scores(experiment)
     assert scores == {"full": 0.9, "random @16": 0.5}
-    assert metric == "embedded_pope: pope_f1_score"
+    assert metric == "world2_pope: pope_f1_score"
 
 
 def test_pope_is_the_task_of_the_efficiency_experiment_on_every_model():

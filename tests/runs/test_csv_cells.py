@@ -15,7 +15,7 @@ from pyarrow import compute
 
 from zoo_exp.files import SUSPECT, csv_cell
 from zoo_exp.report.renderers import csv_text
-from zoo_exp.report.run_document import _csv
+from zoo_exp.report.run_document import csv_of
 from zoo_exp.report.tabular import Cell, Column, Table
 from zoo_exp.runs import merge
 from zoo_exp.runs.journal import Journal
@@ -119,7 +119,7 @@ def test_tables_and_frames():
     assert all(is_safe(row[0]) for row in rows[1:-1])
     assert rows[-1] == ["-1.5 [-2, -1]"]
     frame = pd.DataFrame({"text": ATTACKS, "number": [-1.5] * len(ATTACKS)})
-    back = pd.read_csv(io.StringIO(_csv(frame)), keep_default_na=False)
+    back = pd.read_csv(io.StringIO(csv_of(frame)), keep_default_na=False)
     assert all(map(is_safe, back["text"]))
     assert back["number"].tolist() == [-1.5] * len(ATTACKS)
 
