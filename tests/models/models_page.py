@@ -73,6 +73,9 @@ The columns of the next table:
 * **harness**: whether the evaluation, which prunes prompts before it generates, takes the type too.
 
 """
+ENCODERS = """The attention of a CLIP or SigLIP encoder is also read where the projector gets one row per patch: `vipllava` (CLIP),
+`deepseek_vl` and `paligemma` (SigLIP, which has no CLS token: no visionzip). Elsewhere it is refused with the reason.
+"""
 CLOSE = 1e-5
 
 
@@ -184,6 +187,7 @@ def page():
         "own, which also read the attention and the layers of the vision encoder (visionzip, vispruner, hiprune,"
     )
     lines.append("scope) and resize images (resize); their tests are in `tests/models`.")
+    lines += ["", *ENCODERS.splitlines()]
     names = ["model type", "positions", "keep all", "pruned", "batch", "zoo", "layers", "video", "harness"]
     lines += ["", "| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     lines += [row(model_type) for model_type in TYPES]

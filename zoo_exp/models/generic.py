@@ -13,6 +13,7 @@ from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
+from zoo_exp.models.generic_encoder import ATTENTION, NO_CLS, OTHER_ROWS, find_encoder
 from zoo_exp.models.generic_projector import Found, candidates, find_projector, parts_of
 from zoo_exp.models.generic_prompt import GRIDS, prune_prepared
 from zoo_exp.models.generic_support import READ_ON, check_type, find_parts
@@ -21,9 +22,11 @@ from zoo_exp.models.prompt import PrunedPrompt
 
 _OF_PROJECTOR = frozenset({"features", "projector"})
 _NO_PROJECTOR = "no module is found that maps rows to the rows that its language model reads"
-_ENCODER = "only adapters of their own read the attention and the layers of a vision encoder"
+_ENCODER = "only adapters of their own, and CLIP or SigLIP encoders, give the attention of a vision encoder"
+_LAYERS = "only adapters of their own read the layers of a vision encoder"
 _REASONS = {
-    **dict.fromkeys(("cls_attention", "received_attention", "keys", "cls", "hidden", "replay"), _ENCODER),
+    **dict.fromkeys(ATTENTION, _ENCODER),
+    **dict.fromkeys(("hidden", "replay"), _LAYERS),
     "resize": "how its processor cuts an image of another size is not known",
     "clip": "only a CLIP vision encoder of an adapter of its own has CLIP's heads",
 }
@@ -44,6 +47,7 @@ class GenericAdapter(VLMAdapter):
             self.positions = "original"
         self._candidates = candidates(self.vlm, self.llm)
         self._has_newlines = hasattr(self.vlm, "image_newline")
+        self._encoder = None if self._has_newlines else find_encoder(self.vlm)
         self._known: Found | None = None
         self.levels_by_image = True
         """Whether a level of DeepStack's rows is a list with one entry per image (newer versions) or one tensor."""
@@ -55,9 +59,13 @@ class GenericAdapter(VLMAdapter):
         return find_parts(self.model)
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
-        """What may be the projector, with all of its parts; once it is known, that alone."""
-        if not needs & _OF_PROJECTOR and not self._has_newlines:
+        """What may be the projector, with all of its parts; once it is known, that alone. And the encoder."""
+        if not needs & (_OF_PROJECTOR | ATTENTION) and not self._has_newlines:
             return {}
+        encoder = {} if self._encoder is None else self._encoder.taps(needs)
+        return {**self._projector_taps(), **encoder}
+
+    def _projector_taps(self) -> dict[str, nn.Module]:
         if self._known is not None:
             path, part = self._known.path, self._known.part
             wanted = {path: self._candidates[path]}
@@ -76,17 +84,22 @@ class GenericAdapter(VLMAdapter):
             InvalidValueError: a need that this family cannot fill; the message says why, and which selectors work.
         """
         rows = rows_of(pooled, self.family_name)
-        for need in sorted(needs & set(_REASONS)):
-            raise self._cannot(need, _REASONS[need])
-        found = self._find(capture, torch.cat(rows)) if needs & _OF_PROJECTOR or self._has_newlines else None
+        gives = self._encoder.gives if self._encoder is not None else frozenset()
+        for need in sorted((needs & set(_REASONS)) - gives):
+            raise self._cannot(need, NO_CLS if gives and need in ATTENTION else _REASONS[need])
+        reads = bool(needs & (_OF_PROJECTOR | ATTENTION)) or self._has_newlines
+        found = self._find(capture, torch.cat(rows)) if reads else None
         if found is None and needs & _OF_PROJECTOR:
             raise self._cannot(min(needs & _OF_PROJECTOR), _NO_PROJECTOR)
+        attention = self._attention(capture, rows, found, needs)
         images = []
         start = 0
-        for r, grid in zip(rows, self._grids(rows, call), strict=True):
+        for number, (r, grid) in enumerate(zip(rows, self._grids(rows, call), strict=True)):
             mine = slice(start, start + len(r))
             start = mine.stop
-            fields: dict[str, Any] = {"grid": grid}
+            fields: dict[str, Any] = {"grid": grid, **{n: value[number] for n, value in attention.items()}}
+            if "cls_attention" in fields and self._encoder is not None:
+                fields["attention_heads"] = self._encoder.heads
             if found is not None:
                 if "features" in needs:
                     fields["features"] = found.features[mine]
@@ -96,6 +109,23 @@ class GenericAdapter(VLMAdapter):
                     fields["tile"] = _tiles(found.source[mine], found.per_tile)
             images.append(VisualTokens(projected=r, **fields))
         return images
+
+    def _attention(
+        self, capture: Capture, rows: Sequence[Tensor], found: Found | None, needs: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """What the vision encoder's attention gives, per image [B, N, ...].
+
+        Raises:
+            InvalidValueError: the rows of the encoder are not those of the visual tokens.
+        """
+        if self._encoder is None or not needs & ATTENTION:
+            return {}
+        given = None
+        if found is not None and torch.equal(found.source, torch.arange(len(found.source)).to(found.source)):
+            given = self._encoder.rows(capture, needs, found.features)
+        if given is None or any(len(v) != len(rows) for v in given.values()):
+            raise self._cannot(min(needs & ATTENTION), OTHER_ROWS)
+        return given
 
     def projector_fields(self, needs: frozenset[str]) -> dict[str, Any]:
         """The projector, where an earlier image has shown which module it is."""
@@ -117,6 +147,8 @@ class GenericAdapter(VLMAdapter):
         from zoo_exp import selectors
 
         lost = set(_REASONS) | (_OF_PROJECTOR if why == _NO_PROJECTOR else set())
+        if self._encoder is not None and why != OTHER_ROWS:
+            lost -= self._encoder.gives
         works = [name for name in selectors.available() if not selectors.get(name).needs & lost]
         return InvalidValueError(
             f"model type '{self.family_name}' does not give '{need}': {why}. Selectors that work: {', '.join(works)}. "

@@ -281,7 +281,8 @@ class Tail:
     def _run(self, rows: Tensor) -> Tensor:
         module, part = self.module, self.part
         if len(rows) < self.rows:
-            rows = torch.cat([rows, rows[:1].expand(self.rows - len(rows), -1)])
+            filler = rows[:1] if len(rows) else rows.new_zeros(1, rows.shape[1])
+            rows = torch.cat([rows, filler.expand(self.rows - len(rows), -1)])
         dtype = compute_dtype(part, self._dtype)
         inside = rows.to(dtype).reshape(self._shape)
         outer = compute_dtype(module, self._dtype)
