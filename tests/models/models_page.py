@@ -73,7 +73,8 @@ The columns of the next table:
 * **harness**: whether the evaluation, which prunes prompts before it generates, takes the type too.
 
 """
-ENCODERS = """The attention of a CLIP or SigLIP encoder is also read where the projector gets one row per patch: `vipllava` (CLIP),
+ENCODERS = """\
+The attention of a CLIP or SigLIP encoder is also read where the projector gets one row per patch: `vipllava` (CLIP),
 `deepseek_vl` and `paligemma` (SigLIP, which has no CLS token: no visionzip). Elsewhere it is refused with the reason.
 """
 CLOSE = 1e-5

@@ -14,7 +14,7 @@ from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_encoder import ClipEncoder
 from zoo_exp.models.offloaded import at_hand
 
-ATTENTION = frozenset({"cls_attention", "received_attention", "keys", "cls"})
+ATTENTION = frozenset({"cls_attention", "received_attention", "object_attention", "keys", "cls"})
 _OF_CLS = frozenset({"cls_attention", "cls"})
 _CLASSES = ("CLIPVisionModel", "CLIPVisionTransformer", "SiglipVisionModel", "SiglipVisionTransformer")
 OTHER_ROWS = "its projector does not read one row per patch of the CLIP or SigLIP encoder, in order"
