@@ -33,7 +33,7 @@ STAGES = 3
 """Most layers behind which a selector drops tokens here."""
 REASONS = {
     # where and how -> (most times in a batch of two rows, why)
-    ("models/base.py:VLMAdapter.group_by_row", "tolist"): (1, "which images belong to which prompt"),
+    ("models/placeholders.py:grouped", "tolist"): (1, "which images belong to which prompt"),
     ("models/base.py:VLMAdapter.with_questions", "to cpu"): (
         2,
         "ids and mask: the host finds the question's words",

@@ -55,7 +55,7 @@ def change(file, **keys):
 def filled(folder):
     """The processor of a folder, completed as `load_model` does; and what was set."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    processor = loading._processor(str(folder), "x", config, {}, needed=True)
+    processor = loading.processor_of(str(folder), "x", config, {}, needed=True)
     return processor, "; ".join(fill_gaps(processor, config))
 
 

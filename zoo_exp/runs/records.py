@@ -291,7 +291,7 @@ def _record_of_version_1(row: Mapping[str, Any]) -> Row:
         "version": VERSION,
         "sample_id": sample,
         "image_id": f"sample {sample}" if image in (None, "") else str(image),
-        "parts": row.get("parts") or {},
+        "parts": row["parts"] if "parts" in row else {"score": row["score"]},
         # Without a count, a kept token proves that there was an image.
         "n_visual": row["kept_tokens"] if n_visual is None else n_visual,
     }
