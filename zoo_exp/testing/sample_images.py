@@ -26,6 +26,7 @@ def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.
     fields = dict(
         projected=mlp(features),
         features=features,
+        preactivation=torch.nn.functional.linear(features, mlp.w1, mlp.b1),
         project=mlp,
         mlp=mlp,
         grid=(6, n_visual // 6) if n_visual and n_visual % 6 == 0 else None,
