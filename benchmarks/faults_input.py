@@ -48,7 +48,7 @@ VALUES = {
     "budget": ["-1", "0", "abc", "1.5", "nan", "[16", "''", "101%", "-5%", "<=", "{a:1}", "null,", "1e400"],
     "limit": ["-1", "0", "abc", "1.5", "[1]", "99999999999999999999", "nan", "true"],
     "seed": ["abc", "1.5", "[1", "{}", "nan"],
-    "model": ["emb", "''", "llava", "[embedded]", "../x", "1"],
+    "model": ["emb", "''", "llava", "[embedded,nope]", "../x", "1"],
     "model.batch_size": ["0", "-3", "abc", "9223372036854775808", "1.5", "null"],
     "model.dtype": ["float33", "1", "''", "[a]"],
     "model.attention": ["flashh", "1", "''"],
