@@ -29,7 +29,7 @@ def test_every_command_works_as_written(tmp_path, monkeypatch, capsys):
     few = {
         "limit=38": "limit=2",
         "budget=[32,16]": "budget=16",
-        "task=embedded": "task=[embedded_gqa,embedded_pope]",
+        "task=world2": "task=[world2_gqa,world2_pope]",
     }
     printed = []
     for command in COMMANDS:
