@@ -25,7 +25,7 @@ def scene(questions):
 
 
 @pytest.fixture
-def picture(scene, tmp_path, monkeypatch):
+def scene_file(scene, tmp_path, monkeypatch):
     """The path of the scene's file, in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     scene.save(tmp_path / "scene.png")

@@ -23,7 +23,9 @@ def no_loading(monkeypatch, embedded):
     monkeypatch.setattr(sources, "load_configured", lambda model, device: embedded)
 
 
-def test_one_command_prints_a_row_per_arm_and_draws_a_panel_per_arm(picture, no_loading, capsys, monkeypatch):
+def test_one_command_prints_a_row_per_arm_and_draws_a_panel_per_arm(
+    scene_file, no_loading, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "80")
     command = [
         "ask",
@@ -41,8 +43,8 @@ def test_one_command_prints_a_row_per_arm_and_draws_a_panel_per_arm(picture, no_
     assert lines["zoo multiply @16"][3] == "16"
     assert lines["full"][-1] in ("yes", "no")
     assert "words that" not in out
-    (figure,) = picture.parent.glob("runs/ask/scene_*.png")
-    assert str(figure.relative_to(picture.parent)) in out
+    (figure,) = scene_file.parent.glob("runs/ask/scene_*.png")
+    assert str(figure.relative_to(scene_file.parent)) in out
     with Image.open(figure) as drawn:
         assert drawn.width == 2 * 26 + 3 * 256 - 16
 
@@ -75,7 +77,7 @@ def test_a_preview_selects_the_same_tokens_without_a_response(embedded, scene):
     assert {panel.response for panel in preview} == {None}
 
 
-def test_words_that_the_tokenizer_does_not_know_are_named(picture, no_loading, capsys):
+def test_words_that_the_tokenizer_does_not_know_are_named(scene_file, no_loading, capsys):
     assert main(["ask", "scene.png", "What flurb is the quoxel?", "selector=full", "new_tokens=2"]) == 0
     assert "words that embedded does not know: flurb, quoxel" in capsys.readouterr().out
 
@@ -108,15 +110,15 @@ def test_an_arm_that_does_not_apply_says_why_and_the_others_answer(embedded, sce
         (["scene.png", "What?", "--png", "."], "is a folder"),
     ],
 )
-def test_bad_input_is_one_line(words, said, picture, no_loading, capsys):
-    (picture.parent / "text.png").write_text("no image")
+def test_bad_input_is_one_line(words, said, scene_file, no_loading, capsys):
+    (scene_file.parent / "text.png").write_text("no image")
     if words[0] == "large.png":
-        Image.new("1", (12_000, 6_000)).save(picture.parent / "large.png")
+        Image.new("1", (12_000, 6_000)).save(scene_file.parent / "large.png")
     assert main(["ask", *words]) == 2
     err = capsys.readouterr().err.strip()
     assert said in err
     assert len(err.splitlines()) == 1
-    assert not (picture.parent / "runs").exists()
+    assert not (scene_file.parent / "runs").exists()
 
 
 def test_a_question_may_hold_an_equals_sign():

@@ -3,7 +3,6 @@
 import ast
 import random
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,11 +22,11 @@ from zoo_exp.tasks.base import (
     Tally,
     Task,
     embedded,
-    mean,
     option_lines,
     ratio,
 )
 from zoo_exp.tasks.columns import MOST_OPTIONS, OPTIONS, TEXT, TEXT_OR_TEXTS, Columns, OneOf
+from zoo_exp.tasks.group_accuracy import accuracy_by
 from zoo_exp.tasks.images import decode_image
 
 if TYPE_CHECKING:
@@ -154,10 +153,7 @@ class MMMU(Task):
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Accuracy and number of questions per subject."""
-        groups: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            groups[row["subject"]].append(row["score"])
-        return {name: {"accuracy": mean(v), "n": float(len(v))} for name, v in sorted(groups.items())}
+        return accuracy_by(rows, "subject")
 
     def detail_scale(self, metric: str) -> Scale:
         """Accuracy, and the number of questions."""

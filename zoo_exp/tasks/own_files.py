@@ -6,7 +6,7 @@ again; images that the file names by their paths are not part of the hash.
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,9 +27,9 @@ from zoo_exp.tasks.base import (
     Parts,
     Scale,
     Task,
-    mean,
     option_lines,
 )
+from zoo_exp.tasks.group_accuracy import accuracy_by
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.own_rows import METRICS, OwnRows, right_option
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
@@ -122,11 +122,7 @@ class OwnFile(Task):
 
     def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         """Accuracy and number of questions of each group."""
-        groups: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            if row.get("group") is not None:
-                groups[str(row["group"])].append(row["score"])
-        return {name: {"accuracy": mean(v), "n": float(len(v))} for name, v in sorted(groups.items())}
+        return accuracy_by(rows, "group")
 
     def detail_scale(self, metric: str) -> Scale:
         """Accuracy, and the number of questions."""
