@@ -1,6 +1,6 @@
 """Kills at every write, kills and signals at random times, bad input: the tables of docs/reliability.md.
 
-    python benchmarks/faults.py                         # everything; parts of it took 13 minutes on a loaded machine
+    python benchmarks/faults.py                         # everything: about 8 minutes on two cores
     python benchmarks/faults.py --part input --step 10  # every tenth bad input
 
 Everything runs in forked children of one process that has loaded its libraries and the embedded model, so that a fault

@@ -44,6 +44,11 @@ ORDER = (
 )
 TOKENS = ("encoder_proxy", "proxy_correlation", "estimators", "variants", "low_rank")
 """Studies of token scores: `tokens` runs, too."""
+ESTIMATORS = [
+    {"claim": "estimator", "arm": f"zoo {one}multiply", "against": f"zoo {other}multiply"}
+    for one, other in (("diagonal ", "closed_form "), ("diagonal ", ""), ("closed_form ", ""))
+]
+"""Estimators of one sensitivity, compared in pairs where an experiment has them: estimators.csv."""
 CONFIRM = "confirm"
 COST = "processor_seconds.json"
 FIXED = ("logger=none", "trainer=cpu")
@@ -202,6 +207,7 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
         )
         _csv(documents[split]["claims"], folder / ("claims.csv" if own else "claims_confirm.csv"))
     _csv(documents["test"]["equal_flops"], folder / "equal_flops.csv")
+    _csv(_estimators(runs["test"].run_dir), folder / "estimators.csv")
     tokens = read_tokens(runs["test"].run_dir)
     if len(tokens):
         averages(tokens).to_csv(folder / "tokens.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -220,6 +226,20 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
         "seconds": {key: json.loads((run.run_dir / COST).read_text()) for key, run in runs.items()},
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _estimators(run_dir: Path) -> list[dict[str, Any]]:
+    """Paired differences between the estimators of a run, in percentage points of the retained average."""
+    from zoo_exp.report.runs import results_of
+    from zoo_exp.runs.load import load_run
+    from zoo_exp.statistics.claims import decide
+
+    results = results_of(load_run(run_dir))
+    if results.contest is None:
+        return []
+    pairs = decide(ESTIMATORS, results.rows, results.contest, results.above)
+    shown = ["budget", "arm", "against", "difference", "low", "high", "p_value"]
+    return [{str(key): cell for key, cell in row.items()} for row in pairs[shown].to_dict("records")]
 
 
 def _size(document: dict[str, Any]) -> tuple[int, int, int]:

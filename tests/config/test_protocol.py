@@ -13,7 +13,7 @@ CONTROLS = ["zoo shuffled multiply x3", "zoo inverted multiply"]
 MAIN = [
     *FULL,
     *("uniform_grid", "feature_norm", "fastv", "sparsevlm", "visionzip", "divprune", "mmtok"),
-    *("zoo multiply x3", "zoo closed_form multiply"),
+    *("zoo multiply x3", "zoo closed_form multiply", "zoo diagonal multiply"),
 ]
 OFFICIAL = "zoo official_code x5"
 ORIGINAL = ["zoo multiply original positions", "divprune original positions"]
@@ -70,7 +70,7 @@ ARMS = {
     # Supplement C.2: Qwen2.5-VL at 10 % and 20 %; 5 % is ours.
     "qwen25_vl_7b": [
         *FULL, "uniform_grid", "feature_norm", "divprune", "mmtok", "zoo multiply x3", "zoo closed_form multiply",
-        *CONTROLS,
+        "zoo diagonal multiply", *CONTROLS,
     ],
     "sanity": [*FULL, "uniform_grid", "resize", "feature_norm", "zoo multiply", "zoo diversity", *CONTROLS],
     # Poster Tables 1 and 2; supplement Tables B and C.
@@ -79,8 +79,8 @@ ARMS = {
     # Poster Table 3, by supplement C.2.
     # The release of SparseVLM has no schedule for tiles: on LLaVA-NeXT the arm is left out.
     "table3_llava_next_7b": [
-        *(name for name in MAIN[:-1] if name != "sparsevlm"), OFFICIAL, "zoo per image",
-        *ORIGINAL, MAIN[-1], *CONTROLS,
+        *(name for name in MAIN[:-2] if name != "sparsevlm"), OFFICIAL, "zoo per image",
+        *ORIGINAL, *MAIN[-2:], *CONTROLS,
     ],
     "variants": [
         "full", "blind", "zoo closed_form multiply", "paper x3", "official_code x3", "official_code in float32",
