@@ -8,7 +8,7 @@ import pytest
 from zoo_exp.cli import main
 from zoo_exp.core.budget import Budget
 from zoo_exp.evaluation import module
-from zoo_exp.models import answering, prompt
+from zoo_exp.models import generators, prompt
 from zoo_exp.rehearsal import made_data, ways
 from zoo_exp.rehearsal.rehearsing import Outcome
 from zoo_exp.rehearsal.table import WIDTH, table
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_found(wrong, capsys, monkeypatch):
         def sampling(model, given, **options):
             return inner(model, given, **{**options, "do_sample": True})
 
-        monkeypatch.setattr(answering, "generate_pruned", sampling)
+        monkeypatch.setattr(generators, "generate_pruned", sampling)
     arms = ["selector=[full,divprune]", "budget=16", "--one-process"]
     assert main(["rehearse", "+exp=ablation_fusion", *arms]) == 1
     lines = lines_of(capsys)

@@ -205,3 +205,64 @@ def test_a_callers_logits_processor_runs_once_per_step(loaded, batch):
 
     generated = run(loaded, batch, "full", logits_processor=[count])
     assert calls == [3] * generated.new_tokens.shape[1]
+
+
+@pytest.mark.parametrize("name", ["zoo", "fastv"])
+def test_tokens_are_passed_on_as_they_are_generated(loaded, batch, name):
+    seen = {row: [] for row in range(3)}
+
+    def longer(ids, scores):
+        scores[1, 2] = -torch.inf  # the second row never ends
+        return scores
+
+    generated = run(
+        loaded, batch, name, on_tokens=lambda row, ids: seen[row].extend(ids), logits_processor=[longer]
+    )
+    counts = count_new(loaded.model, generated.new_tokens)
+    assert len(set(counts)) > 1  # a row that has ended is padded, and padding is not passed on
+    assert [seen[row] for row in range(3)] == [
+        ids[:count] for ids, count in zip(generated.new_tokens.tolist(), counts, strict=True)
+    ]
+
+
+def test_a_reader_of_tokens_may_end_the_generation(loaded, batch):
+    class LeftError(Exception):
+        pass
+
+    def leave(row, ids):
+        raise LeftError
+
+    with pytest.raises(LeftError):
+        run(loaded, batch, "full", on_tokens=leave)
+
+
+class Echo:
+    """A generator that notes what it is given and answers every prompt with its number of visual tokens."""
+
+    name, stages = "echo", False
+
+    def __init__(self):
+        self.checked, self.asked = [], []
+
+    def check(self, selector, positions):  # noqa: D102
+        self.checked.append((selector.name, positions))
+        if selector.name == "fastv":
+            raise InvalidValueError("fastv prunes inside the language model")
+
+    def generate(self, prompt, images, names, *, on_tokens=None, **options):  # noqa: D102
+        self.asked.append((images, list(names), options))
+        return torch.tensor([[kept, 2] for kept in prompt.kept_tokens])
+
+    def close(self):  # noqa: D102
+        pass
+
+
+def test_another_generator_gets_the_pruned_prompts(loaded, batch):
+    echo = Echo()
+    generated = run(loaded, batch, "random", generator=echo)
+    assert echo.checked == [("random", "contiguous")]
+    assert echo.asked == [([[28]] * 3, NAMES, OPTIONS)]
+    assert generated.new_tokens.tolist() == [[28, 2]] * 3
+    with pytest.raises(InvalidValueError, match="inside"):
+        run(loaded, batch, "fastv", generator=echo)
+    assert len(echo.asked) == 1

@@ -20,9 +20,9 @@ from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.models.encoded_batch import EncodedBatch
+from zoo_exp.models.generators import Generator, HfGenerator, OnTokens, Watched, end_ids
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.models.logits_check import LogitsCheck
-from zoo_exp.models.prompt import PrunedPrompt, generate_pruned, prune_prompt
+from zoo_exp.models.prompt import PrunedPrompt, check_positions, prune_prompt
 from zoo_exp.models.pruning import LayerPruned, generate_layer_pruned
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerSelector
@@ -239,6 +239,8 @@ def generate(
     positions: str | None = None,
     ratings: Ratings | None = None,
     probe: Probe | None = None,
+    generator: Generator | None = None,
+    on_tokens: OnTokens | None = None,
     **options: Any,
 ) -> Generated:
     """Select, prune and generate for one batch.
@@ -253,13 +255,17 @@ def generate(
         positions: `contiguous` or `original`; None for the default of the model family.
         ratings: scores shared with other arms; with `synchronise`, times include work on the device.
         probe: observes the stages.
+        generator: the engine; None for `transformers`.
+        on_tokens: receives the ids of each row as they are generated.
         **options: arguments of `model.generate`.
 
     Raises:
-        InvalidValueError: a budget that does not fit, features that are not finite, or logits that are NaN.
+        InvalidValueError: a budget that does not fit, features that are not finite, logits that are NaN, or a selector
+            or option that the engine does not have.
     """
     adapter, ratings, probe = loaded.adapter, ratings or Ratings(), probe or Probe()
-    logits = LogitsCheck()
+    generator = generator or HfGenerator(loaded.model)
+    generator.check(selector, check_positions(positions, adapter))
     inside: LayerSelector | None = None
     layers: LayerPruned | None = None
     started = time.perf_counter()
@@ -275,13 +281,15 @@ def generate(
             prompt = prune_prompt(adapter, batch.inputs, batch.tokens, selected.selections, positions)
         with probe.generation() as more:
             processors = [p for given in (options, more) for p in given.get("logits_processor", ())]
-            more = {**options, **more, "logits_processor": [*processors, logits]}
+            more = {**options, **more, **({"logits_processor": processors} if processors else {})}
             if inside is None:
-                new_tokens = generate_pruned(loaded.model, prompt, **more)
+                images = [[len(chosen.indices) for chosen in row] for row in selected.selections]
+                new_tokens = generator.generate(prompt, images, names, on_tokens=on_tokens, **more)
             else:
-                layers = generate_layer_pruned(adapter, prompt, inside, budget, **more)
+                watched = Watched(loaded.model, on_tokens)
+                layers = generate_layer_pruned(adapter, prompt, inside, budget, **watched.options(more))
+                watched.refuse(names)
                 new_tokens = layers.new_tokens
-        logits.refuse(names)
     ratings.synchronise()
     finished = time.perf_counter()
     return Generated(
@@ -291,10 +299,10 @@ def generate(
 
 def count_new(model: Any, new_tokens: Tensor) -> list[int]:
     """Number of generated tokens in every row of [B, T], including the end-of-sequence token if the model has one."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
+    ends = end_ids(model)
+    if not ends:
         return [new_tokens.shape[1]] * len(new_tokens)
-    marks = torch.as_tensor(ends if isinstance(ends, list) else [ends], device=new_tokens.device)
+    marks = torch.as_tensor(ends, device=new_tokens.device)
     ended = torch.isin(new_tokens, marks).cumsum(dim=1).clamp(max=1)
     counts: list[int] = (new_tokens.shape[1] - ended.sum(dim=1) + ended.amax(dim=1)).tolist()
     return counts
