@@ -2,6 +2,7 @@
 
     python benchmarks/prefill_slice.py                  # 4 of 32 decoder layers, whole encoder and projector, K 64
     python benchmarks/prefill_slice.py --layers 1 --repeats 1
+    python benchmarks/prefill_slice.py --model next --budget 32/tile --without-slow    # LLaVA-NeXT, 2928 -> 160
 
 Real shapes, random weights (no download), float32 on a CPU and bfloat16 on a GPU, one prompt of 576 visual tokens and
 60 words. On a slice, the share of the selector is larger than on the whole model with its 32 layers. The released
@@ -38,7 +39,7 @@ from zoo_exp.report.tables_bench import bench_columns, bench_table
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.fastv import FastV
 
-MODEL = "llava-hf/llava-1.5-7b-hf"
+MODELS = {"llava": "llava-hf/llava-1.5-7b-hf", "next": "llava-hf/llava-v1.6-vicuna-7b-hf"}
 STEP, DIRECTIONS, AT_ONCE = 0.01, 64, 8
 
 
@@ -109,32 +110,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, default=4, help="decoder layers, 1 to 32")
-    parser.add_argument("--budget", type=int, default=64, help="visual tokens that stay, of 576")
+    parser.add_argument("--model", choices=sorted(MODELS), default="llava")
+    parser.add_argument("--budget", default="64", help="visual tokens that stay: 64, or 32/tile")
     parser.add_argument("--text", type=int, default=60, help="words of the prompt")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--clock", default="wall", choices=CLOCKS, help="process: one thread's own time, on a shared machine"
     )
+    parser.add_argument(
+        "--without-slow", action="store_true", help="without finite differences and the release"
+    )
     parser.add_argument("--out", type=Path, help="also write table and figure to this folder")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.set_num_threads(args.threads)
     loaded = load_model(
-        MODEL,
+        MODELS[args.model],
         weights="random",
         layers=args.layers,
         dtype="bfloat16" if cuda else "float32",
         device="cuda" if cuda else "cpu",
     )
     inputs = made_up_inputs(loaded.adapter, 1, args.text)
-    budget = Budget(count=args.budget)
+    budget = Budget.parse(int(args.budget) if args.budget.isdigit() else args.budget)
     often = [
         Arm("full", selectors.get("full")),
         Arm("divprune", selectors.get("divprune"), budget),
+        zoo("zoo diagonal", budget, estimator="diagonal"),
         zoo("zoo closed form", budget, estimator="closed_form"),
     ]
     once = [zoo("zoo M=64, shared directions", budget), Arm("zoo as released", Released(), budget)]
+    once = [] if args.without_slow else once
     if cuda:
         often += [Arm("fastv", FastV(), budget), zoo("zoo low rank 128", budget, projector="low_rank"), *once]
     mlp: Any = loaded.adapter.weights.mlp()  # type: ignore[attr-defined]
@@ -145,7 +152,7 @@ def main() -> None:
     # On a CPU a pass takes half a minute, so none is spent on warming up or counting: FLOPs follow from the shapes.
     plan = Plan(new_tokens=1, repeats=args.repeats, warmup=int(cuda), clock=args.clock)
     rows = run_bench(loaded, often, lambda _: lambda: inputs, plan, say, inspect=cuda)
-    if not cuda:
+    if once and not cuda:
         plan = replace(plan, repeats=1)
         rows += run_bench(loaded, once, lambda _: lambda: inputs, plan, say, inspect=False)
     text = markdown(bench_table(rows), heading="") + "\n"
@@ -156,9 +163,10 @@ def main() -> None:
         print(f"{row.arm:30s} selector {share:6.2f} % of the time to first token; ms: {parts}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "prefill_slice.md").write_text(text)
-        (args.out / "prefill_slice.csv").write_text(csv_text(bench_columns(rows)))
-        stage_bars(rows, args.out / "prefill_slice.png")
+        name = "prefill_slice" if args.model == "llava" else f"prefill_slice_{args.model}"
+        (args.out / f"{name}.md").write_text(text)
+        (args.out / f"{name}.csv").write_text(csv_text(bench_columns(rows)))
+        stage_bars(rows, args.out / f"{name}.png")
 
 
 def say(line: str) -> None:

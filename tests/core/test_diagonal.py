@@ -115,6 +115,16 @@ def test_the_hidden_layer_may_be_given(make):
         diagonal(x, mlp, first_layer(x, mlp)[:4])
 
 
+@pytest.mark.parametrize("make", [mlp_of, lambda: normed_of("layer", patches=2), lambda: normed_of("rms")])
+def test_blocks_of_tokens_change_no_bit(make, monkeypatch):
+    mlp = make()
+    x = torch.randn(67, mlp.width, generator=gen(3))
+    whole = diagonal(x, mlp)
+    monkeypatch.setattr("zoo_exp.core.diagonal.BLOCK", 16 * 20)
+    assert torch.equal(diagonal(x, mlp), whole)
+    assert torch.equal(diagonal(x, mlp, first_layer(x, mlp)), whole)
+
+
 def test_wide_random_projectors_rank_tokens_alike():
     mlp = mlp_of(256, 1024, 1024)
     x = torch.randn(64, 256, generator=gen(3)) * (torch.rand(64, 1, generator=gen(4)) + 0.2) * 2

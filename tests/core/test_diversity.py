@@ -151,6 +151,7 @@ def test_rows_ahead_of_the_picks_change_nothing(monkeypatch, combine, ahead):
     original = diversity._rows_ahead
     monkeypatch.setattr(diversity, "_rows_ahead", lambda *a: called.append(1) or original(*a))
     monkeypatch.setattr(diversity, "AHEAD", ahead)
+    monkeypatch.setattr(diversity, "AHEAD_MOST", 1)
     for images, rated in ((real, weights), (coarse, steps), (coarse, [torch.ones_like(w) for w in weights])):
         monkeypatch.setattr(diversity, "AHEAD_FROM", 2**40)
         whole = [p.tolist() for p in greedy_many(images, [15, 3, 11], rated, combine=combine)]

@@ -11,12 +11,13 @@ import torch
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.closed_form import closed_form
-from zoo_exp.core.diversity import greedy
+from zoo_exp.core.diversity import cosine_distances, greedy, nearest_distances
 from zoo_exp.core.fusion import min_max, top_k
 from zoo_exp.core.low_rank import as_released, low_rank
 from zoo_exp.core.sensitivity import MLP, draw_directions, zeroth_order, zeroth_order_reference
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.selectors.divprune import DivPrune
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.testing import sample_tokens
 
@@ -237,6 +238,45 @@ def test_a_budget_per_tile_is_proportional_and_the_released_one_is_not():
     assert released.kept_tokens == 3 * 48  # int(288 / 3) = 96 is above a tile of this size
     count = Zoo(variant="official_code", dtype="float32").select(tokens, 16, generator())
     assert count.kept_tokens == 15  # int(16 / 3) of each
+
+
+@pytest.mark.parametrize("budget", ["9/tile", "0.2/tile", 30])
+@pytest.mark.parametrize("rows_ahead", [False, True])
+def test_tiles_in_one_loop_keep_what_each_tile_alone_keeps(budget, rows_ahead, monkeypatch):
+    """The slow reference: tile after tile, token after token, from all pairs."""
+    if rows_ahead:
+        monkeypatch.setattr("zoo_exp.core.diversity.AHEAD_FROM", 1)
+        monkeypatch.setattr("zoo_exp.core.diversity.AHEAD", 3)
+    tile = torch.arange(260) % 5 - 1  # 52 newlines and four tiles of 52 tokens, interleaved
+    tokens = dataclasses.replace(sample_tokens(1, 260), grid=None, tile=tile)
+    for selector in (Zoo(estimator="closed_form"), Zoo(estimator="diagonal", fusion="sum"), DivPrune()):
+        layout = selector.plan(tokens, budget)
+        scores = selector.score(tokens, generator())
+        expected = []
+        for group in layout.groups:
+            index = group.index
+            weights = None if scores is None else min_max(scores[index])
+            expected += index[
+                one_by_one(tokens.projected[index], group.k, weights, selector.combine)
+            ].tolist()
+        kept = selector.select(tokens, budget, generator()).indices.tolist()
+        assert kept == sorted(expected)
+        assert selector.select_many([tokens], budget, [generator()])[0].indices.tolist() == kept
+
+
+def one_by_one(rows, k, weights, combine):
+    """Picks in order: every step compares every token with every picked one again."""
+    distance = cosine_distances(rows)
+    score = nearest_distances(distance) if weights is None else weights
+    picked = []
+    for _ in range(k):
+        free = [i for i in range(len(rows)) if i not in picked]
+        picked.append(max(free, key=lambda i: (score[i].item(), -i)))
+        nearest = distance[picked].amin(dim=0)
+        score = nearest
+        if weights is not None:
+            score = nearest * weights if combine == "multiply" else nearest + weights
+    return picked
 
 
 def test_needs_depend_on_the_options():

@@ -38,6 +38,8 @@ from zoo_exp.errors import InvalidValueError
 
 AGREEMENT = 0.99
 """Smallest rank correlation with the closed form at which the diagonal replaces it."""
+BLOCK = 2**17
+"""Hidden values per block of tokens: about half a megabyte per temporary, which a CPU core's cache holds."""
 _MEASURED: "weakref.WeakKeyDictionary[object, float]" = weakref.WeakKeyDictionary()
 
 
@@ -74,7 +76,7 @@ def diagonal(x: Tensor, mlp: Projector, hidden: Tensor | None = None) -> Tensor:
         )
     x = x.float()
     weights: Tensor = memo(layers, "diagonal", lambda: _constants(layers))
-    energy = slopes(x, layers, hidden).square() @ weights.T  # [N, P]
+    energy = _energy(x, layers, hidden, weights)
     square = (energy * _inverse_scale(x, layers)).sum(dim=-1)
     return (square.clamp_min(0) / x.shape[1]).sqrt()
 
@@ -118,6 +120,17 @@ def first_layer(x: Tensor, mlp: Any) -> Tensor:
         scale = torch.rsqrt(patches.pow(2).mean(-1, keepdim=True) + mlp.eps)
         x, inner = (mlp.norm.float() * patches * scale).flatten(-2), mlp.mlp
     return F.linear(x, inner.w1.float(), inner.b1.float())
+
+
+def _energy(x: Tensor, mlp: Any, hidden: Tensor | None, weights: Tensor) -> Tensor:
+    """sum_k g_k^2 q_k [N, P], in blocks of tokens: a dozen elementwise passes over [N, H] would go to memory."""
+    if hidden is None:
+        hidden = first_layer(x, mlp)
+    rows = len(x) if x.device.type != "cpu" else max(1, BLOCK // hidden.shape[-1])
+    if len(x) <= rows:
+        return slopes(x, mlp, hidden).square() @ weights.T
+    parts = zip(x.split(rows), hidden.split(rows), strict=True)
+    return torch.cat([slopes(part, mlp, inner).square() @ weights.T for part, inner in parts])
 
 
 def _constants(mlp: Any) -> Tensor:

@@ -17,8 +17,9 @@ from zoo_exp.errors import InvalidValueError
 
 MATRIX_BYTES = 64 * 2**20
 """Maximum size of a temporary: above 4096 tokens, rows of the distance matrix are computed on demand."""
-AHEAD, AHEAD_FROM = 16, 2**27
-"""Rows computed at a time when few are needed, and the number of multiply-adds from which this is faster."""
+AHEAD, AHEAD_MOST, AHEAD_FROM = 24, 64, 2**27
+"""Rows computed at a time when few are needed (three for every four picks, within these bounds), and the number of
+multiply-adds from which this is faster."""
 _GRID = 2.0**40
 COMBINATIONS = ("multiply", "sum")
 
@@ -155,7 +156,7 @@ def prepare(embeddings: Sequence[Tensor], weights: Sequence[Tensor] | None, k: i
     if n * n * 4 > MATRIX_BYTES:
         rows, first = _lazy_rows(embeddings[0], needs_first=weights is None)
     elif weights is not None and _few_rows_do(embeddings, k):
-        rows = _rows_ahead(embeddings, n)
+        rows = _rows_ahead(embeddings, n, k)
     else:
         matrices = [cosine_distances(e) for e in embeddings]
         if weights is None:
@@ -236,37 +237,45 @@ def _stacked_rows(distances: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _few_rows_do(embeddings: Sequence[Tensor], k: int) -> bool:
-    """Whether computing k rows on a CPU is cheaper than all pairs, and their float64 copies are small enough."""
-    size, width = sum(e.numel() for e in embeddings), embeddings[0].shape[1]
-    n = min(len(e) for e in embeddings)
-    return (
-        embeddings[0].device.type == "cpu"
-        and 4 * k <= n
-        and n * n * width >= AHEAD_FROM
-        and 8 * size <= MATRIX_BYTES
-    )
+    """Whether computing k rows on a CPU is cheaper than all pairs."""
+    n, width = min(len(e) for e in embeddings), embeddings[0].shape[1]
+    return embeddings[0].device.type == "cpu" and 4 * k <= n and n * n * width >= AHEAD_FROM
 
 
-def _rows_ahead(embeddings: Sequence[Tensor], n: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _rows_ahead(embeddings: Sequence[Tensor], n: int, k: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Rows on demand: computes the rows of the pick and the next best candidates in one product, which is cheaper."""
-    exact = [e.double() for e in embeddings]
-    scales = [torch.linalg.vector_norm(e, dim=1).clamp_(min=1e-8).reciprocal_() for e in exact]
-    known = torch.zeros(len(exact), n, dtype=torch.bool)
-    found = torch.zeros(len(exact), n, n)
+    columns = _block(n, embeddings[0].shape[1], embeddings[0].device)[1]
+    scales = [_lengths(e, columns).clamp_(min=1e-8).reciprocal_() for e in embeddings]
+    known = torch.zeros(len(embeddings), n, dtype=torch.bool)
+    found = torch.empty(len(embeddings), n, n)  # only rows that are known are written and read
+    images = torch.arange(len(embeddings))
+    ahead = max(AHEAD, min(AHEAD_MOST, 3 * k // 4))
 
     def rows(pick: Tensor, score: Tensor) -> Tensor:
         for i, chosen in enumerate(pick.tolist()):
             if known[i, chosen]:
                 continue
-            count, likely = len(exact[i]), score[i].masked_fill(known[i], float("-inf"))
+            count, likely = len(embeddings[i]), score[i].masked_fill(known[i], float("-inf"))
             likely[chosen] = float("inf")
-            some = likely[:count].topk(min(AHEAD, count)).indices
-            block = (exact[i][some] @ exact[i].T).mul_(scales[i][some, None]).mul_(scales[i])
-            found[i, some, :count] = _snap(block)
+            some = likely[:count].topk(min(ahead, count)).indices
+            block = torch.zeros(len(some), count, dtype=torch.float64)
+            for part in embeddings[i].split(columns, dim=1):
+                exact = part.double()  # columns at a time: a copy of all of them would not fit in a CPU cache
+                block.addmm_(exact[some], exact.T)
+            found[i, some, :count] = _snap(block.mul_(scales[i][some, None]).mul_(scales[i]))
+            found[i, some, count:] = 0
             known[i, some] = True
-        return found[torch.arange(len(exact)), pick]
+        return found[images, pick]
 
     return rows
+
+
+def _lengths(rows: Tensor, columns: int) -> Tensor:
+    """Length of every row [N] in float64, in blocks of columns."""
+    square = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for part in rows.split(columns, dim=1):
+        square += part.double().square_().sum(dim=1)
+    return square.sqrt_()
 
 
 def _lazy_rows(embeddings: Tensor, needs_first: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:

@@ -263,6 +263,18 @@ class GreedySelector(Selector):
             return top_k(scores, k)
         return self._greedy([(tokens.projected, scores, k)])[0]
 
+    def select(
+        self,
+        tokens: VisualTokens,
+        budget: BudgetLike,
+        generator: torch.Generator,
+        scores: Tensor | None = None,
+    ) -> Selection:
+        """As described by `Selector.select`, with the greedy steps of all tiles at once."""
+        if not self.is_greedy or type(self).pick is not GreedySelector.pick:
+            return super().select(tokens, budget, generator, scores)
+        return GreedySelector.select_many(self, [tokens], budget, [generator], [scores])[0]
+
     @torch.no_grad()
     def select_many(
         self,
@@ -277,7 +289,7 @@ class GreedySelector(Selector):
         known = [None] * len(tokens) if scores is None else scores
         jobs = [self._job(t, budget, g, s) for t, g, s in zip(tokens, generators, known, strict=True)]
         picks = iter(self._greedy([
-            (job.tokens.projected if group.index is None else job.tokens.projected[group.index],
+            (job.tokens.projected if group.index is None else job.tokens.projected.index_select(0, group.index),
              job.rated(group), group.k)
             for job in jobs for group in job.open
         ]))  # fmt: skip
