@@ -1,10 +1,10 @@
 """Cost of whole selectors at LLaVA's sizes, and of ZOO-Prune as a multiple of DivPrune.
 
-    python benchmarks/whole_selectors.py            # LLaVA-1.5 576 -> 64; LLaVA-NeXT 2928 -> 160, by image and 32 of every tile
+    python benchmarks/whole_selectors.py            # 576 -> 64; five tiles: 2928 -> 160, by image and by tile
     python benchmarks/whole_selectors.py --quick    # small sizes, seconds
 
-Everything between the projector's output and the kept indices is timed: checks, sensitivity, allocation to tiles, greedy
-steps. Weights and features are random. The projector's hidden layer is given to the diagonal form, as adapters capture
+Everything between the projector's output and the kept indices is timed: checks, sensitivity, allocation to tiles and
+greedy steps. Weights and features are random. The projector's hidden layer is given to the diagonal form, as adapters capture
 it; the kernel of the closed form is computed before. On a CPU: float32, one thread, and the thread's own processor
 time (median), which other work on the machine disturbs little.
 """
