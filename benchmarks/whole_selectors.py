@@ -4,9 +4,9 @@
     python benchmarks/whole_selectors.py --quick    # small sizes, seconds
 
 Everything between the projector's output and the kept indices is timed: checks, sensitivity, allocation to tiles and
-greedy steps. Weights and features are random. The projector's hidden layer is given to the diagonal form, as adapters capture
-it; the kernel of the closed form is computed before. On a CPU: float32, one thread, and the thread's own processor
-time (median), which other work on the machine disturbs little.
+greedy steps. Weights and features are random. The projector's hidden layer is given to the diagonal form, as adapters
+capture it; the kernel of the closed form is computed before. On a CPU: float32, one thread, and the thread's own
+processor time (median), which other work on the machine disturbs little.
 """
 
 import argparse
