@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # More overrides for the demo, such as OVERRIDES="limit=10 out=elsewhere"; it asks 38 units per task at two budgets, the experiment 100 at five.
 OVERRIDES ?=
 
-.PHONY: help demo test test-fast rehearse test-oldest lint format
+.PHONY: help demo test test-fast rehearse docs test-oldest lint format
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +23,10 @@ test-fast: $(VENV)/.installed-test ## the same without the tests marked slow or 
 
 rehearse: $(VENV)/.installed ## run every experiment on slim checkpoints and made-up data, with checks: under 4 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m zoo_exp rehearse $(OVERRIDES)
+
+docs: $(VENV)/.installed-test ## build the documentation in build/docs; every warning is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 test-oldest: ## test the engine with the oldest supported transformers, installed in build/oldest (minutes)
 	PYTHON=$(PYTHON) tests/models/oldest_transformers.sh build/oldest

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from zoo_exp import __version__
 from zoo_exp._cli import (
@@ -111,7 +111,12 @@ def entry() -> None:
     sys.exit(code)
 
 
-def _dispatch(arguments: list[str], debug: bool) -> int:
+def parsers(names: Collection[str]) -> "tuple[argparse.ArgumentParser, argparse._SubParsersAction]":
+    """The parser of the command line, and its subparsers.
+
+    Args:
+        names: commands whose arguments are added; the others, and their imports, are left out.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m zoo_exp",
         description=DESCRIPTION,
@@ -130,8 +135,13 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
             epilog=details.strip("\n"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in arguments:  # the arguments of other commands, and their imports, are not needed
+        if name in names:
             module.add_arguments(command)
+    return parser, commands
+
+
+def _dispatch(arguments: list[str], debug: bool) -> int:
+    parser, commands = parsers(arguments)
     if not arguments:
         parser.print_help()
         return 0

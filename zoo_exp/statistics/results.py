@@ -46,21 +46,23 @@ class Results:
         experiment: its name.
         tasks: names of the tasks that have records, in the experiment's order.
         frame: one row per (arm, task), and one row per arm with task `average`. Columns:
-            arm, row, selector, options, budget, seeds: the row of the table (`arm` is `row` with the number of
-                seeds); `options` is JSON, `seeds` their number.
-            task, metric, value: the main metric in its unit (see `units`); in the average row, the mean over tasks
-                of the mean score, 0 to 1.
-            low, high, interval: 95 % interval of `value`, and its method.
-            n, images, units: questions, different images, and units of the metric (MME pairs, MMBench groups).
-            retained, retained_low, retained_high: metric in percent of the full-token arm's; in the average row, the
-                mean over tasks.
-            best: significantly better than every other row of its budget (see `comparisons.Rival.significant`).
-            above_budget: keeps more visual tokens than the budget allows, and is excluded from comparisons.
-            seed_sd: standard deviation between seeds, of `value`; in the average row of `retained`.
-            kept_tokens, layer_tokens, n_visual: mean number of visual tokens that entered the language model, at the
-                input of a decoder layer (layer selectors), and before pruning.
-            flops_tflop, prefill_tflop, selector_tflop: TFLOP per response, and its prefill and selector parts.
-            select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
+
+            * arm, row, selector, options, budget, seeds: the row of the table (`arm` is `row` with the number of
+              seeds); `options` is JSON, `seeds` their number.
+            * task, metric, value: the main metric in its unit (see `units`); in the average row, the mean over tasks
+              of the mean score, 0 to 1.
+            * low, high, interval: 95 % interval of `value`, and its method.
+            * n, images, units: questions, different images, and units of the metric (MME pairs, MMBench groups).
+            * retained, retained_low, retained_high: metric in percent of the full-token arm's; in the average row, the
+              mean over tasks.
+            * best: significantly better than every other row of its budget (see `comparisons.Rival.significant`).
+            * above_budget: keeps more visual tokens than the budget allows, and is excluded from comparisons.
+            * seed_sd: standard deviation between seeds, of `value`; in the average row of `retained`.
+            * kept_tokens, layer_tokens, n_visual: mean number of visual tokens that entered the language model, at the
+              input of a decoder layer (layer selectors), and before pruning.
+            * flops_tflop, prefill_tflop, selector_tflop: TFLOP per response, and its prefill and selector parts.
+            * select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
+
         comparisons: the best row of each budget compared with each other row: difference of the retained averages in
             percentage points, its paired interval, exact test, and the p value after Holm's correction.
         claims: what the data say about the experiment's claims (see `claims.decide`).
