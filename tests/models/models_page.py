@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from test_generic_families import TYPES, EveryOther, answer, error, original_positions
-from tiny_changes import BATCH_DEPENDS, CANNOT_BE_BUILT, ENCODES_MORE
+from test_generic_families import TYPES, EveryOther, answer, error, independent_rows, original_positions
+from tiny_changes import CANNOT_BE_BUILT, ENCODES_MORE
 from tiny_configs import IMAGE
 from tiny_families import reference, split_rows, tiny_family, tiny_prompt
 from tiny_videos import IN_IMAGE_TOKENS, NO_VIDEOS, cut_reference, stays, video_prompt
@@ -145,8 +145,8 @@ def _batch(model, model_type):
     with zoo_exp.pruned(model, EveryOther()):
         together = answer(model, given, 4)[1]
         alone = [answer(model, one, 4)[1][0] for one in split_rows(model, given)]
-    checked = alone[:1] if model_type in BATCH_DEPENDS else alone
-    return _close(max(error(together[b], one) for b, one in enumerate(checked)))
+    rows = independent_rows(model, given)
+    return _close(max(error(together[b], alone[b]) for b in rows)) if rows else "depends"
 
 
 def _zoo(adapter, given):

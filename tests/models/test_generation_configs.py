@@ -88,7 +88,10 @@ def test_logits_processors_see_pruned_ids(
     with torch.no_grad():
         with zoo_exp.pruned(model, selector, None if selector == "blind" else 3) as pruning:
             hooked = model.generate(**given, **options)[:, given["input_ids"].shape[1] :]
-        assert torch.equal(hooked, run_path(model, given, pruning.selections, **options))
+        copies = len(pruning.selections) // len(
+            given["input_ids"]
+        )  # transformers 5.17 repeats images for beams
+        assert torch.equal(hooked, run_path(model, given, pruning.selections[::copies], **options))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

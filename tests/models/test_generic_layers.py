@@ -17,10 +17,11 @@ DEPTH = 3
 """Layers that see everything: behind the two that DeepStack adds to."""
 _NO_PROJECTIONS = "without q_proj and k_proj"
 _NOT_ITS_OUTPUT = "do not give its output"
+_SPARSE = "layers of kind (indexed_attention|deepseek_sparse_attention)"  # the older name is the second
 REFUSED_LAYERS = {
     "fuyu": _NO_PROJECTIONS,
     "gemma4": _NO_PROJECTIONS,
-    "glm5_next": "layers of kind indexed_attention",
+    "glm5_next": _SPARSE,
     "hunyuan_vl": _NOT_ITS_OUTPUT,
     "kimi_k25": _NO_PROJECTIONS,
     "lfm3_vl": "layers of kind conv",
@@ -28,7 +29,7 @@ REFUSED_LAYERS = {
     "minicpm_ocr": _NO_PROJECTIONS,
     "minicpmv4_6": _NO_PROJECTIONS,
     "minicpmv4_7": _NO_PROJECTIONS,
-    "mistral_large4": "layers of kind indexed_attention",
+    "mistral_large4": _SPARSE,
     "muse_glimmer": _NOT_ITS_OUTPUT,
     "qwen3_5": _NO_PROJECTIONS,
     "qwen3_5_moe": _NO_PROJECTIONS,

@@ -12,6 +12,7 @@ import zoo_exp
 from zoo_exp import presets, registry
 from zoo_exp.embedded.model import make_model, make_processor
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
+from zoo_exp.models import loading
 from zoo_exp.models.families import FAMILIES
 from zoo_exp.models.llava import LlavaAdapter
 from zoo_exp.models.question import question_of
@@ -221,6 +222,18 @@ def test_pickled_weights_of_any_name_are_refused(copy_of):
     (copy_of / "model.safetensors").unlink()
     torch.save({}, copy_of / "pytorch_model-00001-of-00002.bin")
     with pytest.raises(InvalidValueError, match=r"pytorch_model-00001-of-00002\.bin.*opening them runs code"):
+        zoo_exp.load_model(copy_of)
+
+
+def test_a_processor_that_needs_torchvision(copy_of, monkeypatch):
+    """Transformers 5.17 reads the images of Idefics3 and others only with it."""
+
+    def needs_it(*args, **kwargs):
+        raise ImportError("AutoImageProcessor requires the Torchvision library but it was not found")
+
+    monkeypatch.setattr(transformers.LlavaProcessor, "from_pretrained", needs_it)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(MissingFileError, match=r"processor cannot be loaded.*pip install torchvision"):
         zoo_exp.load_model(copy_of)
 
 

@@ -3,7 +3,8 @@
 import inspect
 from typing import Any
 
-from transformers.models.llava.modeling_llava import LlavaModel
+from transformers import VipLlavaConfig
+from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLVisionAttention
 
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _MROPE = {"text_config": {"rope_parameters": QWEN_ROPE}}
@@ -28,12 +29,14 @@ _MINICPM = {
     "vision_config": {"insert_layer_id": 1},
 }
 _LATENT = {"num_key_value_heads": 4}
+_VIPLLAVA_LAYERS = next(n for n in VipLlavaConfig().to_dict() if n.startswith("vision_feature_layer"))
+"""`vision_feature_layers` before transformers 5.23."""
 CHANGES: dict[str, dict[str, Any]] = {
     "aria": {"projector_patch_to_query_dict": {16: 8}},
     "cohere_compass": {
         "text_config": {
             "rope_parameters": {
-                kind: {"rope_type": "default", "rope_theta": 10000.0}
+                kind: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
                 for kind in ("full_attention", "sliding_attention")
             }
         }
@@ -146,7 +149,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen4_exp": _MROPE,
     "shieldgemma2": {"mm_tokens_per_image": 4},
     "step3p7": {"text_config": {"sliding_window": 24}, "vision_config": {"image_size": 112}},
-    "vipllava": {"vision_feature_layer": [-2, -1]},
+    "vipllava": {_VIPLLAVA_LAYERS: [-2, -1]},
 }
 """What a type needs besides the tables of `tiny_configs`."""
 _NEEDS_TIMM = "its vision encoder is one of timm, which is not installed"
@@ -171,14 +174,13 @@ CANNOT_BE_BUILT: dict[str, str] = {
     "unlimited_ocr": _SIZES,
 }
 """Types that the engine may well prune, but of which no tiny model could be made to show it."""
-_OLDER = ("ernie4_5_vl_moe", "fuyu", "hunyuan_vl", "idefics2", "llama4", "minicpmv4_6", "minimax_m3_vl")
-if "mm_encoder_outputs" not in inspect.signature(LlavaModel.forward).parameters:  # 5.17
-    CANNOT_BE_BUILT |= dict.fromkeys(
-        (*_OLDER, "video_llava", "vipllava"), "an older transformers has another form of it"
-    )
 ENCODES_MORE = ("granite_docling", "ovis2")
 """Types whose encoder gives more than rows for the placeholders."""
 BATCH_DEPENDS = {
     "hunyuan_vl": "transformers numbers images over the batch, so that a row's positions depend on others"
 }
 """Types whose unpruned answers depend on the other rows of a batch."""
+if "cu_seqlens" not in inspect.signature(MiniMaxM3VLVisionAttention.forward).parameters:  # 5.17
+    BATCH_DEPENDS["minimax_m3_vl"] = (
+        "this version of transformers lets the images of a batch attend to each other"
+    )

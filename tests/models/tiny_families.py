@@ -11,6 +11,8 @@ from tiny_changes import CHANGES
 from tiny_configs import END, IMAGE, START, VIDEO, tiny_config
 from torch import Tensor
 
+from zoo_exp.models.families import adapter_for
+from zoo_exp.models.generic_rows import pixel_inputs
 from zoo_exp.models.generic_support import find_parts, vision_language_types
 
 TILES = ("llava_next", "llava_next_video", "llava_onevision")
@@ -121,7 +123,9 @@ SPECIAL: dict[str, Any] = {
         "pixel_values": noise(16 * sum(rows), 2 * 3 * 14 * 14),
         "image_grid_thw": torch.tensor([[1, 4, 4]] * sum(rows)),
     },
-    "fuyu": lambda model, rows, noise: {"pixel_values": noise(sum(rows), 4, 3 * model.config.patch_size**2)},
+    "fuyu": lambda model, rows, noise: {
+        pixel_inputs(find_parts(model)[0])[0]: noise(sum(rows), 4, 3 * model.config.patch_size**2)
+    },
     "lfm2_vl": lambda model, rows, noise: {
         "pixel_values": noise(sum(rows), 16, 3 * 14 * 14),
         "spatial_shapes": torch.tensor([[4, 4]] * sum(rows)),
@@ -143,15 +147,10 @@ SPECIAL: dict[str, Any] = {
 def tiny_prompt(model: Any, rows: Sequence[int] = (1,), seed: int = 0) -> dict[str, Tensor]:
     """A left-padded batch of prompts of random words; row b has `rows[b]` images."""
     generator = torch.Generator().manual_seed(seed)
-    vlm = find_parts(model)[0]
     inputs = encoder_arguments(model, rows, generator) if sum(rows) else {}
     lengths: list[int] = []
     if inputs:
-        with torch.no_grad():
-            output = vlm.get_image_features(**_as_called(inputs), return_dict=True)
-        pooled = getattr(output, "pooler_output", None)
-        pooled = output.last_hidden_state if pooled is None else pooled
-        lengths = [p.reshape(-1, p.shape[-1]).shape[0] for p in pooled]
+        lengths = image_lengths(model, inputs)
     if len(lengths) == 1 and sum(rows) > 1:
         lengths = [lengths[0] // sum(rows)] * sum(rows)
     of_one = len(lengths) // max(1, sum(rows))
@@ -169,11 +168,12 @@ def tiny_prompt(model: Any, rows: Sequence[int] = (1,), seed: int = 0) -> dict[s
     return with_types(model, {"input_ids": ids, "attention_mask": mask, **inputs})
 
 
-def _as_called(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Video-LLaVA's `forward` knows the pixels by another name than its encoder."""
-    return {
-        "pixel_values" if name == "pixel_values_images" else name: value for name, value in inputs.items()
-    }
+@torch.no_grad()
+def image_lengths(model: Any, inputs: dict[str, Tensor]) -> list[int]:
+    """Rows of every entry that the model gives for some images."""
+    adapter = adapter_for(model)
+    call = adapter.encoder_call(inputs)
+    return [p.reshape(-1, p.shape[-1]).shape[0] for p in adapter.pooled(adapter.image_features(**call), call)]
 
 
 def with_types(model: Any, inputs: dict[str, Tensor], prompt: int | None = None) -> dict[str, Tensor]:

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tiny_changes import CANNOT_BE_BUILT
 from tiny_configs import END, IMAGE, START, VIDEO
-from tiny_families import encoder_arguments
+from tiny_families import encoder_arguments, image_lengths
 from torch import Tensor
 
-from zoo_exp.models.generic_support import find_parts
+from zoo_exp.models.families import adapter_for
+from zoo_exp.models.generic_support import find_parts, vision_language_types
 
-VIDEO_TYPES = (
+_VIDEO_TYPES = (
     *(
         "qwen2_5_vl",
         "qwen3_vl",
@@ -35,9 +37,10 @@ VIDEO_TYPES = (
     *("lfm3_vl", "minimax_m3_vl", "muse_glimmer", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl_moe"),
     *("video_llama_3", "video_llava"),
 )
-"""Types whose videos the tests prune."""
+VIDEO_TYPES = tuple(t for t in _VIDEO_TYPES if t in vision_language_types() and t not in CANNOT_BE_BUILT)
+"""Types whose videos the tests prune, as far as the installed transformers has them."""
 _NO_PIXELS = "its tiny model has no random videos"
-NO_VIDEOS = {
+_NO_VIDEOS = {
     "gemma4": _NO_PIXELS,
     "glm5_next": "images and videos have one placeholder, told apart by a span that its tiny model does not have",
     "kimi_k25": "transformers itself fails on a video of its tiny model",
@@ -45,6 +48,7 @@ NO_VIDEOS = {
     "minicpmv4_6": _NO_PIXELS,
     "minicpmv4_7": _NO_PIXELS,
 }
+NO_VIDEOS = {name: why for name, why in _NO_VIDEOS.items() if name in vision_language_types()}
 """Types with videos that the tests do not prune."""
 FRAMES = 3
 MERGED = {"ernie4_5_vl_moe": 2}
@@ -104,7 +108,7 @@ def video_prompt(
         seed: of words and pixels.
     """
     generator = torch.Generator().manual_seed(seed)
-    family, vlm = model.config.model_type, find_parts(model)[0]
+    family = model.config.model_type
     kinds = [kind for row in rows for kind in row]
     inputs: dict[str, Tensor] = {}
     lengths = {}
@@ -116,11 +120,7 @@ def video_prompt(
             else video_arguments(model, count, generator)
         )
         inputs |= given
-        with torch.no_grad():
-            output = getattr(vlm, f"get_{kind}_features")(
-                **{n.replace("_images", ""): v for n, v in given.items()}, return_dict=True
-            )
-        sizes = [p.reshape(-1, p.shape[-1]).shape[0] for p in output.pooler_output]
+        sizes = image_lengths(model, given) if kind == "image" else video_lengths(model, given)
         each = len(sizes) // count
         lengths[kind] = iter([sum(sizes[i * each : (i + 1) * each]) for i in range(count)])
     prompts = []
@@ -140,6 +140,27 @@ def video_prompt(
     ids = torch.stack([torch.cat([p.new_zeros(longest - len(p)), p]) for p in prompts])
     mask = torch.stack([torch.cat([p.new_zeros(longest - len(p)), torch.ones_like(p)]) for p in prompts])
     return typed(model, {"input_ids": ids, "attention_mask": mask, **inputs})
+
+
+@torch.no_grad()
+def video_lengths(model: Any, given: dict[str, Tensor]) -> list[int]:
+    """Rows of every video or frame in the prompt."""
+    adapter = adapter_for(model)
+    known = inspect.signature(type(adapter.vlm).get_video_features).parameters
+    renamed = {"pixel_values": given["pixel_values_videos"]} if "pixel_values" in known else {}
+    named = given if not renamed else {**given, **renamed, "pixel_values_videos": None}
+    output = adapter.vlm.get_video_features(
+        **{n: v for n, v in named.items() if v is not None}, return_dict=True
+    )
+    behind = int(newline_behind(adapter.vlm))
+    rows = adapter.pooled(output, given)
+    return [p.reshape(-1, p.shape[-1]).shape[0] + behind for p in rows]
+
+
+def newline_behind(vlm: Any) -> bool:
+    """Whether `forward` puts a newline behind a video (LLaVA-OneVision of transformers 5.17)."""
+    known = inspect.signature(type(vlm).get_video_features).parameters
+    return "pixel_values" in known and vlm.config.model_type == "llava_onevision"
 
 
 def _words(count: int, generator: torch.Generator) -> list[int]:
@@ -230,16 +251,21 @@ def only_rows(vlm: Any, keep: dict[str, Tensor]):
             if inside:  # Qwen3-VL encodes videos as images
                 return original(*args, **kwargs)
             inside.append(kind)
+            own.pop("image_newline", None)
             try:
                 output = original(*args, **kwargs)
             finally:
                 inside.pop()
             given = output.pooler_output
-            rows = torch.cat([p.reshape(-1, p.shape[-1]) for p in given])[keep[kind]]
+            rows = torch.cat([p.reshape(-1, p.shape[-1]) for p in given])
+            if kind == "video" and newline_behind(vlm):
+                rows = torch.cat([rows, vlm.image_newline[None]])
+                own["image_newline"] = _NoRows(vlm.image_newline)
+            rows = rows[keep[kind]]
             if isinstance(given, Tensor):
                 output.pooler_output = rows[None] if given.ndim == 3 else rows
             else:
-                output.pooler_output = [rows]
+                output.pooler_output = [rows[None] if kind == "video" and given[0].ndim == 3 else rows]
             levels = getattr(output, "deepstack_features", None)
             if levels is not None:
                 output.deepstack_features = [
@@ -255,8 +281,19 @@ def only_rows(vlm: Any, keep: dict[str, Tensor]):
     try:
         yield
     finally:
+        own.pop("image_newline", None)
         for kind in keep:
             del own[f"get_{kind}_features"]
+
+
+class _NoRows:
+    """In the place of a newline that `forward` would put behind the rows of a video once more."""
+
+    def __init__(self, newline: Tensor) -> None:
+        self.newline = newline
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.newline.new_zeros(1, 0, len(self.newline))
 
 
 @torch.no_grad()

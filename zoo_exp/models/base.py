@@ -56,6 +56,8 @@ class VLMAdapter:
     """Number of (last) axes of position ids [A, B, L] that the language model reads; None for all."""
     encoder_inputs: tuple[str, ...] = IMAGE_INPUTS
     """Names of the vision encoder's inputs."""
+    pixel_inputs: tuple[str, ...] = ("pixel_values",)
+    """Names under which the inner model's `forward` takes the pixels of images."""
     self_check: ClassVar[bool] = False
     """Whether the first prompt of an attached model is checked; disable with `pruned(..., self_check=False)`."""
 
@@ -167,7 +169,7 @@ class VLMAdapter:
         needs = self.captured(needs)
         with Capture(self.taps(needs)) as capture:
             output = self.image_features(**call)
-        images = self.complete(self.collect(capture, self.pooled(output), call, needs), output)
+        images = self.complete(self.collect(capture, self.pooled(output, call), call, needs), output)
         grouped = self.group_by_row(rows, images)
         return self.with_prompt(grouped, rows, _mask(inputs), needs)
 
@@ -179,8 +181,8 @@ class VLMAdapter:
         """The model's unmodified image features, also while the call is wrapped by pruning."""
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
 
-    def pooled(self, output: Any) -> list[Tensor]:
-        """Features that replace the placeholders, from the image-feature call: one tensor per image."""
+    def pooled(self, output: Any, call: Mapping[str, Any]) -> list[Tensor]:
+        """Features that replace the placeholders [N, D], per image, from a feature call and its arguments."""
         return list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:

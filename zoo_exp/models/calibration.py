@@ -35,7 +35,7 @@ def calibrate_diagonal(adapter: Any, mlp: Projector) -> None:
     }
     with torch.no_grad(), Capture(adapter.taps(features_only)) as capture:
         output = adapter.image_features(**call)
-        image = adapter.collect(capture, adapter.pooled(output), call, features_only)[0]
+        image = adapter.collect(capture, adapter.pooled(output, call), call, features_only)[0]
     features = image.features if image.tile is None else image.features[image.tile >= 0]
     found = calibrate(features[:TOKENS], mlp)
     if found < AGREEMENT:

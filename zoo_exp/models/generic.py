@@ -15,7 +15,16 @@ from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.generic_encoder import ATTENTION, NO_CLS, OTHER_ROWS, find_encoder
 from zoo_exp.models.generic_projector import Found, candidates, find_projector, parts_of
-from zoo_exp.models.generic_prompt import GRIDS, prune_prepared
+from zoo_exp.models.generic_prompt import prune_prepared
+from zoo_exp.models.generic_rows import (
+    ENCODER_OPTIONS,
+    GRIDS,
+    encoder_arguments,
+    named_pixels,
+    pixel_inputs,
+    rows_of,
+    split_rows,
+)
 from zoo_exp.models.generic_support import READ_ON, check_type, find_parts
 from zoo_exp.models.generic_tiles import regrouped
 from zoo_exp.models.prompt import PrunedPrompt
@@ -30,7 +39,6 @@ _REASONS = {
     "resize": "how its processor cuts an image of another size is not known",
     "clip": "only a CLIP vision encoder of an adapter of its own has CLIP's heads",
 }
-_ENCODER_OPTIONS = ("vision_feature_layer", "vision_feature_select_strategy")
 
 
 class GenericAdapter(VLMAdapter):
@@ -52,7 +60,9 @@ class GenericAdapter(VLMAdapter):
         self.levels_by_image = True
         """Whether a level of DeepStack's rows is a list with one entry per image (newer versions) or one tensor."""
         known = inspect.signature(type(self.vlm).get_image_features).parameters
-        self.encoder_inputs = tuple(n for n in known if n not in ("self", "kwargs", *_ENCODER_OPTIONS))
+        inputs = [n for n in known if n not in ("self", "kwargs", *ENCODER_OPTIONS)]
+        self.pixel_inputs = pixel_inputs(self.vlm)
+        self.encoder_inputs = tuple(dict.fromkeys([*inputs, *self.pixel_inputs]))
 
     def parts(self) -> tuple[Any, Any]:
         """The inner model, and its decoder, whatever they are called."""
@@ -192,12 +202,23 @@ class GenericAdapter(VLMAdapter):
         return [(side, side) if square else None] * len(rows)
 
     def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `get_image_features`; Video-LLaVA's processor has another name for its pixels."""
-        call = super().encoder_call(inputs)
-        renamed = call.pop("pixel_values_images", None)
-        return call if renamed is None else {**call, "pixel_values": renamed}
+        """Arguments of `image_features`; some processors have another name for the pixels."""
+        return named_pixels(super().encoder_call(inputs))
 
-    def pooled(self, output: Any) -> list[Tensor]:
+    def image_features(self, **call: Any) -> Any:
+        """The model's unmodified image features, with its own names of the arguments."""
+        return super().image_features(**encoder_arguments(self.vlm, call))
+
+    def call_arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "image"
+    ) -> dict[str, Any]:
+        """Arguments of a call of `get_image_features` (or of `get_video_features`), by the names of newer versions."""
+        named = super().call_arguments(args, kwargs, kind)
+        if kind == "video" and "pixel_values" in named:  # transformers 5.17
+            named["pixel_values_videos"] = named.pop("pixel_values")
+        return named_pixels(named) if kind == "image" else named
+
+    def pooled(self, output: Any, call: Mapping[str, Any]) -> list[Tensor]:
         """Rows per image; Llama 4 and Fuyu give them under another name, Llama 4 before its projector."""
         rows = getattr(output, "pooler_output", None)
         if rows is None:
@@ -207,7 +228,7 @@ class GenericAdapter(VLMAdapter):
                 count = len(rows)
                 rows = projector(rows.view(-1, rows.shape[-1]))
                 rows = rows.view(count, -1, rows.shape[-1])
-        return list(rows)
+        return split_rows(rows, call, self.model.config)
 
 
 def _tiles(source: Tensor, per_tile: int) -> Tensor:
@@ -224,19 +245,6 @@ def _merged(size: list[int], count: int) -> tuple[int, int] | None:
     if any(f != 1 for f in frames) or not factor or (height // factor) * (width // factor) != count:
         return None
     return height // factor, width // factor
-
-
-def rows_of(pooled: Sequence[Tensor], family: str) -> list[Tensor]:
-    """What a model gives per image, as rows [N, D].
-
-    Raises:
-        InvalidValueError: something else than rows.
-    """
-    if not all(isinstance(p, Tensor) and p.ndim >= 2 for p in pooled):
-        raise InvalidValueError(
-            f"model type '{family}' cannot be pruned: its image features are not one row per visual token. {READ_ON}"
-        )
-    return [p.reshape(-1, p.shape[-1]) for p in pooled]
 
 
 def _has_position_axes(vlm: Any) -> bool:

@@ -21,9 +21,6 @@ from zoo_exp.models.llm_call import all_states, cut_call
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, keep_mask
 from zoo_exp.models.segments import Segment, first_position, whole_prompt
 
-GRIDS = ("image_grid_thw", "image_grid_hw", "spatial_shapes", "target_sizes")
-"""Inputs of vision encoders that give rows and columns of patches of every image."""
-
 
 class _Reached(Exception):
     """The language model was called with these arguments."""
@@ -63,7 +60,11 @@ def prepare(adapter: VLMAdapter, inputs: Mapping[str, Any], images: Sequence[Vis
     call |= {n: _no_pixels(n, inputs.get(n), images, adapter) for n in adapter.encoder_inputs if n in known}
     call = {name: value for name, value in call.items() if value is not None}
     failed: Exception | None = None
-    for output in _outputs(images, by_image=getattr(adapter, "levels_by_image", True)):
+    outputs = _outputs(images, by_image=getattr(adapter, "levels_by_image", True))
+    pixels = [name for name in adapter.pixel_inputs if name in call]
+    # MiniCPM-V of transformers 5.17 reads the number of beams from the first axis of packed pixels.
+    for output, count in [(output, count) for count in (len(images), 1) for output in outputs]:
+        call |= {name: call[name][:count] for name in pixels}
         own, before = vlm.__dict__, vlm.__dict__.get("get_image_features")
         own["get_image_features"] = lambda *args, output=output, **kwargs: output
         try:
@@ -97,7 +98,7 @@ def _reach(adapter: VLMAdapter, call: Mapping[str, Any]) -> dict[str, Any]:
 def _no_pixels(name: str, given: Any, images: Sequence[VisualTokens], adapter: VLMAdapter) -> Tensor | None:
     """What stands for an input of the vision encoder, which is not going to run: sizes as given, but no pixels."""
     device = images[0].device
-    if "pixel_values" in name:
+    if "pixel_values" in name or name in adapter.pixel_inputs:
         return None if name.endswith("local") else torch.zeros(len(images), 1, 1, 1, 1, device=device)
     if isinstance(given, Tensor) and len(given) == len(images):
         return given

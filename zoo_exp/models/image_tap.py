@@ -16,7 +16,7 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.placeholders import KINDS, grouped, placeholders
-from zoo_exp.models.videos import Video, collect_videos
+from zoo_exp.models.videos import Video, collect_videos, with_newlines
 from zoo_exp.selectors.base import Selector
 
 _Unit: TypeAlias = tuple[str, Tensor, VisualTokens | Video]
@@ -119,9 +119,9 @@ class ImageTap:
                     output = original(*args, **kwargs)
             finally:
                 seen.in_video = False
-            pooled = self._adapter.pooled(output)
             with torch.no_grad():
                 call = self._adapter.call_arguments(args, kwargs, kind)
+                pooled = self._adapter.pooled(output, call)
                 if kind == "image":
                     seen.images = self._adapter.collect(capture, pooled, call, needs)
                     seen.call = call
@@ -152,6 +152,10 @@ class ImageTap:
             InvalidValueError: placeholders do not match the images or videos.
         """
         seen = self._seen
+        if seen.videos is not None and "video" in kinds:
+            slots = placeholders(self._adapter, ids, ["video"], among=kinds) & real
+            newline = getattr(self._adapter.vlm, "image_newline", None)
+            seen.videos = with_newlines(seen.videos, slots, embeds, newline)
         copies = self._copies(ids, real, kinds)
         if seen.chosen is None or copies * len(seen.chosen) != len(ids):
             seen.chosen = self._select(ids[::copies], real[::copies], kinds)

@@ -274,6 +274,11 @@ def processor_of(path: str, name: str, config: Any, hub: dict[str, Any], *, need
                 f"({first_line(error)[:150]}): copy tokenizer.json from the model's page on the hub into the folder, "
                 "or pip install sentencepiece protobuf"
             ) from error
+        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+            raise MissingFileError(
+                f"model '{name}': its processor cannot be loaded: the installed transformers reads its images with "
+                "torchvision, which is not installed: pip install torchvision, in the version for your torch"
+            ) from error
         raise unreadable(name, "its processor cannot be loaded", error) from error
     written = getattr(processor, "image_token_id", None)
     if written is not None and written != image_token(

@@ -81,7 +81,7 @@ def given_kinds(adapter: Any, given: Mapping[str, Any]) -> tuple[str, ...]:
     """
     encoded = given.get("mm_encoder_outputs")
     encoded = encoded if isinstance(encoded, Mapping) else {}
-    pixels = [n for n in adapter.encoder_inputs if n.startswith("pixel_values")]
+    pixels = adapter.pixel_inputs
     has_images = any(given.get(n) is not None for n in pixels) or encoded.get("image") is not None
     named = {**given, **given.get("kwargs", {})}
     has_video = named.get("pixel_values_videos") is not None or encoded.get("video") is not None

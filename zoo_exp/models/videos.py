@@ -222,6 +222,27 @@ def split_frames(
     return videos
 
 
+def with_newlines(videos: list[Video], slots: Tensor, embeds: Tensor, newline: Tensor | None) -> list[Video]:
+    """Videos with the newline that `forward` puts behind each (LLaVA-OneVision of transformers 5.17), if it does.
+
+    Newer versions return it with the video's features.
+
+    Args:
+        videos: of all prompts, in order.
+        slots: columns of their placeholders [B, L] (bool).
+        embeds: embeddings of the prompts with the visual tokens in place [B, L, D].
+        newline: the row [D], or None.
+    """
+    if newline is None or not videos or any(len(video.tail) for video in videos) or not bool(slots.any()):
+        return videos
+    row = int(slots.any(dim=1).nonzero()[0])
+    columns = slots[row].nonzero().squeeze(1)
+    behind = columns[videos[0].count :][:1]
+    if not len(behind) or not torch.equal(embeds[row, behind[0]], newline.to(embeds)):
+        return videos
+    return [replace(video, tail=newline.detach().to(video.projected)[None]) for video in videos]
+
+
 def square(count: int) -> tuple[int, int] | None:
     """The raster of a frame of a model with square inputs."""
     side = math.isqrt(count)
