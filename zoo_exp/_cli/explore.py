@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 from zoo_exp._cli.ask import with_defaults
 from zoo_exp._cli.bench import device_for
 from zoo_exp._cli.run import add_config_dir, check_sources
+from zoo_exp.addresses import LOOPBACK, is_loopback, parse_port
 from zoo_exp.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from zoo_exp.workbench.server import Server
 
-PORT, HOST = 7860, "127.0.0.1"
+PORT, HOST = 7860, LOOPBACK
 SAMPLES = 10
 """Images to choose from."""
 SCENES = ("world2_gqa", "world2_vqav2", "world2_textvqa", "world2_mmmu")
@@ -47,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def explore(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
-    from zoo_exp.workbench.server import is_loopback
-
     server = start(args.overrides, args.config_dir)
     print(f"open {server.address}", flush=True)
     if not is_loopback(server.host):
@@ -144,11 +143,7 @@ def split(texts: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
         if not equals or Path(text).is_dir():
             runs.append(text)
         elif key == "port":
-            if not value.isdecimal() or int(value) > 65_535:
-                raise InvalidValueError(
-                    f"port={value}: give a whole number from 0 to 65535, such as port={PORT}"
-                )
-            settings["port"] = int(value)
+            settings["port"] = parse_port(value, PORT)
         elif key == "host":
             if not value:
                 raise InvalidValueError(f"host=: give an address, such as host={HOST}")

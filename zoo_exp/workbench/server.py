@@ -6,10 +6,8 @@ machine can reach its loopback as well. What changes something also needs the pa
 read. No request names a file: images and questions have numbers, and the files of the page are a fixed list.
 """
 
-import errno
 import hmac
 import io
-import ipaddress
 import json
 import secrets
 import socket
@@ -22,7 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import jinja2
 
-from zoo_exp.errors import InvalidValueError, ZooExpError, ending
+from zoo_exp.addresses import cannot_listen, is_address, is_loopback, name_and_port, url
+from zoo_exp.errors import ZooExpError, ending
 from zoo_exp.files import log
 from zoo_exp.report.html_page import page_file
 from zoo_exp.report.page_galleries import script_json
@@ -82,7 +81,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((host, port), Handler)
         except OSError as error:
-            raise _no_address(host, port, error) from error
+            raise cannot_listen(host, port, error) from error
         self.cookie = f"zoo_exp_{self.port}"  # cookies do not tell ports apart
 
     @property
@@ -93,56 +92,22 @@ class Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/?key={self.key}"
+        return f"{url(self.host, self.port)}/?key={self.key}"
 
     def is_own(self, given: str) -> bool:
         """Whether a Host header names this server: its address, this machine's name, or any address in digits."""
-        try:
-            parts = urlsplit(f"//{given}")
-            name, port = (parts.hostname or "").lower(), parts.port or 80
-        except ValueError:
-            return False
+        name, port = name_and_port(given)
         if port != self.port:
             return False
         if name in ("localhost", self.host.lower()):
             return True
         if is_loopback(self.host):
             return is_loopback(name)
-        return name in (socket.gethostname().lower(), socket.getfqdn().lower()) or _is_address(name)
+        return name in (socket.gethostname().lower(), socket.getfqdn().lower()) or is_address(name)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that leaves before its answer is no error of the server."""
         log.debug("a connection ended early", exc_info=True)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine only.
-
-    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")]
-    [True, True, True, False, False]
-    """
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _no_address(host: str, port: int, error: OSError) -> InvalidValueError:
-    if error.errno == errno.EADDRINUSE:
-        return InvalidValueError(
-            f"port={port} is in use: give another, such as port={port + 1}, or port=0 for a free one"
-        )
-    if error.errno == errno.EACCES:
-        return InvalidValueError(f"port={port} needs privileges: give one above 1023, such as port=7860")
-    return InvalidValueError(
-        f"host={host}: cannot listen there ({error.strerror or error}); the default is 127.0.0.1"
-    )
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from zoo_exp import presets, selectors
+from zoo_exp import selectors
 from zoo_exp.config.arms import expand
 from zoo_exp.config.experiment import Arm, Experiment
-from zoo_exp.config.schema import ArmConfig
+from zoo_exp.config.offered import offered
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.overlays import overlaid
@@ -59,7 +59,7 @@ class Studio:
         self._uploads: OrderedDict[int, Image.Image] = OrderedDict()
         self._number = len(self.samples)
         self._last: tuple[object, Looked] | None = None
-        self._offered = _offered(experiment.arms)
+        self._offered = offered(experiment.arms)
         self._named = len({(arm.selector, str(arm.options)) for arm in experiment.arms})
         self.chosen = list(self._offered)[: self._named]
 
@@ -183,28 +183,6 @@ def _panel(looked: Looked, panel: Panel) -> dict[str, Any]:
         "problem": panel.problem,
         "figure": figure,
     }
-
-
-def _offered(arms: Sequence[Arm]) -> dict[str, ArmConfig]:
-    """Selectors and presets by name: those of the command line with their options first, then all others."""
-    named: dict[str, ArmConfig] = {}
-    for name in dict.fromkeys([*selectors.available(), *presets.names("selector")]):
-        selector, options = selectors.resolve(name)
-        if name in presets.names("selector"):  # a preset may have the name of its selector, and is meant then
-            preset = presets.find("selector", name) or {}
-            stored = preset.get("options")
-            selector, options = str(preset.get("selector", name)), stored if isinstance(stored, dict) else {}
-        named[name] = ArmConfig(selector=selector, options=options)
-    first: dict[str, ArmConfig] = {}
-    for arm in arms:
-        known = next((name for name, config in named.items() if _is(arm, config)), None)
-        row = arm.row if arm.budget is None else arm.row.removesuffix(f" @{arm.budget}")
-        first[known or row] = ArmConfig(selector=arm.selector, options=dict(arm.options))
-    return {**first, **{name: config for name, config in named.items() if name not in first}}
-
-
-def _is(arm: Arm, config: ArmConfig) -> bool:
-    return (arm.selector, dict(arm.options)) == (config.selector, config.options)
 
 
 def budgets_of(n_visual: int | None) -> dict[str, Any]:
