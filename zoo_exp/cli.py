@@ -30,6 +30,7 @@ from zoo_exp._cli import (
     report,
     run,
     score,
+    serve,
     show,
     slurm,
     tokens,
@@ -55,6 +56,7 @@ COMMANDS = {
     "run": run,
     "ask": ask,
     "explore": explore,
+    "serve": serve,
     "bench": bench,
     "slurm": slurm,
     "report": report,
@@ -73,7 +75,7 @@ COMMANDS = {
     "embedded": embedded,
 }
 
-ANNOUNCED = ("run", "bench", "tokens", "rehearse")
+ANNOUNCED = ("run", "bench", "tokens", "rehearse", "serve")
 """Commands that say that they are loading; what others print may be read by programs."""
 
 

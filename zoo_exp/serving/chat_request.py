@@ -4,8 +4,6 @@ Fields that this server does not implement are refused unless they have the valu
 ignored would let a client believe that it has an effect, and a misspelt `budget` would go unnoticed.
 """
 
-import base64
-import binascii
 import json
 import math
 import re
@@ -13,27 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.serving.http_errors import ApiError, invalid
-from zoo_exp.tasks.images import ImageFile
-
-ImageSource: TypeAlias = bytes | Path
-"""An encoded image, or the file of one below the folder of the server."""
+from zoo_exp.serving.http_errors import LONGEST, ApiError, invalid, short
+from zoo_exp.serving.image_urls import ImageSource, image_source
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles of messages -> the role that chat templates know."""
 MOST_MESSAGES = 256
 MOST_STOPS, LONGEST_STOP = 8, 200
-LONGEST_NAME = 200
-"""Characters of a value that a message repeats."""
 READ = {
-    "model", "messages", "max_tokens", "max_completion_tokens", "stop", "stream", "stream_options", "budget", "selector",
-    "seed",
+    "model", "messages", "max_tokens", "max_completion_tokens", "stop", "stream", "stream_options", "budget",
+    "selector", "seed",
 }  # fmt: skip
-WITHOUT_EFFECT = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "top_p", "top_k"}
+WITHOUT_EFFECT = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "top_p",
+    "top_k",
+}
 """Fields that change no response of this server: its decoding is greedy, and it stores nothing."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -60,7 +60,6 @@ WHY = {
     "n": "one choice per request: send n=1, or leave it out",
 }
 """Field -> what its message adds."""
-_DATA_URL = re.compile(r"data:(?P<kind>[^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
@@ -122,8 +121,12 @@ def parse(body: bytes, limits: Limits) -> ChatRequest:
     _refuse_fields(content)
     messages, images = _messages(content.get("messages"), limits)
     options = content.get("stream_options")
-    if options is not None and not (isinstance(options, dict) and set(options) <= {"include_usage", "include_obfuscation"}):
-        raise invalid('stream_options: an object such as {"include_usage": true} is allowed', "stream_options")
+    if options is not None and not (
+        isinstance(options, dict) and set(options) <= {"include_usage", "include_obfuscation"}
+    ):
+        raise invalid(
+            'stream_options: an object such as {"include_usage": true} is allowed', "stream_options"
+        )
     return ChatRequest(
         messages,
         images,
@@ -144,11 +147,13 @@ def _object(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise invalid("the body is nested too deeply", None, "invalid_json") from None
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
-        reason = _SPACE.sub(" ", str(error))[:LONGEST_NAME]
+        reason = _SPACE.sub(" ", str(error))[:LONGEST]
         raise invalid(f"the body is not valid JSON: {reason}", None, "invalid_json") from None
     if not isinstance(content, dict):
         raise invalid(
-            f'the body is a JSON {_kind(content)}: send an object, such as {{"messages": [...]}}', None, "invalid_json"
+            f'the body is a JSON {_kind(content)}: send an object, such as {{"messages": [...]}}',
+            None,
+            "invalid_json",
         )
     return content
 
@@ -165,12 +170,14 @@ def _refuse_fields(content: Mapping[str, Any]) -> None:
             close = get_close_matches(name, [*READ, *NEUTRAL], n=1, cutoff=0.6)
             guess = f" Did you mean '{close[0]}'?" if close else ""
             raise invalid(
-                f"unknown field '{_short(name)}'.{guess} Fields: {', '.join(sorted(READ))}", _short(name), "unknown_field"
+                f"unknown field '{short(name)}'.{guess} Fields: {', '.join(sorted(READ))}",
+                short(name),
+                "unknown_field",
             )
         if not any(type(value) is type(one) and value == one for one in _numbers(NEUTRAL[name])):
             allowed = " or ".join(json.dumps(one) for one in NEUTRAL[name])
             why = WHY.get(name, f"this server does not implement it: send {allowed}, or leave it out")
-            raise invalid(f"{name}={_short(value)}: {why}", name, "unsupported_value")
+            raise invalid(f"{name}={short(value)}: {why}", name, "unsupported_value")
 
 
 def _numbers(values: Sequence[Any]) -> list[Any]:
@@ -194,7 +201,7 @@ def _messages(given: Any, limits: Limits) -> tuple[list[dict[str, Any]], tuple[I
             raise invalid(f"{place}: an object with role and content is needed, got {_kind(message)}", place)
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
-            raise invalid(f"{place}.role={_short(role)}: allowed are {', '.join(ROLES)}", f"{place}.role")
+            raise invalid(f"{place}.role={short(role)}: allowed are {', '.join(ROLES)}", f"{place}.role")
         for name in ("tool_calls", "function_call", "audio"):
             if message.get(name):
                 raise invalid(f"{place}.{name}: this server has no tools and no sound", f"{place}.{name}")
@@ -223,70 +230,17 @@ def _parts(
             parts.append({"type": "text", "text": part["text"]})
         elif kind == "image_url" and role == "user":
             if len(images) >= limits.images:
-                raise invalid(f"{at}: at most {limits.images} images per request are taken", at, "too_many_images")
-            images.append(_image(part.get("image_url"), f"{at}.image_url", limits.root))
+                raise invalid(
+                    f"{at}: at most {limits.images} images per request are taken", at, "too_many_images"
+                )
+            images.append(image_source(part.get("image_url"), f"{at}.image_url", limits.root))
             parts.append({"type": "image"})
         elif kind == "image_url":
             raise invalid(f"{at}: only messages of the user may have images, not {role}", at)
         else:
-            raise invalid(
-                f'{at}: a part is {{"type": "text", "text": ...}} or {{"type": "image_url", "image_url": {{"url": ...}}}}, '
-                f"got type {_short(kind)}",
-                at,
-            )
+            shapes = '{"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}'
+            raise invalid(f"{at}: a part is {shapes}, got type {short(kind)}", at)
     return parts
-
-
-def _image(given: Any, place: str, root: Path | None) -> ImageSource:
-    url = given.get("url") if isinstance(given, dict) else given
-    if not isinstance(url, str) or not url:
-        raise invalid(f'{place}: {{"url": "data:image/png;base64,..."}} is needed', place, "invalid_image")
-    if isinstance(given, dict) and given.get("detail") not in (None, "auto", "low", "high"):
-        raise invalid(f"{place}.detail={_short(given['detail'])}: allowed are auto, low, high", f"{place}.detail")
-    if url[:5].lower() == "data:":
-        found = _DATA_URL.match(url)
-        if found is None:
-            raise invalid(f"{place}: a data URL of an image is data:image/png;base64,...", place, "invalid_image")
-        try:
-            data = base64.b64decode(_SPACE.sub("", url[found.end() :]), validate=True)
-        except (binascii.Error, ValueError):
-            raise invalid(f"{place}: the data URL is not valid base64", place, "invalid_image") from None
-        if not data:
-            raise invalid(f"{place}: the data URL is empty", place, "invalid_image")
-        return data
-    return _file(url, place, root)
-
-
-def _file(url: str, place: str, root: Path | None) -> Path:
-    """The file of an image: a path relative to the folder, or a file URL of a path below it."""
-    scheme = url.partition(":")[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) else ""
-    if scheme not in ("", "file"):
-        raise invalid(
-            f"{place}: nothing is fetched from the network (URL {scheme}:...): send the image as "
-            "data:image/png;base64,...",
-            place,
-            "invalid_image",
-        )
-    if root is None:
-        raise invalid(
-            f"{place}: this server reads no files (it was started without serve.root=DIR): send the image as "
-            "data:image/png;base64,...",
-            place,
-            "invalid_image",
-        )
-    path = url
-    if scheme:
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
-            raise invalid(f"{place}: a file URL has no host: file:///...", place, "invalid_image")
-        path = unquote(parts.path)
-    try:
-        return ImageFile(path, (root,)).find(place)
-    # Messages of data sets name the folder, which is none of the client's business.
-    except MissingFileError:
-        raise invalid(f"{place}: no such image below the server's folder", place, "invalid_image") from None
-    except InvalidValueError:
-        raise invalid(f"{place}: the path is none below the server's folder", place, "invalid_image") from None
 
 
 def _max_tokens(content: Mapping[str, Any], most: int) -> int | None:
@@ -306,7 +260,8 @@ def _stop(given: Any) -> tuple[str, ...]:
         or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts)
     ):
         raise invalid(
-            f"stop: a text or a list of at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters is needed", "stop"
+            f"stop: a text or a list of at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters is needed",
+            "stop",
         )
     return tuple(texts)
 
@@ -317,7 +272,8 @@ def _budget(given: Any) -> int | float | str | None:
     plain = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
     if not plain and not (isinstance(given, str) and 0 < len(given) <= 40):
         raise invalid(
-            f'budget={_short(given)}: give a number of visual tokens (64) or a keep ratio (0.111 or "11.1%")', "budget"
+            f'budget={short(given)}: give a number of visual tokens (64) or a keep ratio (0.111 or "11.1%")',
+            "budget",
         )
     if isinstance(given, str) and given.isdecimal():
         return int(given)
@@ -329,21 +285,21 @@ def _whole(content: Mapping[str, Any], name: str, low: int, high: int) -> int | 
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise invalid(f"{name}={_short(value)}: give a whole number from {low} to {high}", name)
+        raise invalid(f"{name}={short(value)}: give a whole number from {low} to {high}", name)
     return value
 
 
 def _text(content: Mapping[str, Any], name: str) -> str | None:
     value = content.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(f"{name}={_short(value)}: give a name", name)
+        raise invalid(f"{name}={short(value)}: give a name", name)
     return value
 
 
 def _flag(content: Mapping[str, Any], name: str) -> bool:
     value = content.get(name)
-    if value not in (None, True, False) or isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise invalid(f"{name}={_short(value)}: give true or false", name)
+    if value not in (None, True, False) or type(value) in (int, float):
+        raise invalid(f"{name}={short(value)}: give true or false", name)
     return bool(value)
 
 
@@ -352,13 +308,8 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "number")
 
 
-def _short(value: Any) -> str:
-    """A value of the request in a message."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
-
-
 def wrong_model(given: str, name: str) -> ApiError:
     """A request for a model that this server does not have."""
-    return ApiError(404, f"no model '{_short(given)}' here: this server has '{name}'", "model_not_found", "model")
+    return ApiError(
+        404, f"no model '{short(given)}' here: this server has '{name}'", "model_not_found", "model"
+    )

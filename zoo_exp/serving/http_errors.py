@@ -1,5 +1,6 @@
 """Errors of the HTTP interface, in the shape that clients of OpenAI's interface read."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ from zoo_exp.errors import ZooExpError
 
 NO_RETRY = {"x-should-retry": "false"}
 """Keeps the `openai` client from sending a request again that would fail again."""
+LONGEST = 200
+"""Characters of a value that a message repeats."""
 
 
 class ApiError(Exception):
@@ -56,3 +59,10 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
 def refused(error: ZooExpError, param: str, code: str = "invalid_value") -> ApiError:
     """One of this package's errors about a field of the request; the message is the error's own."""
     return ApiError(400, str(error), code, param)
+
+
+def short(value: Any) -> str:
+    """A value of the request in a message."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

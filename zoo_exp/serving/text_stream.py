@@ -40,6 +40,11 @@ class TextStream:
             text = self._certain(text)
         return self._send(text)
 
+    def hold(self, token: int) -> str:
+        """Take a token without decoding it, where nobody reads the text before the end; returns no text."""
+        self.ids.append(token)
+        return ""
+
     def finish(self) -> str:
         """The text that was held back."""
         text = self.text

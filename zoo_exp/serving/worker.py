@@ -1,4 +1,4 @@
-"""One thread that owns the model, and a bounded queue of requests in front of it."""
+"""One thread that owns the model, and the queue of requests in front of it."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo_exp.errors import ZooExpError
 from zoo_exp.files import log
 from zoo_exp.serving.http_errors import ApiError
 
@@ -78,12 +79,16 @@ def failure(error: Exception, what: str) -> Failed:
     """An unforeseen error as an event: the client gets no details, the log gets the traceback at level DEBUG."""
     if isinstance(error, ApiError):
         return Failed(error)
+    if isinstance(error, ZooExpError):  # such as logits that are NaN: the message is for users
+        return Failed(ApiError(500, str(error), "generation_failed"))
     log.debug(f"{what} failed", exc_info=error)
     log.error(f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         message = "the server is out of memory: send a smaller image, a smaller budget or a shorter prompt"
         return Failed(ApiError(503, message, "out_of_memory"))
-    return Failed(ApiError(500, "internal error: the request was not answered; see the server's log", "internal_error"))
+    return Failed(
+        ApiError(500, "internal error: the request was not answered; see the server's log", "internal_error")
+    )
 
 
 class Worker:
@@ -91,14 +96,14 @@ class Worker:
 
     Args:
         answer: answers jobs of one group; it sends `Finished` or `Failed` to each.
-        most_waiting: jobs that may wait.
         most_together: jobs of one group that are answered together.
+
+    Attributes:
+        most_together: as given.
     """
 
-    def __init__(
-        self, answer: Callable[[Sequence[Job]], None], most_waiting: int, most_together: int = 1
-    ) -> None:
-        self._answer, self._most_waiting, self._most_together = answer, most_waiting, most_together
+    def __init__(self, answer: Callable[[Sequence[Job]], None], most_together: int = 1) -> None:
+        self._answer, self.most_together = answer, most_together
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._change = threading.Condition()
@@ -128,15 +133,11 @@ class Worker:
         """Append a job to the queue.
 
         Raises:
-            ApiError: 429, the queue is full; 503, the server is stopping.
+            ApiError: 503, the server is stopping.
         """
         with self._change:
             if self._closed:
                 raise _stopping()
-            # A job that the thread takes at once does not wait.
-            free = 0 if self._running else 1
-            if len(self._waiting) >= self._most_waiting + free:
-                raise full(self._most_waiting)
             self._waiting.append(job)
             self._change.notify()
 
@@ -182,16 +183,10 @@ class Worker:
     def _take(self) -> list[Job]:
         """The first job, and later ones of its group."""
         first = self._waiting[0]
-        jobs = [job for job in self._waiting if job.group == first.group][: self._most_together]
+        jobs = [job for job in self._waiting if job.group == first.group][: self.most_together]
         for job in jobs:
             self._waiting.remove(job)
         return jobs
-
-
-def full(most: int) -> ApiError:
-    """The error of a request for which there is no room."""
-    message = f"the server is busy: {most} requests are waiting already; try again in a second"
-    return ApiError(429, message, "queue_full", headers={"Retry-After": "1"})
 
 
 def _stopping() -> ApiError:

@@ -1,0 +1,1 @@
+"""Serving: other engines that generate from pruned prompts, and an HTTP server."""
