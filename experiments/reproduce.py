@@ -7,8 +7,8 @@
 
 The command of an experiment is the first line of its file in configs/exp. An interrupted run is resumed by the same
 command. An experiment with claims is answered a second time on scenes that no other study uses (`split=confirm`),
-with the arms that its claims name. Each folder gets the results as csv, the figures that its README shows, and
-run.json with date, commit and processor time.
+with the arms that its claims name; what another experiment has answered there is taken from it. Each folder gets the
+results as csv, the figures that its README shows, and run.json with date, commit and processor time.
 """
 
 import argparse
@@ -151,7 +151,8 @@ def answer(name: str, out: str, folder: Path, limit: int | None) -> int:
         )
         rows = {row for claim in other.claims for row in (claim.arm, claim.against)} | {"full"}
         arms = tuple(arm for arm in other.arms if arm.row.removesuffix(f" @{arm.budget}") in rows)
-        runs[CONFIRM] = replace(other, arms=arms)
+        # Under one name, experiments take the answers that they have in common from each other.
+        runs[CONFIRM] = replace(other, name=CONFIRM, arms=arms)
     for split, run in runs.items():
         print(
             f"== {name}, {split}: {len(run.arms)} arms, {len(run.tasks)} tasks, limit {run.limit}", flush=True
