@@ -60,7 +60,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Tensor|Generator|Device|PreTrainedModel|Path|DataFrame|Series|Module|ndarray)"),
     (r"py:.*", r"(zoo_exp\..*\.)?([A-Z]|Kind|OneOf|SelectorType|TaskType)"),
     (r"py:.*", r"(dict|list|tuple)\[.*"),
-    (r"py:.*", r"zoo_exp\.models\.(attention_masks|capture|engine|image_tap|layer_hooks|segments)\..*"),
 ]
 
 

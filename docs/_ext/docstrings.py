@@ -69,11 +69,17 @@ def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options:
 
 
 def find_by_name(app: Sphinx, env: Any, node: Any, content: Any) -> nodes.reference | None:
-    """Link a name without its module, as in annotations and in `Raises`, where one object has this name."""
+    """Link a name without its module, as in annotations and in `Raises`, where one object has this name.
+
+    A class of a module that the reference leaves out stays plain text.
+    """
     if node.get("refdomain") != "py":
         return None
     target = SAME.get(node["reftarget"], node["reftarget"])
     objects = env.domains["py"].objects
+    module = target.rpartition(".")[0]
+    if module.startswith("zoo_exp.") and not any(name.startswith(f"{module}.") for name in objects):
+        return content
     if not hasattr(env, "zoo_by_name"):  # references are resolved after every page is read
         env.zoo_by_name = {}
         for name in objects:

@@ -21,7 +21,9 @@ from zoo_exp.models.generic_support import REFUSED, find_parts
 from zoo_exp.selectors.layer.fastv import FastV
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-HEAD = """# Models
+HEAD = """# Supported models
+
+After this page you know whether your model can be pruned, by which selectors, and how that was tested.
 
 `zoo_exp.pruned`, `load_model` and `model=hub model.path=ORG/NAME` take every vision-language model of `transformers`
 that puts one placeholder per visual token into the prompt. Three families have an adapter of their own. All others

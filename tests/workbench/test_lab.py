@@ -13,7 +13,7 @@ from zoo_exp.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     shlex.split(line)[3:]
-    for line in (ROOT / "docs" / "lab.md").read_text().split("Three commands:")[1].splitlines()[:5]
+    for line in (ROOT / "docs" / "lab.md").read_text().split("Three commands:")[1].splitlines()[:6]
     if line.startswith("    python -m zoo_exp ")
 ]
 SMALL = ["limit=1", "logger=none"]

@@ -1,0 +1,72 @@
+"""What every page has, what tables of the documentation list, and that drawn figures are current."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo_exp import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+INCLUDED = ("changelog.md", "contributing.md", "slurm.md", "index.md")
+PAGES = [path for path in sorted(DOCS.glob("*.md")) if path.name not in INCLUDED]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "slurm" / "README.md"], ids=lambda page: page.stem)
+def test_a_page_begins_with_what_the_reader_can_do_after_it(page):
+    title, _, first, *_ = page.read_text(encoding="utf-8").splitlines()
+    assert title.startswith("# ")
+    assert first.startswith("After this page "), first
+
+
+def test_every_page_is_in_the_contents():
+    contents = re.findall(r"^\w+(?:/index)?$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {path.stem for path in DOCS.glob("*.md")} | {"studies/index", "api/index"} - {"index"}
+    assert pages - {"index"} == set(contents) - ({"serving"} - pages)
+
+
+def test_every_error_class_is_in_the_faq():
+    page = (DOCS / "faq.md").read_text(encoding="utf-8")
+    classes = [
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and value.__module__ == errors.__name__
+    ]
+    assert len(classes) >= 5
+    assert [name for name in classes if f"| `{name}` |" not in page] == []
+
+
+def test_every_experiment_and_study_is_on_a_page():
+    reproduce = (DOCS / "reproduce.md").read_text(encoding="utf-8")
+    studies = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "configs" / "exp").glob("*.yaml"):
+        assert f"exp={path.stem}" in reproduce or f"[{path.stem}]" in studies, path.stem
+
+
+def test_the_figure_of_the_concepts_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import draw_concepts
+
+    assert draw_concepts.FILE.read_text(encoding="utf-8") == draw_concepts.figure()
+    sys.modules.pop("draw_concepts")
+
+
+def test_tables_of_results_are_filled_by_the_site_alone():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for body in re.findall(r"<!-- table: .*? -->\n(.*?)<!-- end of table -->", text, re.DOTALL):
+            assert body.startswith("(The site shows"), (
+                f"{page.name}: numbers are filled in while the site is built"
+            )
+
+
+def test_modules_of_the_reference_exist():
+    for page in (DOCS / "api").glob("*.md"):
+        for name in re.findall(r"automodule:: ([\w.]+)", page.read_text(encoding="utf-8")):
+            path = ROOT / name.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), (
+                f"{page.name}: {name}"
+            )
