@@ -12,7 +12,7 @@ from zoo_exp import cli, pipeline
 from zoo_exp.config import compose
 from zoo_exp.config.identity import weights_id
 from zoo_exp.config.schema import ModelConfig
-from zoo_exp.evaluation.feature_store import FeatureStore
+from zoo_exp.models.tensor_store import TensorStore
 from zoo_exp.runs import reading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_a_full_disk_disables_the_cache_and_the_run_continues(plain, tmp_path, m
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(FeatureStore, "put", full)
+    monkeypatch.setattr(TensorStore, "put", full)
     assert run(tmp_path / "runs", f"cache.features={tmp_path / 'cache'}")[0] == plain[0]
     assert caplog.text.count("cannot be written (No space left on device)") == 1
 
@@ -123,7 +123,7 @@ def test_two_processes_can_fill_one_folder_at_the_same_time(plain, tmp_path):
     for name in "ab":
         (path,) = (tmp_path / name).glob("*/*/records.jsonl")
         assert path.read_bytes() == plain[0]
-    store = FeatureStore(tmp_path / "cache")
+    store = TensorStore(tmp_path / "cache")
     assert len(list(store.folder.glob("*/*.safetensors"))) == 6
     assert not list(store.folder.glob("*/.*.tmp"))
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.feature_cache import FeatureCache, image_hashes
-from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.models.families import adapter_for
+from zoo_exp.models.tensor_store import TensorStore
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 NEEDS = frozenset({"features", "projector", "cls_attention", "keys"})
@@ -34,10 +34,10 @@ def entries(store):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_tensors_are_read_back_bit_by_bit(tmp_path, dtype):
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     assert store.get("k") is None
     store.put("k", tensors(dtype), {"grid": [2, 3]})
-    found, facts = FeatureStore(tmp_path).get("k")  # as another process would
+    found, facts = TensorStore(tmp_path).get("k")  # as another process would
     assert facts == {"grid": [2, 3]}
     assert found.keys() == tensors().keys()
     for name, value in tensors(dtype).items():
@@ -46,7 +46,7 @@ def test_tensors_are_read_back_bit_by_bit(tmp_path, dtype):
 
 
 def test_a_reader_cannot_change_the_file(tmp_path):
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     store.put("k", tensors(), {})
     store.get("k")[0]["a"].zero_()
     assert torch.equal(store.get("k")[0]["a"], tensors()["a"])
@@ -55,7 +55,7 @@ def test_a_reader_cannot_change_the_file(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), cut=st.booleans())
 def test_damage_anywhere_is_named_and_repaired(tmp_path_factory, place, cut):
-    store = FeatureStore(tmp_path_factory.mktemp("store"))
+    store = TensorStore(tmp_path_factory.mktemp("store"))
     store.put("k", tensors(), {})
     (path,) = entries(store)
     data = bytearray(path.read_bytes())
@@ -72,7 +72,7 @@ def test_damage_anywhere_is_named_and_repaired(tmp_path_factory, place, cut):
 
 
 def test_damage_is_logged(tmp_path, caplog):
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     store.put("k", tensors(), {})
     (path,) = entries(store)
     path.write_bytes(b"")
@@ -81,18 +81,18 @@ def test_damage_is_logged(tmp_path, caplog):
 
 
 def test_entries_that_were_renamed_are_not_taken_for_each_other(tmp_path, caplog):
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     for key in ("k", "other"):
         store.put(key, {"a": torch.full((3,), float(len(key)))}, {})
     store._path("k").replace(store._path("other"))
     assert store.get("other") is None
-    assert "the entry of another image or model" in caplog.text
+    assert "the entry of another key" in caplog.text
     assert entries(store) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop", "text", "empty file"])
 def test_what_stands_in_the_place_of_an_entry_counts_as_missing(tmp_path, caplog, kind):
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     path = store._path("k")
     path.parent.mkdir(parents=True)
     if kind == "folder":
@@ -111,12 +111,12 @@ def test_what_stands_in_the_place_of_an_entry_counts_as_missing(tmp_path, caplog
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), 0.0, -1.0])
 def test_a_limit_that_is_no_size_is_refused(tmp_path, limit):
     with pytest.raises(InvalidValueError, match="limit_gb="):
-        FeatureStore(tmp_path, limit)
+        TensorStore(tmp_path, limit)
 
 
 def test_tensors_that_share_memory_are_stored(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     store.put("k", {"whole": whole, "turned": whole.T, "part": whole[1:]}, {})
     found = store.get("k")[0]
     assert torch.equal(found["turned"], whole.T)
@@ -126,7 +126,7 @@ def test_tensors_that_share_memory_are_stored(tmp_path):
 def test_an_entry_that_fits_no_image_is_encoded_again(tmp_path, caplog):
     """Whole, with its key and checksum, and yet not what the cache wrote."""
     model = tiny_model("llava")
-    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    adapter, store = adapter_for(model, None), TensorStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES["llava"])
     FeatureCache(adapter, store, "model").encode(inputs, frozenset())
     for name in image_hashes(inputs):
@@ -142,7 +142,7 @@ def test_the_folder_stays_below_its_limit_and_recently_used_entries_stay(tmp_pat
     import os
 
     one = {"a": torch.zeros(1000)}
-    store = FeatureStore(tmp_path, limit_gb=10 * 4.3e-6)
+    store = TensorStore(tmp_path, limit_gb=10 * 4.3e-6)
     for number in range(40):
         store.put(str(number), one, {})
         for age, path in enumerate(entries(store)):  # file times are too coarse to order what a test writes
@@ -153,7 +153,7 @@ def test_the_folder_stays_below_its_limit_and_recently_used_entries_stay(tmp_pat
 
 
 def test_an_entry_larger_than_the_limit_is_not_stored(tmp_path):
-    store = FeatureStore(tmp_path, limit_gb=1e-6)
+    store = TensorStore(tmp_path, limit_gb=1e-6)
     store.put("k", {"a": torch.zeros(1000)}, {})
     assert store.get("k") is None
 
@@ -165,7 +165,7 @@ def test_a_known_image_is_not_encoded_again(family, tmp_path, monkeypatch):
     inputs = tiny_inputs(model, SHAPES[family])
     needs = frozenset({"features", "projector"}) if family == "qwen2_5_vl" else NEEDS
     expected = adapter.encode(inputs, needs)
-    store = FeatureStore(tmp_path)
+    store = TensorStore(tmp_path)
     FeatureCache(adapter, store, "model").encode(inputs, needs)
     monkeypatch.setattr(adapter, "encode", None)
     cache = FeatureCache(adapter, store, "model")
@@ -183,7 +183,7 @@ def test_a_known_image_is_not_encoded_again(family, tmp_path, monkeypatch):
 
 def test_weights_needs_and_pixels_identify_an_entry(tmp_path):
     model = tiny_model("llava")
-    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    adapter, store = adapter_for(model, None), TensorStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES["llava"])
     for model_id, needs in (("a", frozenset()), ("b", frozenset()), ("b", frozenset({"features"}))):
         cache = FeatureCache(adapter, store, model_id)
@@ -198,7 +198,7 @@ def test_weights_needs_and_pixels_identify_an_entry(tmp_path):
 def test_a_smaller_image_is_encoded_again_and_the_rest_is_read(family, tmp_path):
     """`resize` needs the pixels, which every batch brings, and no features of the whole image."""
     model = tiny_model(family)
-    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    adapter, store = adapter_for(model, None), TensorStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES[family])
     needs = frozenset({"features", "resize"})
     FeatureCache(adapter, store, "model").encode(inputs, frozenset({"features"}))
@@ -214,7 +214,7 @@ def test_a_smaller_image_is_encoded_again_and_the_rest_is_read(family, tmp_path)
 
 def test_tiled_images_cannot_be_resized(tmp_path):
     model = tiny_model("llava_next")
-    cache = FeatureCache(adapter_for(model, None), FeatureStore(tmp_path), "model")
+    cache = FeatureCache(adapter_for(model, None), TensorStore(tmp_path), "model")
     for read in (0, 2):
         found = cache.encode(tiny_inputs(model, SHAPES["llava_next"]), frozenset({"resize"}))
         assert cache.hits == read
@@ -224,7 +224,7 @@ def test_tiled_images_cannot_be_resized(tmp_path):
 def test_a_batch_with_a_new_image_is_encoded_as_a_whole(tmp_path):
     """Bits of an image may depend on the others of its batch: nothing is mixed that a run would not mix."""
     model = tiny_model("llava")
-    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    adapter, store = adapter_for(model, None), TensorStore(tmp_path)
     inputs = tiny_inputs(model, SHAPES["llava"])
     FeatureCache(adapter, store, "model").encode({k: v[:1] for k, v in inputs.items()}, frozenset())
     (old,) = entries(store)
@@ -238,7 +238,7 @@ def test_a_batch_with_a_new_image_is_encoded_as_a_whole(tmp_path):
 
 def test_needs_that_are_not_stored_run_the_encoder(tmp_path):
     model = tiny_model("llava")
-    adapter, store = adapter_for(model, None), FeatureStore(tmp_path)
+    adapter, store = adapter_for(model, None), TensorStore(tmp_path)
     cache = FeatureCache(adapter, store, "model")
     found = cache.encode(tiny_inputs(model, SHAPES["llava"]), frozenset({"hidden"}))
     assert found[0][0].hidden

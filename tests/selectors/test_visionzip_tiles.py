@@ -14,8 +14,8 @@ from zoo_exp.core.merging import dominant_and_contextual
 from zoo_exp.core.tokens import Tiles, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation.feature_cache import FeatureCache
-from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.models.families import adapter_for
+from zoo_exp.models.tensor_store import TensorStore
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection"
@@ -226,7 +226,7 @@ def test_a_feature_cache_does_not_lose_the_tiles(tmp_path):
     """An entry has no place for whole tiles, so a tiled image with CLS tokens is encoded again."""
     model = tiny_model("llava_next")
     given = tiny_inputs(model, [[(100, 60)]])
-    cache = FeatureCache(adapter_for(model), FeatureStore(tmp_path), "m")
+    cache = FeatureCache(adapter_for(model), TensorStore(tmp_path), "m")
     answers = []
     for _ in range(2):
         ((image,),) = cache.encode(given, RELEASED.needs)

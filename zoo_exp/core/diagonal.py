@@ -91,8 +91,13 @@ def agreement(x: Tensor, mlp: Projector) -> float:
 def calibrate(x: Tensor, mlp: Projector) -> float:
     """Measure `agreement` on features x [N, Dv] once per projector object, for `replaces_closed_form`."""
     if mlp not in _MEASURED:
-        _MEASURED[mlp] = agreement(x, mlp)
+        record_agreement(mlp, agreement(x, mlp))
     return _MEASURED[mlp]
+
+
+def record_agreement(mlp: Projector, measured: float) -> None:
+    """Let `replaces_closed_form` decide by an `agreement` that was measured before."""
+    _MEASURED[mlp] = measured
 
 
 def replaces_closed_form(mlp: Projector) -> bool:

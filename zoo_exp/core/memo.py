@@ -2,10 +2,13 @@
 
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+Keeper: TypeAlias = Callable[[Any, Hashable, Callable[[], Any]], Any]
+"""A function (owner, key, compute) -> value, which may find the value elsewhere."""
 _VALUES: "weakref.WeakKeyDictionary[object, dict[Hashable, Any]]" = weakref.WeakKeyDictionary()
+_KEEPERS: "weakref.WeakKeyDictionary[object, Keeper]" = weakref.WeakKeyDictionary()
 
 
 def memo(owner: object, key: Hashable, compute: Callable[[], T]) -> T:
@@ -16,6 +19,13 @@ def memo(owner: object, key: Hashable, compute: Callable[[], T]) -> T:
     """
     values = _VALUES.setdefault(owner, {})
     if key not in values:
-        values[key] = compute()
+        keeper = _KEEPERS.get(owner)
+        values[key] = compute() if keeper is None else keeper(owner, key, compute)
     found: T = values[key]
     return found
+
+
+def keep_with(owner: T, keeper: Keeper) -> T:
+    """Ask `keeper` for the values of an owner that `memo` does not have yet; return the owner."""
+    _KEEPERS[owner] = keeper
+    return owner

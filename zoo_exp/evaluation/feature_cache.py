@@ -13,10 +13,10 @@ from zoo_exp.config.experiment import Experiment
 from zoo_exp.config.identity import digest, weights_id
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.evaluation.feature_store import FeatureStore
 from zoo_exp.files import log
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.tensor_store import TensorStore
 from zoo_exp.runs.manifest import device
 
 _TENSORS = (
@@ -57,7 +57,7 @@ class FeatureCache:
         reasons: why images were encoded although the cache is on.
     """
 
-    def __init__(self, adapter: VLMAdapter, store: FeatureStore, model_id: str) -> None:
+    def __init__(self, adapter: VLMAdapter, store: TensorStore, model_id: str) -> None:
         self.adapter, self.store, self.model_id = adapter, store, model_id
         self.hits = self.misses = 0
         self.reasons: set[str] = set()
@@ -145,7 +145,7 @@ def open_cache(experiment: Experiment, loaded: LoadedModel) -> FeatureCache | No
     """The feature cache of an experiment; None if it has none."""
     if experiment.cache.features is None:
         return None
-    store = FeatureStore(Path(experiment.cache.features).expanduser(), experiment.cache.limit_gb)
+    store = TensorStore(Path(experiment.cache.features).expanduser(), experiment.cache.limit_gb)
     return FeatureCache(loaded.adapter, store, model_id(experiment.model, loaded.model))
 
 

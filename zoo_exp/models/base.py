@@ -18,6 +18,7 @@ from zoo_exp.models.calibration import calibrate_diagonal
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.generic_support import image_token, video_token
+from zoo_exp.models.kernel_store import kept_on_disk
 from zoo_exp.models.offloaded import is_offloaded, loaded_copy
 from zoo_exp.models.placeholders import grouped
 from zoo_exp.models.question import Question, question_of
@@ -325,7 +326,7 @@ class ProjectorWeights:
                 bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
                 tensors.append((weight, bias))
             (w1, b1), (w2, b2) = tensors
-            self._mlp = MLP(w1, b1, w2, b2, approximate=self._approximate)
+            self._mlp = kept_on_disk(MLP(w1, b1, w2, b2, approximate=self._approximate))
             self._state = state
         return self._mlp
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_exp.core.normed import Norm, NormedMLP
+from zoo_exp.models.kernel_store import kept_on_disk
 
 _CLOSE = 1e-4
 
@@ -64,7 +65,7 @@ def _made_of(chain: list[nn.Module], loose: Tensor | None) -> NormedMLP | None:
     if len(layers) == 3 and isinstance(layers[0], tuple) and isinstance(layers[2], tuple):
         act = layers[1]
         if isinstance(act, nn.Module) and not list(act.parameters()):
-            return NormedMLP(*layers[0], norm, act, *layers[2])
+            return kept_on_disk(NormedMLP(*layers[0], norm, act, *layers[2]))
     return None
 
 

@@ -14,6 +14,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.generic_projector import compute_dtype
+from zoo_exp.models.kernel_store import kept_on_disk
 from zoo_exp.models.offloaded import loaded_copy
 from zoo_exp.models.qwen_encoder import QwenEncoder, resized_patches, tokens_of
 
@@ -179,7 +180,8 @@ class QwenAdapter(VLMAdapter):
             return None
         if self._patch_merger is None or self._patch_merger.mlp is not mlp:
             norm: Any = loaded_copy(self.merger.ln_q)
-            self._patch_merger = PatchMerger(norm.weight.detach().float(), mlp, norm.variance_epsilon)
+            merger = PatchMerger(norm.weight.detach().float(), mlp, norm.variance_epsilon)
+            self._patch_merger = kept_on_disk(merger)
         return self._patch_merger
 
     def _resized(self, patches: Tensor, h: int, w: int) -> Callable[[tuple[int, int]], Tensor]:

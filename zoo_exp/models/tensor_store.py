@@ -20,13 +20,15 @@ from zoo_exp.files import log, remove_leftovers, replaced
 SUFFIX = ".safetensors"
 _METADATA = "zoo_exp"
 """The one metadata entry of a file, as JSON: safetensors does not keep the order of several."""
+_ALIGNMENT = 64
+"""Tensors begin at a multiple of so many bytes, as far as their sizes allow: mapped ones are aligned as all others."""
 _RECOUNT = 256
 """The size of the folder is counted again after so many writes, since other processes write there too."""
 Entry = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and the JSON facts of an entry."""
 
 
-class FeatureStore:
+class TensorStore:
     """Entries are files `HASH[:2]/HASH.safetensors`, replaced in one step; readers see a whole entry or none.
 
     A file holds its key and a checksum of its content, so that a renamed or damaged file is never taken for another
@@ -58,7 +60,7 @@ class FeatureStore:
                 return None
             found = _read(path, key)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            log.warning(f"{path} is damaged ({error}): the image is encoded again")
+            log.warning(f"{path} is damaged ({error}): it is computed again")
             with suppress(OSError):
                 path.unlink()
             return None
@@ -76,11 +78,17 @@ class FeatureStore:
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         header = {"key": key, "facts": dict(facts), "sha256": _digest(key, plain, facts)}
         data = save(plain, {_METADATA: json.dumps(header, sort_keys=True)})
-        if len(data) > self.limit:
+        start = 8 + int.from_bytes(data[:8], "little")
+        padding = -start % _ALIGNMENT
+        size = len(data) + padding
+        if size > self.limit:
             return
         with replaced(self._path(key), sync=False) as file:  # the checksum detects what a power failure tears
-            file.write(data)
-        self._size += len(data)
+            file.write((start - 8 + padding).to_bytes(8, "little"))
+            file.write(memoryview(data)[8:start])
+            file.write(b" " * padding)  # the format allows spaces after the header
+            file.write(memoryview(data)[start:])
+        self._size += size
         self._writes += 1
         if self._writes % _RECOUNT == 0:
             self._size = self._count()
@@ -130,7 +138,7 @@ def _read(path: Path, key: str) -> Entry:
     if not isinstance(header, dict) or not isinstance(header.get("facts"), dict):
         raise ValueError("it has no header")
     if header.get("key") != key:
-        raise ValueError("it is the entry of another image or model")
+        raise ValueError("it is the entry of another key")
     if header.get("sha256") != _digest(key, tensors, header["facts"]):
         raise ValueError("its checksum does not fit")
     return tensors, header["facts"]
