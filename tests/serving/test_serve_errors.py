@@ -53,6 +53,9 @@ def chat(about):
         ({"selector": "divprun"}, "selector", "Did you mean 'divprune'"),
         ({"selector": "evil.py:Evil"}, "selector", "unknown selector"),
         ({"selector": 3}, "selector", "give a name"),
+        ({"selector": "\ud800"}, "selector", "unknown selector"),
+        ({"budget": "\ud800\n"}, "budget", "not a number"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages", "cannot read the prompt"),
         ({"selector": "full", "budget": 3}, "budget", "takes no budget"),
         ({"max_tokens": 0}, "max_tokens", "from 1 to 64"),
         ({"max_tokens": 65}, "max_tokens", "from 1 to 64"),
@@ -173,7 +176,8 @@ def test_errors_reach_the_openai_client_as_its_own(running, client, about):
         client.responses.create(model="embedded", input="x")
 
 
-def test_a_bug_is_status_500_without_details(running, client, about, monkeypatch):
+def test_a_bug_is_status_500_without_details(running, client, about, monkeypatch, caplog):
+    caplog.set_level("ERROR", logger="zoo_exp")
     with monkeypatch.context() as patch:
         patch.setattr("zoo_exp.serving.answerer.why_not", lambda *given: {}["secret"])
         with pytest.raises(openai.InternalServerError) as caught:
@@ -184,6 +188,7 @@ def test_a_bug_is_status_500_without_details(running, client, about, monkeypatch
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model="embedded", messages=about())
         assert "secret" not in str(caught.value)
+    assert [record.getMessage().endswith("KeyError: 'secret'") for record in caplog.records] == [True, True]
     assert (
         client.chat.completions.create(model="embedded", messages=about()).choices[0].message.content == "red"
     )

@@ -131,6 +131,7 @@ def test_a_client_that_leaves_ends_its_generation(slow, about, stream):
     slow.wait(lambda: len(generator.ended) > before)
     assert generator.ended[-1] < 1800
     slow.wait(lambda: not slow.server.worker.running)
+    slow.wait(lambda: any(("left by the client" if stream else " 499 ") in line for line in slow.lines))
     generator.free.set()
     assert ask(slow, about).choices[0].finish_reason == "stop"
 
@@ -187,6 +188,19 @@ def test_requests_of_one_group_are_answered_together(make_slow, about):
     assert generator.calls == calls + 1
     assert [results[0].choices[0].finish_reason for _, results in threads[:3]] == ["stop"] * 3
     assert isinstance(threads[3][1][0], openai.BadRequestError)
+
+
+def test_an_engine_of_its_own_gets_requests_as_they_come(make_slow, about, monkeypatch):
+    monkeypatch.setattr(Slow, "stages", False)
+    running = make_slow("serve.queue=0")
+    generator = running.server.generator
+    threads = [in_thread(lambda: ask(running, about, stream=False)) for _ in range(3)]
+    running.wait(lambda: generator.calls == running.server.worker.running == 3)
+    generator.free.set()
+    for thread, results in threads:
+        thread.join(30)
+        assert results[0].choices[0].finish_reason == "stop"
+        assert results[0].usage.kept_tokens == 16
 
 
 def test_a_key_is_needed_and_never_shown(make_slow, about, capsys):

@@ -12,7 +12,8 @@ Overrides are those of `run` (model, one selector, one budget, seed, trainer), a
   serve.body_mb=32       most MiB of a request
   serve.queue=32         most requests that wait; others get status 429
   serve.seconds=300      time limit of a request
-  serve.batch=1          most waiting requests with the same selector and budget that are answered as one batch
+  serve.batch=N          most requests that are answered at the same time (default: 1, with vLLM 16); transformers
+                         takes those of the same selector and budget as one batch
 A request may choose another selector and budget (selector, budget), and gets its kept tokens and times in `usage`.
 Responses are decoded greedily. Nothing is fetched from the network. Ctrl-C or SIGTERM ends it: the response that is
 being generated has 10 seconds. Needs: pip install 'zoo-exp[serve]'. See docs/serving.md.
@@ -24,6 +25,7 @@ Examples:
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -35,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_exp._cli.bench import device_for
 from zoo_exp._cli.run import add_config_dir, check_sources
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.files import log
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Arm, Experiment
@@ -55,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     """Load the model and serve until Ctrl-C or SIGTERM."""
+    if args.debug:
+        log.setLevel(logging.DEBUG)  # requests that fail by a bug then show their traceback
     try:
         server = start(args.overrides, args.config_dir)
 

@@ -3,6 +3,8 @@
 Everything goes through `models/answering.py`, as in `run` and `ask`: the same prompt gives the same tokens.
 """
 
+import copy
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,6 +120,9 @@ class Answerer:
 
     def __init__(self, loaded: LoadedModel, generator: Generator, max_tokens: int) -> None:
         self._loaded, self._generator, self._max_tokens = loaded, generator, max_tokens
+        self._turn = threading.Lock()  # vision encoder, selectors and processor serve one call at a time
+        # Of its own: a tokenizer refuses to decode while another thread sets its padding.
+        self._tokenizer = copy.deepcopy(loaded.processor.tokenizer)
         self._device = next(loaded.model.parameters()).device
         self._ends = end_ids(loaded.model)
         text = loaded.model.config.get_text_config()
@@ -151,7 +156,8 @@ class Answerer:
         if not rows:
             return
         try:
-            self._generate(rows)
+            with self._turn:
+                self._generate(rows)
         except Exception as error:
             if type(error).__name__ == "OutOfMemoryError" and self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -175,7 +181,7 @@ class Answerer:
         if layered:  # such a selector prunes inside the model: every visual token enters it
             whole = batch.inputs["attention_mask"].sum(dim=1).tolist()
             self._begin(rows, whole, [sum(t.count for t in tokens) for tokens in batch.tokens])
-        relay = _Relay(self._generator, rows, self._begin)
+        relay = _Relay(self._generator, rows, self._begin, self._turn)
 
         def take(number: int, ids: list[int]) -> None:
             rows[number].push(ids, self._ends, max(row.limit for row in rows))
@@ -273,8 +279,7 @@ class Answerer:
         row.job.send(Finished(row.text.text, rest, row.reason or "length", usage))
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._loaded.processor.batch_decode([list(ids)], skip_special_tokens=True)[0]
-        return text
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
@@ -282,10 +287,13 @@ class Answerer:
 
 
 class _Relay:
-    """The engine, which also ends when no row needs more tokens, and notes what enters the language model."""
+    """The engine, which also ends when no row needs more tokens, and notes what enters the language model.
 
-    def __init__(self, inner: Generator, rows: Sequence[_Row], begin: Any) -> None:
-        self._inner, self._rows, self._begin = inner, rows, begin
+    Another request may use the vision encoder while an engine of its own generates.
+    """
+
+    def __init__(self, inner: Generator, rows: Sequence[_Row], begin: Any, turn: threading.Lock) -> None:
+        self._inner, self._rows, self._begin, self._turn = inner, rows, begin, turn
         self.name, self.stages = inner.name, inner.stages
         self.started = 0.0
 
@@ -306,11 +314,14 @@ class _Relay:
         self.started = time.perf_counter()
         self._begin(self._rows, prompt.attention_mask.sum(dim=1).tolist(), prompt.kept_tokens)
         options["max_new_tokens"] = max(row.limit for row in self._rows)
+        self._turn.release()
         try:
             return self._inner.generate(prompt, images, names, on_tokens=on_tokens, **options)
         except _Enough:
             ids = [torch.tensor(row.text.ids, dtype=torch.int64) for row in self._rows]
             return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        finally:
+            self._turn.acquire()
 
     def close(self) -> None:
         """Belongs to the engine's owner."""

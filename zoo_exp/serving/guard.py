@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zoo_exp.addresses import is_loopback, name_and_port
-from zoo_exp.files import log
 from zoo_exp.serving.http_errors import NO_RETRY, ApiError
+from zoo_exp.serving.worker import tell
 
 OPEN = "/health"
 """The path that needs no key: it says nothing about the model."""
@@ -73,10 +73,7 @@ class Guard:
         except (ClientGone, ConnectionError):
             status = GONE
         except Exception as error:
-            log.debug(f"request {state['id']} failed", exc_info=error)
-            log.error(
-                f"request {state['id']} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            )
+            tell(error, f"request {state['id']}")
             if not status:
                 await response_to(
                     ApiError(

@@ -40,7 +40,7 @@ class Service:
         limits: of one request.
         body_bytes: most bytes of a request.
         seconds: time limit of a request, from its arrival to the end of its response.
-        most_waiting: requests that may wait, one more being answered.
+        most_waiting: requests that may wait.
         seed: of stochastic selectors.
         api_key: None for none.
         about: what the list of models says of the model besides its name.
@@ -67,7 +67,7 @@ class Service:
         Raises:
             ApiError: 429, every place is taken.
         """
-        if self.inside >= self.most_waiting + self.worker.most_together:
+        if self.inside >= self.most_waiting + self.worker.places:
             message = (
                 f"the server is busy: {self.most_waiting} requests are waiting already; try again in a second"
             )

@@ -31,6 +31,8 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        # Values of the request may have characters that no response can hold, such as half of a surrogate pair.
+        message = "".join(c if c.isprintable() else " " for c in message)
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = dict(headers or {})

@@ -3,6 +3,7 @@
 import io
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from zoo_exp.serving.http_app import Service, application
 from zoo_exp.serving.serve_settings import ServeSettings
 from zoo_exp.serving.worker import Event, Failed, Job, Worker
 
+TOGETHER = 16
+"""Requests that an engine with continuous batching answers at the same time by default."""
 GRACE = 10
 """Seconds that a response has after the signal to stop."""
 PROBE = (336, 336)
@@ -73,7 +76,9 @@ class HttpServer:
         menu = ArmMenu(experiment.model, arm, check)
         answerer = Answerer(loaded, generator, settings.max_tokens)
         _try(answerer, arm)
-        self.worker = Worker(answerer, settings.batch)
+        together = settings.batch or (1 if generator.stages else TOGETHER)
+        # An engine with continuous batching takes requests one by one, as they come; transformers takes a batch.
+        self.worker = Worker(answerer, *((together, 1) if generator.stages else (1, together)))
         self.service = Service(
             settings.name or experiment.model.name,
             self.worker,
@@ -84,7 +89,7 @@ class HttpServer:
             settings.queue,
             experiment.seed,
             settings.api_key,
-            {"created": 0, "engine": generator.name, "arm": arm.row, "selectors": menu.names},
+            {"created": int(time.time()), "engine": generator.name, "arm": arm.row, "selectors": menu.names},
             say,
         )
         self.summary = f"{arm.row}, {generator.name}"

@@ -15,7 +15,7 @@ KEY_VARIABLE = "ZOO_EXP_API_KEY"
 SHORTEST_KEY = 8
 
 
-def _number(default: int, low: int, high: int) -> Any:
+def _number(default: int | None, low: int, high: int) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
@@ -34,7 +34,7 @@ class ServeSettings:
         max_tokens: most generated tokens, and their number where a request gives none.
         queue: most requests that wait.
         seconds: time limit of a request.
-        batch: most waiting requests that are answered as one batch.
+        batch: most requests that are answered at the same time; None for 1 with transformers, 16 with vLLM.
     """
 
     host: str = LOOPBACK
@@ -47,7 +47,7 @@ class ServeSettings:
     max_tokens: int = _number(1024, 1, 2**20)
     queue: int = _number(32, 0, 10_000)
     seconds: int = _number(300, 1, 86_400)
-    batch: int = _number(1, 1, 256)
+    batch: int | None = _number(None, 1, 256)
 
 
 def take_settings(texts: Sequence[str], environment: Mapping[str, str]) -> tuple[ServeSettings, list[str]]:

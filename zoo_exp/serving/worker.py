@@ -1,5 +1,6 @@
-"""One thread that owns the model, and the queue of requests in front of it."""
+"""The threads that use the model, and the queue of requests in front of them."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -76,13 +77,12 @@ class Job:
 
 
 def failure(error: Exception, what: str) -> Failed:
-    """An unforeseen error as an event: the client gets no details, the log gets the traceback at level DEBUG."""
+    """An error as an event; the client gets no details of one that was not foreseen."""
     if isinstance(error, ApiError):
         return Failed(error)
     if isinstance(error, ZooExpError):  # such as logits that are NaN: the message is for users
         return Failed(ApiError(500, str(error), "generation_failed"))
-    log.debug(f"{what} failed", exc_info=error)
-    log.error(f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    tell(error, what)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         message = "the server is out of memory: send a smaller image, a smaller budget or a shorter prompt"
         return Failed(ApiError(503, message, "out_of_memory"))
@@ -91,28 +91,43 @@ def failure(error: Exception, what: str) -> Failed:
     )
 
 
+def tell(error: Exception, what: str) -> None:
+    """Log an error that was not foreseen: one line, at level DEBUG also the traceback."""
+    line = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    log.error(line, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+
+
 class Worker:
-    """Answers jobs in the order of their arrival, in one thread.
+    """Answers jobs in the order of their arrival.
 
     Args:
         answer: answers jobs of one group; it sends `Finished` or `Failed` to each.
-        most_together: jobs of one group that are answered together.
-
-    Attributes:
-        most_together: as given.
+        most_together: jobs of one group that are answered by one call.
+        threads: calls at the same time; `answer` must allow that.
     """
 
-    def __init__(self, answer: Callable[[Sequence[Job]], None], most_together: int = 1) -> None:
-        self._answer, self.most_together = answer, most_together
+    def __init__(
+        self, answer: Callable[[Sequence[Job]], None], most_together: int = 1, threads: int = 1
+    ) -> None:
+        self._answer, self._most_together = answer, most_together
         self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._running: set[Job] = set()
         self._change = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"model {number}", daemon=True)
+            for number in range(threads)
+        ]
+
+    @property
+    def places(self) -> int:
+        """Jobs that can be answered at the same time."""
+        return self._most_together * len(self._threads)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -127,7 +142,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether jobs are answered."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, job: Job) -> None:
         """Append a job to the queue.
@@ -153,24 +168,26 @@ class Worker:
         with self._change:
             self._closed = True
             waiting, self._waiting = list(self._waiting), deque()
-            self._change.notify()
+            self._change.notify_all()
         for job in waiting:
             job.send(Failed(_stopping()))
 
     def join(self, seconds: float) -> bool:
-        """Wait for the running jobs after `close`; whether the thread has ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        """Wait for the running jobs after `close`; whether the threads have ended."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while True:
             with self._change:
-                self._running = []
                 while not self._waiting and not self._closed:
                     self._change.wait()
                 if not self._waiting:
                     return
-                self._running = jobs = self._take()
+                jobs = self._take()
+                self._running |= set(jobs)
             now = time.perf_counter()
             for job in jobs:
                 job.started = now
@@ -179,11 +196,14 @@ class Worker:
             except Exception as error:  # the thread must live on
                 for job in jobs:
                     job.send(failure(error, "a request"))
+            finally:
+                with self._change:
+                    self._running -= set(jobs)
 
     def _take(self) -> list[Job]:
         """The first job, and later ones of its group."""
         first = self._waiting[0]
-        jobs = [job for job in self._waiting if job.group == first.group][: self.most_together]
+        jobs = [job for job in self._waiting if job.group == first.group][: self._most_together]
         for job in jobs:
             self._waiting.remove(job)
         return jobs
