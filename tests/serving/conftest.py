@@ -108,12 +108,13 @@ def serve(embedded):
 
 @pytest.fixture(scope="session")
 def running(serve, tmp_path_factory, png):
-    """A server with a folder of images: scene.png, no_image.png, and a link out of the folder."""
+    """A server with a folder of images, one file that is none, and a link out of the folder."""
     outside = tmp_path_factory.mktemp("outside")
     (outside / "secret.png").write_bytes(png)
     root = tmp_path_factory.mktemp("root")
     (root / "sub").mkdir()
     (root / "sub" / "a scene.png").write_bytes(png)
+    (root / "scene.png").write_bytes(png)
     (root / "no_image.png").write_bytes(b"<html>")
     (root / "link.png").symlink_to(outside / "secret.png")
     return serve("selector=zoo", "budget=16", f"serve.root={root}", "serve.images=2", "serve.max_tokens=64")

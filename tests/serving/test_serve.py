@@ -1,6 +1,5 @@
 """`serve` as the real `openai` client sees it."""
 
-import base64
 import io
 import json
 import re
@@ -122,21 +121,18 @@ def test_a_batch_gives_the_responses_of_single_requests(embedded, rows):
     assert {events[0].usage["kept_tokens"] for events in together} == {16}
 
 
-def test_the_example_of_the_documentation_runs(running, scene, tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_documentation_run(running, scene, tmp_path, monkeypatch, capsys):
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    request, shown = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scene.save("scene.png")
     exec(code.replace("http://127.0.0.1:8000/v1", running.server.address), {})
     assert capsys.readouterr().out == "red 16\n"
-    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    shown = json.loads(example)
-    (call,) = re.findall(r"curl http://127.0.0.1:8000(\S+) .*?-d '(.*?)'\n", page, re.DOTALL)
-    image = base64.b64encode(Path("scene.png").read_bytes()).decode()
-    body = re.sub(r"'\"\$\(base64.*?\)\"'", image, call[1])
-    status, _, answer = running.raw("POST", call[0], body)
-    found = json.loads(answer)
+    (path,) = re.findall(r"curl .* -d @request.json http://127.0.0.1:8000(\S+)", page)
+    status, _, answer = running.raw("POST", path, request)
     assert status == 200
+    found, shown = json.loads(answer), json.loads(shown)
     for times in (shown["usage"].pop("milliseconds"), found["usage"].pop("milliseconds")):
         assert all(value >= 0 for value in times.values())
     assert {**shown, "id": "", "created": 0} == {**found, "id": "", "created": 0}
