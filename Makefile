@@ -16,10 +16,10 @@ demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedde
 	$(BIN)/python -m zoo_exp run +exp=ablation_fusion budget=[16,8] limit=38 $(OVERRIDES)
 
 test: $(VENV)/.installed-test ## install the test tools, then run all tests in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 test-fast: $(VENV)/.installed-test ## the same without the tests marked slow or slurm: under 3 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not slurm"
 
 rehearse: $(VENV)/.installed ## run every experiment on slim checkpoints and made-up data, with checks: under 4 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m zoo_exp rehearse $(OVERRIDES)

@@ -24,6 +24,14 @@ for _signal, _handler in (
         signal.signal(_signal, _handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker begins with them when the others have ended."""
+    marked = {
+        mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("slurm", "slow")
+    }
+    items.sort(key=lambda item: next((n for n, mark in enumerate(marked) if item.path in marked[mark]), 2))
+
+
 @pytest.fixture(autouse=True)
 def rank_zero():
     """Lightning keeps the rank of the process in a global; a test that plays another rank must not leave it behind."""

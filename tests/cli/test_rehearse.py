@@ -1,9 +1,12 @@
 """`rehearse`: an experiment on a slim checkpoint passes its checks, and what is wrong is found."""
 
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import warm
 
 from zoo_exp.cli import main
 from zoo_exp.core.budget import Budget
@@ -35,8 +38,10 @@ def test_an_experiment_of_each_family_on_a_slim_checkpoint(name, capsys):
 
 
 @pytest.mark.slow
-def test_every_way_gives_the_records_of_one_process(capsys):
-    assert main(["rehearse", "+exp=ablation_fusion", "selector=[full,zoo]", "budget=16"]) == 0
+def test_every_way_gives_the_records_of_one_process(capsys, monkeypatch):
+    monkeypatch.setattr(ways, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": warm.Popen}))
+    few = ["task=[embedded_pope,embedded_mme]", "selector=[full,zoo]", "budget=16"]
+    assert main(["rehearse", "+exp=ablation_fusion", *few]) == 0
     row = lines_of(capsys)[1].split()
     assert row[3:9] == [*OK, "ok", "ok"]
     assert row[9] == ("ok" if ways.slurm_is_here() else "-")

@@ -5,7 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+import paused
 import pytest
+import warm
 from rich.console import Console
 
 from zoo_exp import pipeline
@@ -24,16 +26,12 @@ BASE = [
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 
-def start(out, *more):
-    command = [sys.executable, "-m", "zoo_exp", "run", *BASE, *DDP, f"out={out}", *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(out, *more):
-    process = start(out, *more)
-    printed, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, printed
-    return printed
+def finish(out):
+    command = [sys.executable, "-m", "zoo_exp", "run", *BASE, *DDP, f"out={out}"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 500}
+    done = warm.run(command, cwd=ROOT, **options)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def until_rows(folder, count, process):
@@ -54,7 +52,7 @@ def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
     expected = single(tmp_path / "one")
     out = tmp_path / "two"
     folder = compose([*BASE, f"out={out}"]).run_dir
-    first = start(out)
+    first = paused.start(tmp_path, [*BASE, *DDP, f"out={out}"])
     until_rows(folder, 4, first)
     first.kill()
     first.wait()
@@ -69,14 +67,14 @@ def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
 
 
 def test_sigterm_to_the_first_rank_stops_both_and_the_next_run_resumes(tmp_path):
-    expected = single(tmp_path / "one", "limit=60")
+    expected = single(tmp_path / "one")
     out = tmp_path / "two"
-    folder = compose([*BASE, "limit=60", f"out={out}"]).run_dir
-    first = start(out, "limit=60")
+    folder = compose([*BASE, f"out={out}"]).run_dir
+    first = paused.start(tmp_path, [*BASE, *DDP, f"out={out}"])
     until_rows(folder, 4, first)
     first.terminate()
     printed, _ = first.communicate(timeout=300)
     assert first.returncode == stop.EXIT_CODE, printed
     assert "stopped by SIGTERM" in printed
-    finish(out, "limit=60")
+    finish(out)
     assert (folder / "records.jsonl").read_bytes() == expected

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+import warm
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
@@ -239,7 +240,7 @@ def test_a_run_whose_reader_leaves_is_quiet_and_completes(tmp_path, lines):
         "sys.argv = ['zoo_exp', 'run', 'selector=[full,zoo]', 'budget=16', 'task=embedded_pope', 'limit=2',"
         f"'logger=none', 'trainer=cpu', 'out={tmp_path}']; entry()"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = warm.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(lines):
         run.stdout.readline()
     run.stdout.close()

@@ -3,11 +3,11 @@
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from rich.console import Console
 
 from zoo_exp import pipeline, tasks
@@ -141,7 +141,7 @@ def test_two_ranks_agree_with_the_records_also_after_a_resume(tmp_path):
     folder = compose([*BASE, *options, "limit=5"]).run_dir
 
     def scores():
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+        done = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith("SCORES ")]
         assert len(lines) == 2, done.stdout

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import paused
 import pytest
+import warm
 
 from zoo_exp import pipeline
 from zoo_exp.config import compose
@@ -19,15 +21,16 @@ from zoo_exp.runs import cells, reading
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = [
-    "selector=[full,zoo]", "budget=16", "task=embedded_pope", "limit=60", "logger=none", "model.batch_size=1",
+    "selector=[full,zoo]", "budget=16", "task=embedded_pope", "limit=20", "logger=none", "model.batch_size=1",
     "trainer=cpu",
 ]  # fmt: skip
+DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 RUN = [sys.executable, "-m", "zoo_exp", "run", *BASE]
 
 
-def start(out, *more):
-    """A run in a process group of its own."""
-    return subprocess.Popen(
+def start(out, *more, popen=subprocess.Popen):
+    """A run in a process group of its own; by default in a new interpreter."""
+    return popen(
         [*RUN, f"out={out}", *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
@@ -59,12 +62,16 @@ def until_handled(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_storm_from_the_first_second_to_the_last_gives_75(tmp_path, seed):
+@pytest.mark.parametrize("begin", ["interpreter", "answers"])
+def test_a_storm_from_the_first_second_to_the_last_gives_75(tmp_path, begin):
     """Signals go on until the process is gone: also after the run has taken its handlers off."""
-    draw, process = random.Random(seed), start(tmp_path)
-    until_handled(process)
-    time.sleep(draw.uniform(0, 3) * seed)
+    draw = random.Random(begin)
+    if begin == "interpreter":
+        process = start(tmp_path)
+        until_handled(process)
+    else:
+        process = paused.start(tmp_path, [*BASE, f"out={tmp_path}"])
+        until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
     while process.poll() is None:
         process.send_signal(draw.choice(stop.SIGNALS))
         time.sleep(draw.uniform(0.01, 0.2))
@@ -76,7 +83,7 @@ def test_a_storm_from_the_first_second_to_the_last_gives_75(tmp_path, seed):
 
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_with_data_workers_gives_75(tmp_path):
-    process = start(tmp_path, "data.workers=2")
+    process = paused.start(tmp_path, [*BASE, f"out={tmp_path}", "data.workers=2"])
     until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
     os.killpg(process.pid, signal.SIGTERM)
     code, printed = ended(process)
@@ -88,7 +95,7 @@ def test_a_signal_to_the_whole_group_with_data_workers_gives_75(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", stop.SIGNALS)
 def test_a_signal_to_the_second_rank_alone_stops_both_with_75(tmp_path, number):
-    process = start(tmp_path, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    process = paused.start(tmp_path, [*BASE, f"out={tmp_path}", *DDP])
     experiment = compose([*BASE, f"out={tmp_path}"])
     until_rows(experiment.run_dir, 4, process)
     second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
@@ -131,11 +138,8 @@ def test_an_error_of_the_second_rank_arrives_in_one_line(tmp_path, place, error,
     script = tmp_path / "main.py"
     script.write_text(FAILS.format(place=place, error=error))
     out = f"out={tmp_path}/out"
-    command = [
-        sys.executable, str(script), "run", *BASE, out, "trainer=ddp", "trainer.devices=2",
-        "trainer.accelerator=cpu",
-    ]  # fmt: skip
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, str(script), "run", *BASE, out, *DDP]
+    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == expected, run.stderr
     errors = [line for line in run.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, run.stderr
@@ -149,8 +153,8 @@ def test_an_error_of_the_second_rank_arrives_in_one_line(tmp_path, place, error,
 
 @pytest.mark.slow
 def test_a_signal_to_a_sweep_stops_its_point_and_the_rest_with_75(tmp_path):
-    process = start(tmp_path, "seed=0,1", "-m")
-    until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
+    process = start(tmp_path, "seed=0,1", "limit=60", "-m")
+    until_rows(compose([*BASE, "limit=60", f"out={tmp_path}"]).run_dir, 2, process)
     process.send_signal(signal.SIGTERM)
     code, printed = ended(process)
     assert code == stop.EXIT_CODE, printed
@@ -201,7 +205,7 @@ def test_a_limit_on_file_sizes_is_one_line_with_the_folder(tmp_path, size):
         "from zoo_exp.cli import entry; entry()"
     )
     command = [sys.executable, "-c", code, "run", *BASE, "limit=8", f"out={tmp_path}/out"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     (line,) = run.stderr.splitlines()
     assert run.returncode == 2
     assert f"{tmp_path}/out" in line

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 
 TASKS = ("embedded_pope", "embedded_gqa")
 BASE = [
-    "selector=[full,zoo,random]", "budget=16", f"task=[{','.join(TASKS)}]", "limit=8", "logger=none",
-    "model.batch_size=2", "trainer=cpu",
+    "selector=[full,zoo]", "budget=16", f"task=[{','.join(TASKS)}]", "limit=4", "logger=none",
+    "model.batch_size=1", "trainer=cpu",
 ]  # fmt: skip
 DDP = ["trainer.strategy=ddp", "trainer.devices=2"]
 KILLS = 20
@@ -86,7 +86,7 @@ class Attempts:
         for number, work in enumerate(self.works(port)):
             # Both may die; sometimes nobody does, or an attempt would never end well.
             dies = victim == number or (victim is not None and draw.random() < 0.3)
-            how = draw.choices([at_write, lambda d: at_time(d, 2.5), at_merge], [6, 3, 2])[0](draw)
+            how = draw.choices([at_write, lambda d: at_time(d, 1.0), at_merge], [6, 3, 2])[0](draw)
 
             def child(work=work, how=how, dies=dies):
                 if dies:
@@ -94,7 +94,7 @@ class Attempts:
                 return work()
 
             children.append(fork(child, self.out.parent / "log"))
-        return ended(children)
+        return ended(children, grace=1.5)
 
 
 @pytest.mark.parametrize("kind", ["ranks", "array"])

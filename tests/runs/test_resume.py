@@ -158,13 +158,16 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path):
     assert (run_dir / "records.jsonl").read_bytes() == before
 
 
+SMALL = ["selector=[full,zoo]", "limit=4", "model.batch_size=1"]
+
+
 def killed_child(out, prepare):
     """Run in a forked process that `prepare` has set up to be killed; True if it lived to the end."""
     child = os.fork()
     if child == 0:
         try:
             prepare()
-            os._exit(run(out)[0])
+            os._exit(run(out, *SMALL)[0])
         except BaseException:
             os._exit(1)
     _, status = os.waitpid(child, 0)
@@ -176,7 +179,9 @@ def killed_child(out, prepare):
 
 
 @pytest.mark.slow
-def test_twenty_seeded_kills_change_no_byte_and_lose_no_record(whole, tmp_path):
+def test_twenty_seeded_kills_change_no_byte_and_lose_no_record(tmp_path):
+    _, run_dir = run(tmp_path / "whole", *SMALL)
+    whole = (run_dir / "records.jsonl").read_bytes()
     kills, seed = 0, 0
     while kills < 20:
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from rich.console import Console
 
 from zoo_exp import pipeline
@@ -54,7 +55,8 @@ def shell(cluster):
     environment = {**os.environ, **cluster, "PATH": PATH}
 
     def call(*command, check=True):
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+        start = warm.run if command[0] == sys.executable else subprocess.run
+        done = start(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -113,7 +115,7 @@ def test_two_nodes_preempted_and_out_of_time(shell, tmp_path):
     expected = single(tmp_path / "single", *task)
     out = tmp_path / "nodes"
     folder = compose([*BASE, *task, f"out={out}"]).run_dir
-    job = slurm(shell, out, *task, "nodes=2", "cpus=2").split(":")[0].removeprefix("job ")
+    job = job_of(slurm(shell, out, *task, "nodes=2", "cpus=2"))
     until(lambda: rows(folder) > 0)
     shell("scancel", f"--signal={signal.SIGUSR1.name.removeprefix('SIG')}", job)
     log = folder / "slurm" / "logs" / f"{job}_0.out"
@@ -138,23 +140,19 @@ def holders(folder):
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(shell, tmp_path, nodes):
-    """SIGKILL at seeded moments: an array of two cells, and one cell with a rank on each of two nodes."""
+    """SIGKILL at a seeded moment: an array of two cells, and one cell with a rank on each of two nodes."""
     tasks = ["task=[embedded_pope,embedded_gqa]" if nodes == 1 else "task=embedded_pope", "limit=30"]
     expected = single(tmp_path / "single", *tasks)
     out, draw, kills = tmp_path / "array", random.Random(nodes), 0
     folder = compose([*BASE, *tasks, f"out={out}"]).run_dir
-    for _ in range(3):
-        before = rows(folder)
-        printed = slurm(shell, out, *tasks, f"nodes={nodes}")
-        if "nothing to submit" in printed:
-            break
-        least = before + draw.randrange(1, 12)
-        until(lambda least=least: rows(folder) >= least or not queued(shell))
-        for process in holders(folder):
-            os.kill(process, signal.SIGKILL)
-            kills += 1
-        until(lambda: not queued(shell))
-        assert rows(folder) >= before
+    job, least = job_of(slurm(shell, out, *tasks, f"nodes={nodes}")), draw.randrange(1, 12)
+    until(lambda: rows(folder) >= least or not queued(shell, job))
+    before = rows(folder)
+    for process in holders(folder):
+        os.kill(process, signal.SIGKILL)
+        kills += 1
+    until(lambda: not queued(shell, job))
+    assert rows(folder) >= before
     assert kills
     status = slurm(shell, out, *tasks, "--status")
     assert "running" not in status
@@ -162,12 +160,16 @@ def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(sh
     assert (folder / "records.jsonl").read_bytes() == expected
 
 
-def queued(shell):
-    return shell("squeue", "--noheader").strip()
+def job_of(printed):
+    return printed.split(":")[0].removeprefix("job ")
+
+
+def queued(shell, job):
+    return shell("squeue", "--noheader", f"--jobs={job}").strip()
 
 
 def test_an_unknown_partition_is_refused_with_the_existing_ones(cluster, tmp_path):
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "zoo_exp", "slurm", *BASE, f"out={tmp_path}", "partition=mian"],
         capture_output=True,
         text=True,

@@ -106,7 +106,12 @@ def _rank(rank, folder):
 
 
 def test_two_processes_with_uneven_repeated_shards_equal_one(tmp_path):
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads would not be there in a fork
+    try:
+        mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    finally:
+        torch.set_num_threads(threads)
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     expected = {name: single(*scored(name, file)) for name, file in CASES}
     assert results == [expected, expected]

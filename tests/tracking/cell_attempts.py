@@ -107,7 +107,7 @@ def attempt(experiment, parts, logger, ranks=1, is_rank_zero=True):
 
 if __name__ == "__main__":
     experiment = make_experiment(sys.argv[1])
-    session.BOUNDS |= {"init_timeout": 5, "finish_timeout": 5.0}
+    session.BOUNDS |= {"init_timeout": 120, "finish_timeout": float(sys.argv[2])}
     logger = CellLogger(experiment, lambda line: print(line, flush=True), every=0)
     for command in map(json.loads, sys.stdin):
         if command == "close":

@@ -9,6 +9,7 @@ import time
 import cell_attempts
 import numpy as np
 import pytest
+import warm
 from cell_attempts import QUESTIONS, TASKS, answer, attempt, make_experiment
 from loopback_wandb import Server
 from PIL import Image
@@ -189,9 +190,9 @@ def online(experiment, server):
     keys["PYTHONPATH"] = os.pathsep.join(sys.path)  # modules beside the tests
     started = []
 
-    def start(**more):
-        command = [sys.executable, cell_attempts.__file__, str(experiment.out)]
-        process = subprocess.Popen(
+    def start(patience=120, **more):
+        command = [sys.executable, cell_attempts.__file__, str(experiment.out), str(patience)]
+        process = warm.Popen(
             command,
             env=os.environ | keys | more,
             stdin=subprocess.PIPE,
@@ -216,7 +217,7 @@ def online(experiment, server):
     yield start
     for process in started:
         process.stdin.close()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 @pytest.mark.slow
@@ -238,12 +239,12 @@ def test_a_resumed_online_run_continues_the_same_run(experiment, server, online)
 
 @pytest.mark.slow
 def test_an_unreachable_server_costs_one_line_and_bounded_time(experiment, server, online):
-    tell = online()
+    tell = online(patience=3)
     assert tell([[0, [0]]]) == []
     server.close()
     started = time.monotonic()
     said = tell([[0, [1, 2, 3, 4, 5]], [1, [0, 1, 2, 3, 4, 5]]]) + tell("close")
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - started < 300  # W&B alone would try for days
     assert all(state.complete for state in cells.states(experiment.run_dir, experiment.cells()))
     (line,) = said
     assert "online failed" in line
