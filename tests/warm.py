@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -188,8 +189,7 @@ _server = []
 def _address():
     """Where the server of this process listens; it is started by the first command and ends with this process."""
     if not _server:
-        folder = tempfile.TemporaryDirectory(prefix="warm")
-        address = f"{folder.name}/socket"
+        address = f"{tempfile.mkdtemp(prefix='warm')}/socket"  # the server removes it
         environment = _environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
             [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -197,7 +197,6 @@ def _address():
         )  # fmt: skip
         assert process.stdout.readline() == "ready\n"
         _server.extend([address, process])
-        atexit.register(folder.cleanup)
         atexit.register(process.stdin.close)
     return _server[0]
 
@@ -346,6 +345,7 @@ if __name__ == "__main__":
     todo = None
     try:
         _serve(sys.argv[1])
+        shutil.rmtree(os.path.dirname(sys.argv[1]))
     except _Request as request:
         (todo,) = request.args
     while todo:

@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import warm
+
+from zoo_exp.runs import reading
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -36,3 +39,10 @@ def start(folder, overrides, answers=2):
         [sys.executable, str(script), "run", *overrides], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def until_rows(folder, count, process):
+    """Wait until a run has recorded so many answers."""
+    while sum(1 for _ in reading.records(folder)) < count:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)

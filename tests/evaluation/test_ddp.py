@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import paused
@@ -14,7 +13,6 @@ from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.evaluation import stop
 from zoo_exp.runs import folder as run_folder
-from zoo_exp.runs import reading
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +32,6 @@ def finish(out):
     return done.stdout
 
 
-def until_rows(folder, count, process):
-    deadline = time.monotonic() + 300
-    while sum(1 for _ in reading.records(folder)) < count:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def single(out, *more):
     experiment = compose([*BASE, "trainer=cpu", f"out={out}", *more])
     assert pipeline.run(experiment, Console(quiet=True)) == 0
@@ -53,7 +43,7 @@ def test_a_killed_rank_and_a_remainder_of_one_sample(tmp_path):
     out = tmp_path / "two"
     folder = compose([*BASE, f"out={out}"]).run_dir
     first = paused.start(tmp_path, [*BASE, *DDP, f"out={out}"])
-    until_rows(folder, 4, first)
+    paused.until_rows(folder, 4, first)
     first.kill()
     first.wait()
     finish(out)
@@ -71,9 +61,9 @@ def test_sigterm_to_the_first_rank_stops_both_and_the_next_run_resumes(tmp_path)
     out = tmp_path / "two"
     folder = compose([*BASE, f"out={out}"]).run_dir
     first = paused.start(tmp_path, [*BASE, *DDP, f"out={out}"])
-    until_rows(folder, 4, first)
+    paused.until_rows(folder, 4, first)
     first.terminate()
-    printed, _ = first.communicate(timeout=300)
+    printed, _ = first.communicate(timeout=600)
     assert first.returncode == stop.EXIT_CODE, printed
     assert "stopped by SIGTERM" in printed
     finish(out)

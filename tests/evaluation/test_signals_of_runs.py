@@ -17,7 +17,7 @@ from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.evaluation import stop
 from zoo_exp.files import naming
-from zoo_exp.runs import cells, reading
+from zoo_exp.runs import cells
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = [
@@ -36,22 +36,14 @@ def start(out, *more, popen=subprocess.Popen):
     )  # fmt: skip
 
 
-def ended(process, seconds=120):
+def ended(process, seconds=600):
     printed, _ = process.communicate(timeout=seconds)
     return process.returncode, printed
 
 
-def until_rows(folder, count, process):
-    deadline = time.monotonic() + 200
-    while sum(1 for _ in reading.records(folder)) < count:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def until_handled(process):
     """Wait until the process handles SIGTERM, as it does from its first lines on."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         status = Path(f"/proc/{process.pid}/status").read_text()
         caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
@@ -71,7 +63,7 @@ def test_a_storm_from_the_first_second_to_the_last_gives_75(tmp_path, begin):
         until_handled(process)
     else:
         process = paused.start(tmp_path, [*BASE, f"out={tmp_path}"])
-        until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
+        paused.until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
     while process.poll() is None:
         process.send_signal(draw.choice(stop.SIGNALS))
         time.sleep(draw.uniform(0.01, 0.2))
@@ -84,7 +76,7 @@ def test_a_storm_from_the_first_second_to_the_last_gives_75(tmp_path, begin):
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_with_data_workers_gives_75(tmp_path):
     process = paused.start(tmp_path, [*BASE, f"out={tmp_path}", "data.workers=2"])
-    until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
+    paused.until_rows(compose([*BASE, f"out={tmp_path}"]).run_dir, 2, process)
     os.killpg(process.pid, signal.SIGTERM)
     code, printed = ended(process)
     assert code == stop.EXIT_CODE, printed
@@ -97,7 +89,7 @@ def test_a_signal_to_the_whole_group_with_data_workers_gives_75(tmp_path):
 def test_a_signal_to_the_second_rank_alone_stops_both_with_75(tmp_path, number):
     process = paused.start(tmp_path, [*BASE, f"out={tmp_path}", *DDP])
     experiment = compose([*BASE, f"out={tmp_path}"])
-    until_rows(experiment.run_dir, 4, process)
+    paused.until_rows(experiment.run_dir, 4, process)
     second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(second, number)
     code, printed = ended(process)
@@ -139,7 +131,7 @@ def test_an_error_of_the_second_rank_arrives_in_one_line(tmp_path, place, error,
     script.write_text(FAILS.format(place=place, error=error))
     out = f"out={tmp_path}/out"
     command = [sys.executable, str(script), "run", *BASE, out, *DDP]
-    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == expected, run.stderr
     errors = [line for line in run.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, run.stderr
@@ -154,7 +146,7 @@ def test_an_error_of_the_second_rank_arrives_in_one_line(tmp_path, place, error,
 @pytest.mark.slow
 def test_a_signal_to_a_sweep_stops_its_point_and_the_rest_with_75(tmp_path):
     process = start(tmp_path, "seed=0,1", "limit=60", "-m")
-    until_rows(compose([*BASE, "limit=60", f"out={tmp_path}"]).run_dir, 2, process)
+    paused.until_rows(compose([*BASE, "limit=60", f"out={tmp_path}"]).run_dir, 2, process)
     process.send_signal(signal.SIGTERM)
     code, printed = ended(process)
     assert code == stop.EXIT_CODE, printed
@@ -205,7 +197,7 @@ def test_a_limit_on_file_sizes_is_one_line_with_the_folder(tmp_path, size):
         "from zoo_exp.cli import entry; entry()"
     )
     command = [sys.executable, "-c", code, "run", *BASE, "limit=8", f"out={tmp_path}/out"]
-    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    run = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     (line,) = run.stderr.splitlines()
     assert run.returncode == 2
     assert f"{tmp_path}/out" in line

@@ -19,7 +19,7 @@ from zoo_exp.selectors.base import Selector
 
 QUICK = ("gemma3", "internvl", "llava_onevision", "paligemma", "qwen3_vl", "smolvlm")
 TYPES = sorted(set(vision_language_types()) - set(REFUSED) - set(CANNOT_BE_BUILT) - set(FAMILIES.names()))
-STEPS = 8
+STEPS = 5
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import contextlib
 import json
 import random
 import shutil
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from cpu_clock import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,14 +47,14 @@ def copy_of(checkpoint, tmp_path):
 
 def refused(folder, **options):
     """The message of the one line that refuses a checkpoint, "" if it is loaded; anything else fails."""
-    start = time.monotonic()
+    start = cpu_seconds()
     message = ""
     try:
         zoo_exp.load_model(folder, **options)
     except ZooExpError as error:
         message = str(error)
     assert "\n" not in message
-    assert time.monotonic() - start < 30
+    assert cpu_seconds() - start < 30
     return message
 
 
@@ -164,11 +164,11 @@ def test_a_template_without_end_is_refused(name, monkeypatch):
     monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 2.0)
     processor = make_processor()
     processor.chat_template = TEMPLATES[name]
-    start = time.monotonic()
+    start = cpu_seconds()
     with pytest.raises(InvalidValueError, match="its chat template is unusable") as caught:
         check_template(processor, "mine")
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 10
+    assert cpu_seconds() - start < 10
 
 
 def test_a_template_is_checked_when_a_checkpoint_is_loaded(copy_of):

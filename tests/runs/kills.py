@@ -174,7 +174,7 @@ def fork(work, log):
     os._exit(code)
 
 
-def ended(children, seconds=120, grace=5):
+def ended(children, seconds=600, grace=5):
     """How the children ended: exit codes, minus the signal for those that were killed.
 
     Where one ends badly, the others are killed after a moment, as `srun --kill-on-bad-exit` and Lightning do: a rank

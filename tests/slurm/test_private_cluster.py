@@ -74,7 +74,7 @@ def single(out, *more):
     return (experiment.run_dir / "records.jsonl").read_bytes()
 
 
-def until(condition, seconds=240):
+def until(condition, seconds=900):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -4,7 +4,6 @@ import os
 import random
 import stat
 import struct
-import time
 import zlib
 from io import BytesIO
 
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cpu_clock import cpu_seconds
 from datasets import Image as Feature
 from PIL import Image
 
@@ -132,11 +132,11 @@ def test_no_external_program_is_started(tmp_path, monkeypatch):
     ids=["png", "largest png", "just above", "bmp", "gif"],
 )
 def test_a_bomb_is_refused_by_its_size_before_anything_is_decoded(data):
-    start = time.monotonic()
+    start = cpu_seconds()
     with pytest.raises(InvalidValueError, match=r"at most 64,000,000 are read") as caught:
         decode_image(data, WHERE)
     one_line(caught.value)
-    assert time.monotonic() - start < 5
+    assert cpu_seconds() - start < 5
 
 
 def test_a_text_bomb_in_a_png_is_one_line():
@@ -165,13 +165,13 @@ def damaged():
 def test_damaged_images_are_read_or_refused_in_one_line():
     refused = 0
     for data in damaged():
-        start = time.monotonic()
+        start = cpu_seconds()
         try:
             assert decode_image(data, WHERE).mode == "RGB"
         except ZooExpError as error:
             one_line(error)
             refused += 1
-        assert time.monotonic() - start < 10
+        assert cpu_seconds() - start < 10
     assert refused > 50
 
 
@@ -230,9 +230,9 @@ def test_wide_grey_values_are_scaled_to_their_range(values, expected):
 
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (16_400, 300), (5000, 20)])
 def test_extreme_shapes_are_resized_in_a_moment(size, caplog):
-    start = time.monotonic()
+    start = cpu_seconds()
     got = decode_image(encoded(Image.new("RGB", size, (10, 200, 30))), WHERE)
-    assert time.monotonic() - start < 5
+    assert cpu_seconds() - start < 5
     assert max(got.size) <= min(MAX_SIDE, MAX_RATIO * min(got.size))
     assert min(got.size) == min(size)
     assert got.getcolors() == [(got.width * got.height, (10, 200, 30))]

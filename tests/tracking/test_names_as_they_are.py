@@ -4,6 +4,8 @@ import ast
 import io
 import json
 import socket
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,15 +24,21 @@ PACKAGE = Path(sharing.__file__).parent
 NAMES = ["[/b]", "a[red]b[/red]", "[bold]", ":smile:", "x [link=y]z", "[not markup"]
 
 
-def calls(name):
-    """Every call of a function or class of this name in the package: file, call."""
+@cache
+def all_calls():
+    """Calls of the package by the name of what is called: file, call."""
+    found = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and getattr(node.func, "id", getattr(node.func, "attr", "")) == name
-            ):
-                yield path.relative_to(PACKAGE).as_posix(), node
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                found[name].append((path.relative_to(PACKAGE).as_posix(), node))
+    return found
+
+
+def calls(name):
+    """Every call of a function or class of this name in the package: file, call."""
+    return all_calls()[name]
 
 
 def test_no_console_reads_markup():
