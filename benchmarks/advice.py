@@ -19,6 +19,7 @@ END = "<!-- end -->"
 SHOWN = (
     "divprune",
     "zoo multiply",
+    "zoo diagonal multiply",
     "zoo closed_form multiply",
     "uniform_grid",
     "visionzip",

@@ -31,10 +31,12 @@ ARMS = {
     # Supplement D.2 and Fig. A: POPE against latency and FLOPs.
     "efficiency": [
         "full", "random", "divprune", "fastv", "visionzip", "zoo multiply", "zoo closed_form multiply",
+        "zoo diagonal multiply",
     ],
     # Poster Table 1 in small.
     "embedded_nine": [
-        *FULL, "uniform_grid", "divprune", "visionzip", "zoo multiply x3", "zoo closed_form multiply", *CONTROLS,
+        *FULL, "uniform_grid", "divprune", "visionzip", "zoo multiply x3", "zoo closed_form multiply",
+        "zoo diagonal multiply", *CONTROLS,
     ],
     # Supplement D.3, Table D and Fig. B: layers of the encoder up to the one that the projector reads.
     "encoder_proxy": [
