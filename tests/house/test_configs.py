@@ -12,7 +12,7 @@ from zoo_exp.config.compose import run_config
 
 FILES = {
     group: folders.choices(group, folders.search_path())
-    for group in ("model", "selector", "task", "data", "trainer", "logger", "exp")
+    for group in ("model", "selector", "task", "data", "trainer", "engine", "logger", "exp")
 }
 
 
@@ -37,7 +37,7 @@ def test_the_first_line_describes_the_file(path):
     assert len(first) > 10
 
 
-@pytest.mark.parametrize("group", ["data", "trainer", "logger"])
+@pytest.mark.parametrize("group", ["data", "trainer", "engine", "logger"])
 def test_every_choice_composes(group):
     for name in every(group):
         extra = ["data.root=somewhere"] if (group, name) == ("data", "folder") else []

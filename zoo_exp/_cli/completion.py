@@ -54,7 +54,7 @@ def words(commands: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, lis
 
     keys = [*_keys(RunConfig), *(f"{word}=" for word in WORDS)]
     found: dict[str, list[str]] = {"commands": list(commands), "keys": keys}
-    for key in ("exp", "model", "data", "trainer", "logger"):
+    for key in ("exp", "model", "data", "trainer", "engine", "logger"):
         found[f"={key}"] = list(choices(key, folders))
     found["=selector"] = list(dict.fromkeys([*choices("selector", folders), *selectors.available()]))
     found["=task"] = list(dict.fromkeys([*choices("task", folders), *tasks.available()]))

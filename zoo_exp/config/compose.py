@@ -22,6 +22,7 @@ from zoo_exp.config.arms import (
     resolve_claims,
     tasks_of_split,
 )
+from zoo_exp.config.engines import check_engine, with_version
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, ClaimConfig, RunConfig, violations
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
@@ -59,6 +60,8 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         config.claims = resolve_claims(config.claims, config.arms, arms, config.model.zoo)
     except ZooExpError as error:
         problems.append(error)
+    if not problems:
+        problems += check_engine(config, arms)
     overrides.raise_all(problems)
     return Experiment(
         name=config.name,
@@ -67,6 +70,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         arms=arms,
         data=config.data,
         trainer=config.trainer,
+        engine=with_version(config.engine),
         cache=config.cache,
         logger=config.logger,
         seed=config.seed,

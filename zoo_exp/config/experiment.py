@@ -14,6 +14,7 @@ from zoo_exp.config.schema import (
     CacheConfig,
     ClaimConfig,
     DataConfig,
+    EngineConfig,
     LoggerConfig,
     ModelConfig,
     TrainerConfig,
@@ -73,7 +74,7 @@ class Cell:
     """One (model, task) with all of its arms: what one process, and one SLURM array index, runs.
 
     Attributes:
-        id: hash of what changes the records of the cell whatever the arm: model, weights, dtype, task, seed.
+        id: hash of what changes the records of the cell whatever the arm: model, weights, dtype, task, seed, engine.
     """
 
     model: ModelConfig
@@ -102,6 +103,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
@@ -117,7 +119,13 @@ class Experiment:
     def cells(self) -> list[Cell]:
         """One cell per task, in the order of `tasks`."""
         return [
-            Cell(self.model, task, self.arms, self.seed, identity.cell_id(self.model, task, self.seed))
+            Cell(
+                self.model,
+                task,
+                self.arms,
+                self.seed,
+                identity.cell_id(self.model, task, self.seed, self.engine),
+            )
             for task in self.tasks
         ]
 
@@ -151,6 +159,7 @@ class Experiment:
             "claims": [asdict(claim) for claim in self.claims],
             "data": asdict(self.data),
             "trainer": asdict(self.trainer),
+            "engine": asdict(self.engine),
             "cache": asdict(self.cache),
             "logger": asdict(self.logger),
         }

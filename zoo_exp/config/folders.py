@@ -9,7 +9,7 @@ from zoo_exp.presets import built_in, choices
 
 __all__ = ["GROUPS", "built_in", "choices", "find", "line_of", "read", "search_path"]
 
-GROUPS = ("model", "data", "trainer", "logger")
+GROUPS = ("model", "data", "trainer", "engine", "logger")
 """Groups that Hydra composes into a node of their own; `exp` is merged over everything."""
 
 

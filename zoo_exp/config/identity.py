@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from zoo_exp.config.schema import ModelConfig
+from zoo_exp.config.schema import EngineConfig, ModelConfig
 from zoo_exp.core.budget import Budget
 from zoo_exp.registry import is_ours
 
@@ -39,6 +39,7 @@ FREE = (
         for item in dataclasses.fields(ModelConfig)
         if item.name not in (*MODEL_FIELDS, *LATER_FIELDS)
     ),
+    *(f"engine.{name}" for name in ("via", "tensor_parallel", "max_model_len", "gpu_memory", "url")),
 )
 """Keys of an experiment that change no record: a run may be resumed with other values of them."""
 
@@ -53,8 +54,8 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def cell_id(model: ModelConfig, task: str, seed: int) -> str:
-    """The identity of a cell: model, weights, dtype, task, data source and seed."""
+def cell_id(model: ModelConfig, task: str, seed: int, engine: EngineConfig | None = None) -> str:
+    """The identity of a cell: model, weights, dtype, task, data source, seed, and an engine other than `hf`."""
     weights = weights_fingerprint(model)
     content = {
         "model": _fields(model),
@@ -64,7 +65,8 @@ def cell_id(model: ModelConfig, task: str, seed: int) -> str:
         "seed": seed,
     }
     source = task_source(task)
-    return digest(content | ({"source": source} if source else {}))
+    other = {} if engine is None or engine.name == "hf" else {"engine": [engine.name, engine.version]}
+    return digest(content | ({"source": source} if source else {}) | other)
 
 
 def _fields(model: ModelConfig) -> dict[str, Any]:

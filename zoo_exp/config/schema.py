@@ -143,6 +143,25 @@ class TrainerConfig:
 
 
 @dataclass
+class EngineConfig:
+    """What generates the responses: `transformers` in this process, or vLLM. Files: `configs/engine/`."""
+
+    name: str = choice("hf", "vllm")
+    via: str = choice("auto", "image_embeds", "prompt_embeds")
+    """How a pruned prompt reaches vLLM; `auto` takes the way that carries the family's positions."""
+    tensor_parallel: int = at_least(1, 1)
+    """GPUs that vLLM splits the model over."""
+    max_model_len: int | None = at_least(1, None)
+    """Longest prompt with its response, in tokens; None takes the checkpoint's own."""
+    gpu_memory: float = field(default=0.6, metadata={"minimum": 0.01, "maximum": 1.0})
+    """Share of the GPU's memory that vLLM takes; the vision encoder of `transformers` needs the rest."""
+    url: str | None = None
+    """A running vLLM server that is asked over HTTP instead, such as http://127.0.0.1:8000; None starts vLLM here."""
+    version: str | None = None
+    """Version of vLLM; None asks the installed package, or the server. It identifies the records."""
+
+
+@dataclass
 class CacheConfig:
     """The cache of vision features, which runs share."""
 
@@ -185,6 +204,7 @@ class RunConfig:
     """`validation` or `confirm`: other scenes than the tables' own, for tasks that have such splits."""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = at_least(0, 0)

@@ -21,9 +21,11 @@ from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.evaluation.sources import describe_model, half_on_cpu, load_configured
 from zoo_exp.evaluation.work import Work, load_work
 from zoo_exp.measure import cost_estimate
+from zoo_exp.models.generators import Generator
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.runs import cells, manifest, resume
 from zoo_exp.selectors.layer.base import LayerSelector
+from zoo_exp.serving.opening import open_generator
 from zoo_exp.threads import use_threads
 
 
@@ -150,7 +152,8 @@ class Attempt:
             )
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
-        module = self.module = PrunedVLM(loaded, self.folder, cache)
+        generator = self._generator(loaded)
+        module = self.module = PrunedVLM(loaded, self.folder, cache, generator)
         if module.costs is None and self.trainer.is_global_zero:
             kind = loaded.model.config.model_type
             self.console.print(
@@ -166,7 +169,8 @@ class Attempt:
                 soft_wrap=True,
                 markup=False,
             )
-            self._tell_costs(loaded)
+            if generator.stages:  # estimates measure transformers
+                self._tell_costs(loaded)
             progress.expect(self.missing)
 
         def collate(item: Work) -> Collate:
@@ -192,6 +196,17 @@ class Attempt:
             raise
         finally:
             module.end()
+            generator.close()
+
+    def _generator(self, loaded: LoadedModel) -> Generator:
+        """The engine, which takes a while to start."""
+        engine = self.experiment.engine
+        if engine.name != "hf":
+            where = "starting" if engine.url is None else f"asking {engine.url}:"
+            self.console.print(
+                f"{where} {engine.name} {engine.version} ...", style="dim", markup=False, soft_wrap=True
+            )
+        return open_generator(engine, self.experiment.model, loaded)
 
     def _tell_costs(self, loaded: LoadedModel) -> None:
         """Print what the missing answers will cost."""
@@ -253,7 +268,7 @@ class Attempt:
 
 
 def _load(experiment: Experiment) -> LoadedModel:
-    loaded = load_configured(experiment.model)
+    loaded = load_configured(experiment.model, decoder=experiment.engine.name == "hf")
     for arm in experiment.arms:
         if arm.budget is not None and loaded.n_visual is not None:
             arm.budget.resolve(loaded.n_visual)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,13 +10,13 @@ import lightning
 import torch
 
 from zoo_exp.config.experiment import Arm
-from zoo_exp.core.tokens import Selection, VisualTokens
+from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
 from zoo_exp.evaluation.running_scores import RunningScores
 from zoo_exp.evaluation.sample_batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.work import Work
-from zoo_exp.evaluation.writer import CellWriter
+from zoo_exp.evaluation.writer import CellWriter, Chosen, Rows
 from zoo_exp.measure.cost_model import costs_of
 from zoo_exp.measure.counted_selectors import LayerFlops, SelectorCosts
 from zoo_exp.models.answering import (
@@ -29,25 +28,12 @@ from zoo_exp.models.answering import (
 )
 from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import to_device
+from zoo_exp.models.generators import Generator, HfGenerator
 from zoo_exp.models.loading import LoadedModel
-from zoo_exp.runs.kept import KeptRow
 from zoo_exp.runs.records import Record, Timing
 
 WRITE_EVERY = 1.0
 """Seconds that an answer may wait for others of its batch before it is written."""
-Chosen = dict[str, list[Selection]]
-"""Sample id -> selection per image, as masks show it."""
-
-
-@dataclass
-class _Rows:
-    """What arms have made of a batch and is not written yet."""
-
-    records: list[Record] = field(default_factory=list)
-    timings: list[Timing] = field(default_factory=list)
-    chosen: list[Chosen] = field(default_factory=list)
-    kept: list[KeptRow] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
 
 
 class PrunedVLM(lightning.LightningModule):
@@ -57,6 +43,7 @@ class PrunedVLM(lightning.LightningModule):
         loaded: model, processor and adapter.
         folder: the run folder.
         cache: stores the output of the vision encoder; None runs the encoder every time.
+        generator: the engine; None for `transformers`.
 
     Attributes:
         work: the current cell; None before the first.
@@ -67,8 +54,15 @@ class PrunedVLM(lightning.LightningModule):
         running_scores: scores of the current cell so far; `synced` gives those of all cells over all ranks.
     """
 
-    def __init__(self, loaded: LoadedModel, folder: Path, cache: FeatureCache | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        folder: Path,
+        cache: FeatureCache | None = None,
+        generator: Generator | None = None,
+    ) -> None:
         super().__init__()
+        self.generator = generator or HfGenerator(loaded.model)
         self.encode = loaded.adapter.encode if cache is None else cache.encode
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs, self.selector_costs = costs_of(loaded.model.config), SelectorCosts()
@@ -78,7 +72,7 @@ class PrunedVLM(lightning.LightningModule):
         self.after_arm: Callable[[Arm, int], None] = lambda arm, answers: None
         self.running_scores = RunningScores()
         self._writer: CellWriter | None = None
-        self._rows = _Rows()
+        self._rows = Rows()
 
     def begin(self, work: Work) -> None:
         """Start a cell: build its selectors and metrics, and open its journals."""
@@ -144,7 +138,7 @@ class PrunedVLM(lightning.LightningModule):
         self._refuse(batch)
         if not batch.samples:
             return
-        self._rows = _Rows()
+        self._rows = Rows()
         with torch.inference_mode():
             started = time.perf_counter()
             encoded = EncodedBatch(batch.inputs, self.encode(batch.inputs, self.needs))
@@ -255,6 +249,7 @@ class PrunedVLM(lightning.LightningModule):
             positions=arm.positions,
             ratings=ratings,
             probe=flops,
+            generator=self.generator,
             max_new_tokens=settings.max_new_tokens or DEFAULT_NEW_TOKENS,
             do_sample=False,
         )
@@ -279,7 +274,8 @@ class PrunedVLM(lightning.LightningModule):
             batch_size=len(samples),
             vision_ms=round(vision_ms, 3),
             select_ms=round(generated.selected.milliseconds, 3),
-            prefill_decode_ms=round(generated.generate_ms, 3),
+            # With continuous batching there is no such stage; requests per second follow from `spent_ms`.
+            prefill_decode_ms=round(generated.generate_ms, 3) if self.generator.stages else None,
             # The time of this call alone: scores that an earlier arm computed are not in it.
             spent_ms=round(generated.spent_ms, 3),
         )
@@ -332,7 +328,7 @@ class PrunedVLM(lightning.LightningModule):
         if not rows.records or time.monotonic() - rows.since < older_than:
             return
         assert self._writer is not None
-        self._rows, processor = _Rows(), self.loaded.processor
+        self._rows, processor = Rows(), self.loaded.processor
         masks = mask_rows.make(
             self.folder, self.task, batch, encoded.tokens, rows.records, rows.chosen, processor
         )

@@ -47,12 +47,15 @@ def check(experiment: Experiment, tell: Callable[[str], object] = print) -> None
         tell(problem)
 
 
-def load_configured(model: ModelConfig, device: "str | torch.device | None" = None) -> "LoadedModel":
+def load_configured(
+    model: ModelConfig, device: "str | torch.device | None" = None, decoder: bool = True
+) -> "LoadedModel":
     """Load a model according to its configuration; on a terminal, with bars for downloads and weights.
 
     Args:
         model: from `configs/model/`.
         device: target device; ignored where the configuration has a `device_map`.
+        decoder: see `load_model`.
 
     Raises:
         ZooExpError: see `load_model`; also a processor that cannot make a prompt.
@@ -73,6 +76,7 @@ def load_configured(model: ModelConfig, device: "str | torch.device | None" = No
         device_map=model.device_map,
         weights=model.weights,
         layers=model.layers,
+        decoder=decoder,
         trust_remote_code=model.trust_remote_code,
         clip=model.clip,
         min_pixels=model.min_pixels,

@@ -1,13 +1,30 @@
 """What one process writes for one cell: kept tokens, masks, timings and records, in a journal each."""
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from zoo_exp.core.tokens import Selection
 from zoo_exp.runs import folder
 from zoo_exp.runs.journal import Journal
 from zoo_exp.runs.kept import KeptRow
 from zoo_exp.runs.records import MaskRow, Record, Timing
+
+Chosen = dict[str, list[Selection]]
+"""Sample id -> selection per image, as masks show it."""
+
+
+@dataclass
+class Rows:
+    """What arms have made of a batch and is not written yet."""
+
+    records: list[Record] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    kept: list[KeptRow] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
 
 
 class CellWriter:

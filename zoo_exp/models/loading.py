@@ -75,6 +75,7 @@ def load_model(
     revision: str | None = None,
     weights: str | None = None,
     layers: int | None = None,
+    decoder: bool = True,
     trust_remote_code: bool = False,
     seed: int = 0,
     clip: str | Path | None = None,
@@ -95,6 +96,8 @@ def load_model(
         revision: commit or tag on the hub.
         weights: `pretrained` (default), or `random` for the architecture alone (timing and tests).
         layers: keep only the first decoder layers.
+        decoder: False loads one decoder layer only and keeps the configuration as it is: for engines that read no more
+            than the vision encoder, the projector and the embeddings.
         trust_remote_code: run code that comes with the checkpoint; refused otherwise.
         seed: of random weights.
         clip: a folder or hub id with the full CLIP that the vision encoder was taken from, for `cdpruner` with
@@ -148,8 +151,12 @@ def load_model(
         config = load_config(path, name, weights, hub)
         check_protocol(protocol, config.model_type, name)
         check_settings(path, name)
-        if layers is not None:
-            keep_layers(config, layers)
+        text = {
+            name: getattr(config.get_text_config(), name, None)
+            for name in ("num_hidden_layers", "layer_types")
+        }
+        if layers is not None or not decoder:
+            keep_layers(config, layers if decoder and layers is not None else 1)
         options: dict[str, Any] = {"dtype": DTYPES[dtype], "attn_implementation": attention}
         if weights == "random":
             with reading(name, "no model can be made from its config.json"):
@@ -164,6 +171,10 @@ def load_model(
         if processor is not None:
             bound_pixels(processor, name, *pixels)
     model.eval()
+    if not decoder:
+        for setting, value in text.items():
+            if value is not None:
+                setattr(model.config.get_text_config(), setting, value)
     with reading(name, "its config.json does not describe a model that can be pruned"):
         adapter = adapter_for(model, processor)
     if processor is not None and not shipped:

@@ -64,8 +64,8 @@ class QwenAdapter(VLMAdapter):
 
     @classmethod
     def processor_class(cls) -> Any:
-        """The stock processor, without videos where torchvision is not installed."""
-        return qwen_processor_class()
+        """The stock processor; without videos where torchvision or the checkpoint's video settings are missing."""
+        return QwenProcessors
 
     @classmethod
     def vision_costs(cls, config: Any) -> "QwenCosts":
@@ -246,18 +246,37 @@ class QwenCosts:
         )
 
 
+class QwenProcessors:
+    """Loads the processor of a checkpoint."""
+
+    @staticmethod
+    def from_pretrained(path: str, **options: Any) -> Any:
+        """The stock processor, or one without its video processor where that cannot be loaded."""
+        stock = qwen_processor_class()
+        try:
+            return stock.from_pretrained(path, **options)
+        except OSError as error:
+            # Checkpoints that were saved without torchvision have no settings of a video processor.
+            if "video processor" not in str(error):
+                raise
+        return _without_videos().from_pretrained(path, **options)
+
+
 def qwen_processor_class() -> Any:
-    """The stock processor, or one without its video processor, the part that needs torchvision.
+    """The class of the stock processor, or one without its video processor, the part that needs torchvision."""
+    from transformers import AutoProcessor
+    from transformers.utils.import_utils import is_torchvision_available
+
+    return AutoProcessor if is_torchvision_available() else _without_videos()
+
+
+def _without_videos() -> Any:
+    """The stock processor without its video processor.
 
     `transformers` infers the parts of a processor from the signature of `__init__`, and loads each of them.
     """
-    from transformers import AutoProcessor
     from transformers import Qwen2_5_VLProcessor as Stock
     from transformers.processing_utils import ProcessorMixin
-    from transformers.utils.import_utils import is_torchvision_available
-
-    if is_torchvision_available():
-        return AutoProcessor
 
     class Qwen2_5_VLProcessor(Stock):
         """Has the name of the stock class, so that the stock class can load what it saves."""

@@ -107,6 +107,7 @@ def main_table(results: Results) -> Table:
         Column("seed sd", value("seed_sd", 2), level=WIDE, needs="seed_sd"),
         Column("select", value("select_ms", 2), unit="ms"),
         Column("generate", value("prefill_decode_ms", 2), unit="ms", level=WIDE),
+        Column("requests", value("requests_per_s", 1), unit="1/s", needs="requests_per_s"),
         flops_column(lines, "flops_tflop"),
         flops_column(lines, "prefill_tflop", "prefill", WIDE),
         flops_column(lines, "selector_tflop", "selector", WIDE),
@@ -130,6 +131,7 @@ def task_table(results: Results, task: str) -> Table:
         Column("seed sd", value("seed_sd", 2, scale=scale), level=WIDE, needs="seed_sd"),
         Column("select", value("select_ms", 2), unit="ms"),
         Column("generate", value("prefill_decode_ms", 2), unit="ms", level=WIDE),
+        Column("requests", value("requests_per_s", 1), unit="1/s", needs="requests_per_s"),
         flops_column(lines, "flops_tflop"),
     ]
     title = f"{task}: {first['metric']}, n = {first['n']} questions, {first['images']} images"

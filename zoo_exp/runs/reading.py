@@ -29,6 +29,8 @@ COLUMNS = (
 )
 ARM_COLUMNS = ["arm", "arm_id", "row", "selector", "options", "budget", "seed"]
 MILLISECONDS = ("select_ms", "prefill_decode_ms", "vision_ms")
+REQUESTS = "requests_per_s"
+"""Column of timings by engines with continuous batching, which have no time for prefill and decoding."""
 
 
 def records(
@@ -137,14 +139,17 @@ def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None)
 def read_timings(run: Path) -> pd.DataFrame:
     """Milliseconds per question by (task, arm): the median over batches, so that warm-up has no influence.
 
-    Columns: task, arm, select_ms, prefill_decode_ms, vision_ms; empty if the run has no timings.
+    Columns: task, arm, select_ms, prefill_decode_ms, vision_ms, and requests_per_s for engines whose batches have no
+    stages; empty if the run has no timings.
     """
     rows = [
-        {"task": timing.task, "arm": timing.arm}
+        {"task": timing.task, "arm": timing.arm, REQUESTS: _requests(timing)}
         | {name: _per_question(getattr(timing, name), timing.batch_size) for name in MILLISECONDS}
         for timing in timings(run)
     ]
-    frame = pd.DataFrame(rows, columns=["task", "arm", *MILLISECONDS])
+    frame = pd.DataFrame(rows, columns=["task", "arm", *MILLISECONDS, REQUESTS])
+    if frame[REQUESTS].isna().all():
+        frame = frame.drop(columns=REQUESTS)
     return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
 
 
@@ -153,6 +158,13 @@ def recorded_arms(frame: pd.DataFrame) -> list[dict[str, Any]]:
     arms = frame.drop_duplicates("arm_id")[ARM_COLUMNS].to_dict("records")
     # pandas converts a missing budget to nan; nan != nan.
     return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]
+
+
+def _requests(timing: Timing) -> float:
+    """Responses per second of a batch, selection included, where prefill and decoding are no stage of it."""
+    if timing.prefill_decode_ms is not None or not timing.spent_ms:
+        return math.nan
+    return timing.batch_size / timing.spent_ms * 1e3
 
 
 def _per_question(milliseconds: float | None, batch_size: int) -> float:

@@ -1,1 +1,1 @@
-"""Serving: other engines that generate from pruned prompts, and an HTTP server."""
+"""Serving: pruned prompts for vLLM, here or over HTTP, its plug-in, and an HTTP server of our own."""

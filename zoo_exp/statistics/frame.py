@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoo_exp.runs.reading import MILLISECONDS
+from zoo_exp.runs.reading import MILLISECONDS, REQUESTS
 from zoo_exp.statistics.alignment import COSTS, TaskSamples
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import percentile_interval, retained
@@ -56,14 +56,14 @@ def build_frame(table: Table, timings: pd.DataFrame) -> pd.DataFrame:
         timings: from `reading.read_timings`.
     """
     shown = [_task_lines(table, task, timings) for task in table.tasks]
-    averages = _average_lines(table, shown)
+    averages = _average_lines(table, shown, (*MEASURED[: -len(MILLISECONDS)], *times_of(timings)))
     return pd.DataFrame([line for own in zip(*shown, averages, strict=True) for line in own])
 
 
 def _task_lines(table: Table, task: TaskEstimate, timings: pd.DataFrame) -> list[dict[str, Any]]:
     samples = task.samples
     best = best_rows(table.rows, task_contest(task), table.above)
-    timed = timings[timings["task"] == task.task.name].set_index("arm")[list(MILLISECONDS)]
+    timed = timings[timings["task"] == task.task.name].set_index("arm")[times_of(timings)]
     return [
         _identity(row)
         | {"task": task.task.name, "metric": task.task.main_metric, "value": float(task.value[index])}
@@ -79,7 +79,9 @@ def _task_lines(table: Table, task: TaskEstimate, timings: pd.DataFrame) -> list
     ]
 
 
-def _average_lines(table: Table, shown: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _average_lines(
+    table: Table, shown: Sequence[Sequence[dict[str, Any]]], measured: Sequence[str]
+) -> list[dict[str, Any]]:
     contest, tasks = table.contest, table.tasks
     best = best_rows(table.rows, contest, table.above)
     scores = mean_over_tasks([task.score_resampled for task in tasks])
@@ -96,7 +98,7 @@ def _average_lines(table: Table, shown: Sequence[Sequence[dict[str, Any]]]) -> l
             | _retained(contest.value, contest.resampled, index, contest.images)
             | {"best": index in best, "above_budget": index in table.above}
             | {"seed_sd": _average_spread(table, row, index)}
-            | {name: _mean(np.array([line[name] for line in mine])) for name in MEASURED}
+            | {name: _mean(np.array([line[name] for line in mine])) for name in measured}
             | {"units": sum(line["units"] for line in mine)}
         )
     return lines
@@ -145,9 +147,14 @@ def _measured(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
     }
 
 
+def times_of(timings: pd.DataFrame) -> list[str]:
+    """Columns of times that the timings have."""
+    return [*MILLISECONDS, *(name for name in timings.columns if name == REQUESTS)]
+
+
 def _milliseconds(timed: pd.DataFrame, row: ArmRow) -> dict[str, float]:
     mine = timed.reindex(row.names).to_numpy(float)
-    return {name: _mean(mine[:, column]) for column, name in enumerate(MILLISECONDS)}
+    return {str(name): _mean(mine[:, column]) for column, name in enumerate(timed.columns)}
 
 
 def measured_tokens(rows: pd.DataFrame) -> pd.Series:

@@ -62,6 +62,7 @@ class Results:
               input of a decoder layer (layer selectors), and before pruning.
             * flops_tflop, prefill_tflop, selector_tflop: TFLOP per response, and its prefill and selector parts.
             * select_ms, prefill_decode_ms, vision_ms: milliseconds per question, median over batches.
+            * requests_per_s: responses per second; only in runs of an engine with continuous batching.
 
         comparisons: the best row of each budget compared with each other row: difference of the retained averages in
             percentage points, its paired interval, exact test, and the p value after Holm's correction.
