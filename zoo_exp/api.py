@@ -176,7 +176,8 @@ def run(*texts: str, config_dirs: Sequence[str | Path] = (), quiet: bool = False
         The results; nothing is asked again if everything is recorded.
 
     Raises:
-        ZooExpError: any error that the user can correct; the message says what to change.
+        InvalidValueError: a value that is not allowed, or a run that a signal stopped (call it again to resume).
+        ZooExpError: any other error that the user can correct; the message says what to change.
     """
     from zoo_exp import pipeline
     from zoo_exp.config.sweep import points
@@ -196,6 +197,9 @@ def run(*texts: str, config_dirs: Sequence[str | Path] = (), quiet: bool = False
 def overrides(**keys: Any) -> list[str]:
     """Overrides as on the command line, from Python values.
 
+    Args:
+        **keys: values by key; `exp` becomes `+exp=`.
+
     >>> overrides(exp="sanity", selector=["full", "zoo"], budget="<=64", limit=None)
     ['+exp=sanity', 'selector=[full,zoo]', "budget='<=64'", 'limit=null']
     """
@@ -208,6 +212,12 @@ def overrides(**keys: Any) -> list[str]:
 
 def load_run(folder: str | Path) -> Results:
     """The results of a run folder (`runs/NAME/ID`), or of the newest run below a folder (`runs/NAME`).
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The results; their tables are computed when they are asked for.
 
     Raises:
         MissingFileError: no such folder, or no run with records in it.

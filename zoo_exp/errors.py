@@ -85,11 +85,17 @@ def as_ours(error: BaseException, where: str = "") -> ZooExpError | UnexpectedEr
 
 
 def ending(error: BaseException, debug: bool = False) -> tuple[str, int]:
-    """How a command ends that raised an exception: the line that it prints, and its exit code.
+    """How a command ends that raised an exception.
 
     Args:
         error: the exception.
         debug: the traceback was shown already.
+
+    Returns:
+        The line that it prints, and its exit code: 2 for an error that the user can correct, 1 for any other.
+
+    >>> ending(InvalidValueError("budget -1: a count cannot be negative"))
+    ('error: budget -1: a count cannot be negative', 2)
     """
     ours = as_ours(error)
     if isinstance(ours, ZooExpError):
@@ -177,6 +183,10 @@ def summary_of(error: BaseException) -> str:
 
 def named(ids: Sequence[str], most: int = 3) -> str:
     """Sample ids as part of a message.
+
+    Args:
+        ids: the ids.
+        most: how many of them to name.
 
     >>> named(["1", "2", "3", "4"])
     'samples 1, 2, 3 and 1 more'

@@ -92,6 +92,10 @@ class Registry(Generic[T]):
 
         The same class may be added again (for example, when a notebook cell is rerun), and may also be an entry point.
 
+        Args:
+            name: the name.
+            item: the object.
+
         Raises:
             InvalidValueError: the name is empty, or belongs to another object.
         """
@@ -131,7 +135,21 @@ def is_code_file(name: str) -> bool:
 
 
 def split_code_file(name: str) -> tuple[Path, str]:
-    """The file and the class of `mine.py:Mine`; the class is empty where none is given."""
+    """The file and the class of `mine.py:Mine`.
+
+    Args:
+        name: the text.
+
+    Returns:
+        The path, and the name of the class, which is empty where none is given.
+
+    Raises:
+        InvalidValueError: another form.
+
+    >>> path, kind = split_code_file("mine.py:Mine")
+    >>> path.name, kind
+    ('mine.py', 'Mine')
+    """
     found = _CODE_FILE.fullmatch(name)
     if found is None:
         raise InvalidValueError(f"'{name}' is no Python file: give FILE.py:CLASS")

@@ -32,15 +32,19 @@ BudgetLike: TypeAlias = "Budget | int | float | str | None"
 class Budget:
     """Number of visual tokens to keep.
 
-    Exactly one of `count` and `keep_ratio` is set. A ratio of N tokens is rounded as given by `rounding`: `nearest`
-    (halves up), `down` (`int()` in ZOO-Prune's release) or `bankers` (`int(round())` in DivPrune's). A count with
-    `at_most` keeps all tokens of an image that has fewer, for data with images of different sizes; otherwise such an
-    image is an error.
+    Exactly one of `count` and `keep_ratio` is set.
 
-    `per` is `image` (also for a whole video), `tile` (the budget applies to every tile), `frame` (to every frame of a
-    video; images are refused) or `mean`: the mean over the layers of the language model of the token count at each
-    layer's input. A layer selector, whose first layers see every token, computes the number of tokens to keep after
-    them; for input selectors, `mean` equals `image`.
+    Attributes:
+        count: tokens to keep.
+        keep_ratio: share of the tokens to keep, above 0, at most 1.
+        per: `image` (also for a whole video), `tile` (the budget applies to every tile), `frame` (to every frame of a
+            video; images are refused) or `mean`: the mean over the layers of the language model of the token count at
+            each layer's input. A layer selector, whose first layers see every token, computes the number of tokens to
+            keep after them; for input selectors, `mean` equals `image`.
+        rounding: of a ratio of N tokens: `nearest` (halves up), `down` (`int()` in ZOO-Prune's release) or `bankers`
+            (`int(round())` in DivPrune's).
+        at_most: whether a count keeps all tokens of an image that has fewer, for data with images of different sizes;
+            otherwise such an image is an error.
     """
 
     count: int | None = None

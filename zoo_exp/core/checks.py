@@ -19,6 +19,11 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
 
     On a GPU the check of the values requires a synchronisation; inside `deferred_checks()` it happens at the end.
 
+    Args:
+        x: the features.
+        width: Dv, or None for any.
+        name: of the features, for the message.
+
     Raises:
         InvalidValueError: wrong shape or width, or the features contain NaN or infinity.
     """
@@ -32,11 +37,34 @@ def check_features(x: Tensor, width: int | None = None, name: str = "features") 
     _check(finite, lambda: _not_finite(x, name))
 
 
+def check_scores(who: str, scores: object, count: int) -> None:
+    """Check that a selector returned one finite score for each visual token [N].
+
+    Args:
+        who: the selector, for the message.
+        scores: what its `score` returned; None for selectors without scores.
+        count: N, visual tokens of the image.
+
+    Raises:
+        InvalidValueError: no tensor of numbers, another shape, NaN or infinity.
+    """
+    if scores is None:
+        return
+    if not isinstance(scores, Tensor) or scores.is_complex():
+        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise InvalidValueError(f"the scores of {who} must be a tensor of numbers, got {got}")
+    if scores.shape != (count,):
+        raise InvalidValueError(
+            f"{who} must score every visual token once: expected shape ({count},), got {tuple(scores.shape)}"
+        )
+    check_features(scores[:, None], name=f"scores of {who}")
+
+
 def check_values(holds: Tensor, wrong: str) -> None:
     """Check values that are computed on a device: deferred like `check_features`.
 
     Args:
-        holds: what must be true, one bool on the device.
+        holds: what must be true, one bool on the device [].
         wrong: the message if it is not.
 
     Raises:

@@ -129,6 +129,9 @@ def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:
 
     Returns:
         S [N] in float32.
+
+    Raises:
+        InvalidValueError: shapes do not match, or features are not finite.
     """
     check_features(x)
     if directions.ndim != 2 or len(directions) < 1 or directions.shape[1] != x.shape[1]:
@@ -140,7 +143,18 @@ def first_order(x: Tensor, project: Projector, directions: Tensor) -> Tensor:
 
 
 def gelu_slope(a: Tensor, approximate: str) -> Tensor:
-    """Derivative of the GELU at a [..., H]."""
+    """Derivative of the GELU.
+
+    Args:
+        a: where [..., H].
+        approximate: `none` or `tanh`, as in `torch.nn.functional.gelu`.
+
+    Returns:
+        Slopes [..., H].
+
+    >>> gelu_slope(torch.tensor([0.0]), "none")
+    tensor([0.5000])
+    """
     if approximate == "none":
         exact: Tensor = torch.special.ndtr(a) + a * torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
         return exact

@@ -115,6 +115,15 @@ def _grid(largest: Tensor) -> Tensor:
 
 
 def gains(columns: Tensor, best: Tensor, grid: Tensor) -> Tensor:
-    """Gain of each of the columns [C, R] over the coverage `best` [R]: [C] in float64, multiples of 1 / grid."""
+    """Gain of each column over what is covered already.
+
+    Args:
+        columns: similarities of C candidates to R tokens [C, R].
+        best: the coverage of every token [R].
+        grid: gains are rounded to multiples of 1 / grid, so that ties are exact [].
+
+    Returns:
+        Gains [C] in float64.
+    """
     added = (columns - best).clamp_min_(0).sum(dim=1)
     return added.mul_(grid).round_().div_(grid)

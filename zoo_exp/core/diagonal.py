@@ -82,14 +82,24 @@ def diagonal(x: Tensor, mlp: Projector, hidden: Tensor | None = None) -> Tensor:
 
 
 def agreement(x: Tensor, mlp: Projector) -> float:
-    """Spearman's rank correlation of the diagonal with the closed form on features x [N, Dv]."""
+    """Spearman's rank correlation of the diagonal with the closed form.
+
+    Args:
+        x: features [N, Dv].
+        mlp: the projector.
+    """
     ranks = [score.argsort().argsort().double() for score in (diagonal(x, mlp), closed_form(x, mlp))]
     a, b = (rank - rank.mean() for rank in ranks)
     return float((a @ b) / (a.norm() * b.norm()).clamp_min(1e-12))
 
 
 def calibrate(x: Tensor, mlp: Projector) -> float:
-    """Measure `agreement` on features x [N, Dv] once per projector object, for `replaces_closed_form`."""
+    """Measure `agreement` once per projector object, for `replaces_closed_form`.
+
+    Args:
+        x: features [N, Dv].
+        mlp: the projector.
+    """
     if mlp not in _MEASURED:
         record_agreement(mlp, agreement(x, mlp))
     return _MEASURED[mlp]
@@ -106,7 +116,16 @@ def replaces_closed_form(mlp: Projector) -> bool:
 
 
 def slopes(x: Tensor, mlp: Any, hidden: Tensor | None = None) -> Tensor:
-    """Derivative of the activation at the hidden layer [N, H]."""
+    """Derivative of the activation at the hidden layer.
+
+    Args:
+        x: features [N, Dv].
+        mlp: the projector.
+        hidden: the hidden layer before the activation [N, H]; None computes it.
+
+    Returns:
+        Slopes [N, H] in float32.
+    """
     if hidden is None:
         hidden = first_layer(x, mlp)
     if isinstance(mlp, NormedMLP):
@@ -116,7 +135,15 @@ def slopes(x: Tensor, mlp: Any, hidden: Tensor | None = None) -> Tensor:
 
 
 def first_layer(x: Tensor, mlp: Any) -> Tensor:
-    """The hidden layer before the activation [N, H], from features x [N, Dv]."""
+    """The hidden layer before the activation.
+
+    Args:
+        x: features [N, Dv].
+        mlp: the projector.
+
+    Returns:
+        [N, H].
+    """
     if isinstance(mlp, NormedMLP):
         return F.linear(x if mlp.norm is None else mlp.norm(x), mlp.w1, mlp.b1)
     inner = mlp

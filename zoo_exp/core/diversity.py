@@ -57,6 +57,18 @@ def greedy_many(
     """`greedy` on several images or tiles of any N and k; the picks equal those of separate calls.
 
     Distances are computed per image, so they do not depend on the batch; only the greedy steps are batched.
+
+    Args:
+        embeddings: rows of every image [N, D].
+        ks: number of tokens to pick of each.
+        weights: importance of the tokens of each [N], or None.
+        combine: as in `greedy`.
+
+    Returns:
+        Picked rows of every image in pick order [k] (int64).
+
+    Raises:
+        InvalidValueError: as in `greedy`.
     """
     if combine not in COMBINATIONS:
         raise InvalidValueError(f"combine '{combine}': allowed are {', '.join(COMBINATIONS)}")
@@ -101,7 +113,7 @@ def cosine_distances(embeddings: Tensor) -> Tensor:
 
 
 def pair_area(n: int, width: int, device: torch.device) -> int:
-    """Maximum number of entries of the distance matrix [N, N] that are computed, for FLOPs formulas."""
+    """Maximum number of entries of [`n`, `n`] distances of rows of `width` that are computed on `device`, for FLOPs."""
     if n * n * 4 > MATRIX_BYTES:  # rows on demand: with weights, only those of picked tokens
         return n * n
     rows, _ = _block(n, width, device)
@@ -149,7 +161,10 @@ class Batch:
 
 
 def prepare(embeddings: Sequence[Tensor], weights: Sequence[Tensor] | None, k: int) -> Batch:
-    """Prepare distances, masks and weights of images that together fit the memory bound (or of a single one)."""
+    """Distances, masks and weights for the `k` picks of images that together fit the memory bound (or of a single one).
+
+    They have the rows `embeddings` [N, D] and the importance `weights` [N].
+    """
     n = max(len(e) for e in embeddings)
     device = embeddings[0].device
     distances: Tensor | None = None
@@ -175,7 +190,7 @@ def prepare(embeddings: Sequence[Tensor], weights: Sequence[Tensor] | None, k: i
 
 
 def steps(batch: Batch, k: int, combine: str) -> Tensor:
-    """The greedy loop [B, k] (int64), in torch."""
+    """The greedy loop in torch: `k` picks of every image of `batch` [B, k] (int64); `combine` as in `greedy`."""
     alive = batch.alive.clone()
     picks = torch.empty(len(alive), k, dtype=torch.int64, device=alive.device)
     nearest: Tensor | None = None
@@ -209,7 +224,7 @@ def _greedy_batch(
 
 
 def on_gpu(tensor: Tensor) -> bool:
-    """Whether the Triton kernel can run on the tensor's device."""
+    """Whether the Triton kernel can run on the device of a tensor [...]."""
     return tensor.is_cuda
 
 

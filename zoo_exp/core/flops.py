@@ -8,7 +8,12 @@ from zoo_exp.core.tokens import VisualTokens
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
-    """FLOPs of `rows` vectors of width `inputs` times a matrix [inputs, outputs].
+    """FLOPs of vectors times a matrix [inputs, outputs]; a multiplication and an addition count as two.
+
+    Args:
+        rows: number of vectors.
+        inputs: their width.
+        outputs: width of the results.
 
     >>> linear(2, 3, 5)
     60
@@ -42,7 +47,12 @@ class VisionCosts(Protocol):
         ...
 
     def captured(self, images: Sequence[VisualTokens], needs: Collection[str]) -> int:
-        """FLOPs of computing the attention weights that selectors need; fused kernels do not return them."""
+        """FLOPs of computing the attention weights that selectors need; fused kernels do not return them.
+
+        Args:
+            images: visual tokens of the images.
+            needs: fields that selectors need.
+        """
         ...
 
     def guess(self, n_visual: int) -> Encoding:

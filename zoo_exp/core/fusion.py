@@ -18,10 +18,22 @@ Under `multiply` the least important token has score 0 and is picked last, unles
 
 
 def min_max(scores: Tensor, constant: float = 1.0) -> Tensor:
-    """Scale scores [N] to 0..1 in float32: (S - min) / (max - min + 1e-8), or `constant` if they are all equal.
+    """Scale scores to 0..1: (S - min) / (max - min + 1e-8).
 
     ZOO-Prune's release returns ones for constant scores on LLaVA-1.5. Its LLaVA-NeXT file returns zeros (so that the
     picks are tokens 0, 1, 2, ...), and 0 / 0 in half precision.
+
+    Args:
+        scores: S [N].
+        constant: value of every token if all scores are equal.
+
+    Returns:
+        [N] in float32.
+
+    >>> min_max(torch.tensor([1.0, 2.0, 3.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    >>> min_max(torch.tensor([7.0, 7.0]))
+    tensor([1., 1.])
     """
     scores = scores.float()
     if not scores.numel():
@@ -31,5 +43,16 @@ def min_max(scores: Tensor, constant: float = 1.0) -> Tensor:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k highest scores [N], best first [k] (int64); equal scores in index order on every device."""
+    """Indices of the highest scores; equal scores in index order on every device.
+
+    Args:
+        scores: [N].
+        k: how many.
+
+    Returns:
+        Indices, best first [k] (int64).
+
+    >>> top_k(torch.tensor([1.0, 5.0, 5.0, 2.0]), 3)
+    tensor([1, 2, 3])
+    """
     return scores.sort(descending=True, stable=True).indices[:k]

@@ -20,9 +20,11 @@ class LowRankMLP:
     """An MLP whose two weight matrices are products of low-rank factors.
 
     Attributes:
-        down1, up1: first layer as up1 [H, r] @ down1 [r, Dv].
+        down1: second factor of the first layer [r, Dv]; its matrix is up1 @ down1.
+        up1: first factor of the first layer [H, r].
         b1: its bias [H].
-        down2, up2: second layer as up2 [D, r] @ down2 [r, H].
+        down2: second factor of the second layer [r, H].
+        up2: first factor of the second layer [D, r].
         b2: its bias [D].
         approximate: the GELU's kind, as in `MLP`.
     """
@@ -65,6 +67,10 @@ def low_rank(mlp: MLP, rank: int) -> LowRankMLP:
 
     As in the release, the first factor is V_r and the second U_r diag(s_r) with the layer's bias.
 
+    Args:
+        mlp: the projector.
+        rank: r, singular values to keep.
+
     Raises:
         InvalidValueError: the rank is below 1 or above the full rank of one of the matrices.
     """
@@ -80,6 +86,11 @@ def as_released(mlp: MLP, rank: int, seed: int = 0) -> LowRankMLP:
     (`llava_llama.py` of the release, 1d512b5f, built before the checkpoint is loaded). They depend only on the shapes
     and the seed, and are the same for all images. The released code draws new factors at every start, so results of
     one seed are one sample.
+
+    Args:
+        mlp: the projector, for its shapes.
+        rank: r.
+        seed: of the factors.
 
     Raises:
         InvalidValueError: the rank is below 1 or above the full rank of one of the matrices.

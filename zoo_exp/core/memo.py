@@ -12,10 +12,12 @@ _KEEPERS: "weakref.WeakKeyDictionary[object, Keeper]" = weakref.WeakKeyDictionar
 
 
 def memo(owner: object, key: Hashable, compute: Callable[[], T]) -> T:
-    """Return the cached value of `compute()` for this owner and key; compute it at the first call.
+    """Return the cached value for an owner and a key; compute it at the first call.
 
-    The owner is referenced weakly and compared by identity; it must not change afterwards. The value must not
-    reference the owner.
+    Args:
+        owner: referenced weakly and compared by identity; it must not change afterwards.
+        key: of the value.
+        compute: function without arguments; its value must not reference the owner.
     """
     values = _VALUES.setdefault(owner, {})
     if key not in values:

@@ -40,7 +40,14 @@ class Norm:
     centred: bool
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised patches [..., P, d], and the root of variance or mean square [..., P, 1], of x [..., P * d]."""
+        """Normalise patches.
+
+        Args:
+            x: rows [..., P * d].
+
+        Returns:
+            Normalised patches [..., P, d], and the root of their variance or mean square [..., P, 1].
+        """
         patches = x.unflatten(-1, (-1, len(self.weight)))
         if self.centred:
             patches = patches - patches.mean(dim=-1, keepdim=True)
@@ -158,9 +165,16 @@ class NormedMLP:
 
 
 def rowwise_jacobian_square(x: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """|J|_F^2 [N] by automatic differentiation, for a projector that treats rows of x [N, W] independently.
+    """|J|_F^2 by automatic differentiation, for a projector that treats rows independently.
 
     One backward pass over all rows per output dimension: D times the cost of the projector.
+
+    Args:
+        x: rows [N, W].
+        project: the projector, [N, W] -> [N, D].
+
+    Returns:
+        [N] in float32.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().float().requires_grad_()

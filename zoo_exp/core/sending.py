@@ -12,7 +12,7 @@ def sent(values: Sequence[int] | Tensor, device: torch.device) -> Tensor:
     `torch.tensor(values, device=...)` waits until everything queued on a GPU is done; this does not.
 
     Args:
-        values: integers, or a tensor on the CPU, which keeps its type.
+        values: integers, or a tensor on the CPU [...], which keeps its type.
         device: where they are needed.
     """
     tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64)

@@ -70,9 +70,18 @@ class MLP:
 def draw_directions(
     n_directions: int, width: int, generator: torch.Generator, device: torch.device | None = None
 ) -> Tensor:
-    """Draw M random directions of unit length [M, Dv] in float32, shared by all tokens of an image.
+    """Draw random directions of unit length, shared by all tokens of an image.
 
     They are drawn on the generator's device (the CPU in this project), so they are the same for every device.
+
+    Args:
+        n_directions: M.
+        width: Dv.
+        generator: the only source of randomness.
+        device: where they are needed; None for the generator's.
+
+    Returns:
+        Directions [M, Dv] in float32.
 
     Raises:
         InvalidValueError: `n_directions` is below 1.
@@ -180,7 +189,12 @@ def _triangular_blocks(w2: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def output_area(out: int, hidden: int) -> int:
-    """Number of entries that replace W2 [D, H] in `zeroth_order`, for FLOPs formulas."""
+    """Number of entries that replace W2 [D, H] in `zeroth_order`, for FLOPs formulas.
+
+    Args:
+        out: D.
+        hidden: H.
+    """
     if not out >= hidden >= TRIANGLE_FROM:
         return out * hidden
     step = max(1, hidden // 8)

@@ -13,7 +13,8 @@ from zoo_exp.core.budget import BudgetLike
 from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.models.families import adapter_class
-from zoo_exp.selectors.base import Selector, describes
+from zoo_exp.selectors.base import Selector
+from zoo_exp.selectors.options import describes
 
 _SELECTION = ("select", "select_many", "plan", "score", "weights", "pick")
 """Methods that `flops` of an input selector describes."""

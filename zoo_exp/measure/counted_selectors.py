@@ -11,7 +11,7 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.measure.cost_model import selector_flops
 from zoo_exp.measure.counter import count_flops
 from zoo_exp.models.answering import Generated, Probe
-from zoo_exp.selectors.base import Selector, describes
+from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import (
     LayerAnswer,
     LayerSelector,
@@ -19,6 +19,7 @@ from zoo_exp.selectors.layer.base import (
     Prompt,
     WrappedLayerSelector,
 )
+from zoo_exp.selectors.options import describes
 
 MOST_SHAPES = 20_000
 """Maximum number of cached counts, of 1.5 kB each."""

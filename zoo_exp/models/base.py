@@ -11,20 +11,16 @@ from torch import Tensor, nn
 
 from zoo_exp.core.flops import VisionCosts
 from zoo_exp.core.sending import sent
-from zoo_exp.core.sensitivity import MLP
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.models.calibration import calibrate_diagonal
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_heads import ClipHeads
 from zoo_exp.models.generic_support import image_token, video_token
-from zoo_exp.models.kernel_store import kept_on_disk
-from zoo_exp.models.offloaded import is_offloaded, loaded_copy
 from zoo_exp.models.placeholders import grouped
 from zoo_exp.models.question import Question, question_of
 
 POSITIONS = ("contiguous", "original")
-_GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw")
 
 
@@ -90,12 +86,15 @@ class VLMAdapter:
     def made_up_images(
         self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator
     ) -> tuple[dict[str, Tensor], int]:
-        """Random images as the processor would return them, one per prompt, and the visual tokens of each.
+        """Random images as the processor would return them, one per prompt.
 
         Args:
             batch_size: B.
             image_size: height and width in pixels; families with one input size ignore it.
             generator: of the pixels.
+
+        Returns:
+            Inputs of the vision encoder (`pixel_values` [B, 3, H, W] or patches, sizes), and visual tokens per image.
 
         Raises:
             InvalidValueError: the family cannot make them up.
@@ -125,7 +124,11 @@ class VLMAdapter:
         return str(self.model.config.model_type)
 
     def parts(self) -> tuple[Any, Any]:
-        """The inner model, and its language model."""
+        """The modules that encode images and read their tokens.
+
+        Returns:
+            The inner model, and its language model, which has `layers`.
+        """
         return self.model.model, self.model.model.language_model
 
     def taps(self, needs: frozenset[str]) -> dict[str, nn.Module]:
@@ -183,11 +186,23 @@ class VLMAdapter:
         return type(self.vlm).get_image_features(self.vlm, **call, return_dict=True)
 
     def pooled(self, output: Any, call: Mapping[str, Any]) -> list[Tensor]:
-        """Features that replace the placeholders [N, D], per image, from a feature call and its arguments."""
+        """Features that replace the placeholders.
+
+        Args:
+            output: of a feature call.
+            call: its arguments by name.
+
+        Returns:
+            One tensor [N, D] per image.
+        """
         return list(output.pooler_output if hasattr(output, "pooler_output") else output[0])
 
     def group_by_row(self, rows: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
-        """Assign images to prompts by the number of placeholders; `rows` is `input_ids` [B, L].
+        """Assign images to prompts by the number of placeholders.
+
+        Args:
+            rows: `input_ids` [B, L].
+            images: of all rows, in order.
 
         Raises:
             InvalidValueError: the placeholders of a row do not match whole images, or images are left over.
@@ -196,13 +211,24 @@ class VLMAdapter:
         return [self.regrouped(ids, mine) for ids, mine in zip(rows, by_row, strict=True)]
 
     def regrouped(self, ids: Tensor, images: list[VisualTokens]) -> list[VisualTokens]:
-        """The images of one prompt [L], where a model gives something else than one tensor per image."""
+        """The images of one prompt, where a model gives something else than one tensor per image.
+
+        Args:
+            ids: the prompt [L].
+            images: what the model gave for its placeholders, in order.
+        """
         return images
 
     def with_questions(
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor
     ) -> list[list[VisualTokens]]:
-        """Add the input embeddings of each row's question to its images."""
+        """Add the input embeddings of each row's question to its images.
+
+        Args:
+            grouped: images by row.
+            ids: `input_ids` [B, L].
+            mask: real tokens [B, L].
+        """
         question = self._known_question()
         embed = self.model.get_input_embeddings()
         answer = []
@@ -230,7 +256,14 @@ class VLMAdapter:
     def with_prompt(
         self, grouped: list[list[VisualTokens]], ids: Tensor, mask: Tensor, needs: frozenset[str]
     ) -> list[list[VisualTokens]]:
-        """Add what needs the prompts besides the images: embeddings of the question, the LLM's and CLIP's own."""
+        """Add what needs the prompts besides the images: embeddings of the question, the LLM's and CLIP's own.
+
+        Args:
+            grouped: images by row.
+            ids: `input_ids` [B, L].
+            mask: real tokens [B, L].
+            needs: fields to fill; other ones stay as they are.
+        """
         if self.video_token_id is not None:
             ids = ids.masked_fill(ids == self.video_token_id, self.image_token_id)
         if "text" in needs:
@@ -251,7 +284,7 @@ class VLMAdapter:
         return self._question[1]
 
     def complete(self, images: list[VisualTokens], output: Any) -> list[VisualTokens]:
-        """Add fields that are only in the output of the image-feature call."""
+        """Add fields to `images`, in order, that are only in the `output` of the image-feature call."""
         return images
 
     def prune(
@@ -261,7 +294,14 @@ class VLMAdapter:
         selections: Sequence[Sequence[Any]],
         positions: str | None,
     ) -> Any:
-        """Create a `PrunedPrompt`, if the decoder reads more than embeddings, mask and positions; else None."""
+        """Create a `PrunedPrompt`, if the decoder reads more than embeddings, mask and positions; else None.
+
+        Args:
+            inputs: as in `prune_prompt`, like the arguments that follow.
+            tokens: visual tokens by row and image.
+            selections: selections in the same layout.
+            positions: position policy, or None.
+        """
         return None
 
     def check_call(self, given: Mapping[str, Any]) -> None:
@@ -278,13 +318,19 @@ class VLMAdapter:
         return count_positions(mask)
 
     def new_positions(self, mask: Tensor) -> Tensor | None:
-        """Positions of a pruned prompt under `contiguous`; None to let `generate` derive them from the mask."""
+        """Positions of a pruned prompt of real tokens `mask` [B, L], or None: `generate` derives them from the mask."""
         return None
 
     def call_arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "image"
     ) -> dict[str, Any]:
-        """Arguments of a call of `get_image_features` (or of `get_video_features`), by name."""
+        """Arguments of a call of `get_image_features` (or of `get_video_features`), by name.
+
+        Args:
+            args: positional arguments.
+            kwargs: named arguments.
+            kind: `image` or `video`.
+        """
         called = getattr(type(self.vlm), f"get_{kind}_features")
         bound = inspect.signature(called).bind(self.vlm, *args, **kwargs)
         named = dict(bound.arguments)
@@ -297,51 +343,6 @@ def count_positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
-class ProjectorWeights:
-    """The weights of a two-layer projector as one `MLP` per state, so that derived values can be cached.
-
-    Args:
-        first: first linear layer.
-        second: second linear layer.
-        activation: name of the activation between them, as in the configuration.
-    """
-
-    def __init__(self, first: nn.Module, second: nn.Module, activation: str) -> None:
-        self._layers: tuple[Any, Any] = (first, second)
-        self._approximate = _GELU.get(activation)
-        self._state: tuple[object, ...] = ()
-        self._mlp: MLP | None = None
-
-    def mlp(self) -> MLP | None:
-        """The weights in float32, or None unless they are plain linear layers with a GELU between them."""
-        if self._approximate is None or not all(_is_plain(layer) for layer in self._layers):
-            return None
-        # The parameters of an offloaded layer stay the same between calls: its weights are read once.
-        state = tuple(_state(p) for layer in self._layers for p in layer.parameters())
-        if self._mlp is None or state != self._state:
-            tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
-            layers: Any = map(loaded_copy, self._layers)
-            for layer in layers:
-                weight = layer.weight.detach().float()
-                bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
-                tensors.append((weight, bias))
-            (w1, b1), (w2, b2) = tensors
-            self._mlp = kept_on_disk(MLP(w1, b1, w2, b2, approximate=self._approximate))
-            self._state = state
-        return self._mlp
-
-
 def _mask(inputs: Mapping[str, Any]) -> Tensor:
     mask: Tensor | None = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is neither quantised, nor a subclass with its own forward, and has weights."""
-    plain = type(layer) is nn.Linear and layer.weight.is_floating_point()
-    return plain and (not layer.weight.is_meta or is_offloaded(layer))
-
-
-def _state(parameter: torch.Tensor) -> tuple[object, ...]:
-    version = None if parameter.is_inference() else parameter._version
-    return parameter.data_ptr(), parameter.device, parameter.dtype, version

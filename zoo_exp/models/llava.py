@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.models.base import ProjectorWeights, VLMAdapter
+from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_encoder import ClipEncoder
 from zoo_exp.models.generic_projector import compute_dtype
 from zoo_exp.models.offloaded import at_hand
+from zoo_exp.models.projector_weights import ProjectorWeights
 
 _CLIP_L_336 = {
     "model_type": "clip_vision_model",

@@ -192,10 +192,14 @@ def load_model(
 
 
 def keep_layers(config: Any, layers: int) -> None:
-    """Cut the decoder of a configuration down to its first layers.
+    """Keep only the first decoder layers.
+
+    Args:
+        config: of the model; changed in place.
+        layers: how many.
 
     Raises:
-        InvalidValueError: fewer than one layer, or more than there are.
+        InvalidValueError: the decoder has fewer.
     """
     text = config.text_config
     if not 1 <= layers <= text.num_hidden_layers:
@@ -269,7 +273,18 @@ def _random(config: Any, options: dict[str, Any], seed: int) -> Any:
 
 
 def processor_of(path: str, name: str, config: Any, hub: dict[str, Any], *, needed: bool) -> Any:
-    """The processor of a checkpoint, as its files say; None if it is not `needed` and cannot be read."""
+    """The processor of a checkpoint, as its files say; None if it is not `needed` and cannot be read.
+
+    Args:
+        path: folder or hub id.
+        name: of the model, for messages.
+        config: its configuration.
+        hub: options of `from_pretrained`.
+        needed: whether to raise if it cannot be read.
+
+    Raises:
+        MissingFileError: its files are missing, damaged or need a package; its tokenizer is not the model's.
+    """
     processor_class = adapter_class(config.model_type).processor_class()
     if not needed and not Path(path).is_dir():
         hub = {**hub, "local_files_only": True}

@@ -98,7 +98,17 @@ def keep_mask(
     tokens: Sequence[Sequence[VisualTokens]],
     selections: Sequence[Sequence[Selection]],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Kept tokens, real tokens, and visual tokens [B, L] (bool), and features of the kept visual tokens [K, D].
+    """Which tokens of some prompts stay, by their selections.
+
+    Args:
+        adapter: adapter of the model.
+        inputs: as in `prune_prompt`, like the arguments that follow.
+        tokens: visual tokens by row and image.
+        selections: selections in the same layout.
+
+    Returns:
+        Kept tokens, real tokens and visual tokens [B, L] (bool), and features of the kept visual tokens [K, D] (None if
+        there are no images).
 
     Raises:
         InvalidValueError: placeholders do not match the images.
@@ -128,14 +138,30 @@ def keep_mask(
 
 
 def features_of(tokens: VisualTokens, selection: Selection) -> Tensor:
-    """Features of one image that enter the language model [K, D]: its projected or merged features."""
+    """Features of one image that enter the language model [K, D]: its projected or merged features.
+
+    Args:
+        tokens: the image.
+        selection: what is kept of it.
+    """
     if selection.merged is not None:
         return selection.merged.to(tokens.projected.dtype)
     return tokens.projected[selection.indices]
 
 
 def left_pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns [B, L'] that move the kept tokens of each row [B, L] to its right end, in order, and their mask."""
+    """Move the kept tokens of every row to its right end, in order.
+
+    Args:
+        keep: kept tokens [B, L] (bool).
+
+    Returns:
+        Columns to gather [B, L'], and the mask of kept tokens among them [B, L'].
+
+    >>> order, mask = left_pack(torch.tensor([[True, False, True], [False, True, False]]))
+    >>> order.tolist(), mask.tolist()
+    ([[0, 2], [2, 1]], [[True, True], [False, True]])
+    """
     lengths = keep.sum(dim=1)
     longest = int(lengths.max()) if len(lengths) else 0
     order = keep.to(torch.uint8).sort(dim=1, stable=True).indices[:, keep.shape[1] - longest :]
@@ -144,7 +170,11 @@ def left_pack(keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_positions(positions: str | None, adapter: VLMAdapter) -> str:
-    """Return the position policy; None selects the family's default.
+    """Return the position policy.
+
+    Args:
+        positions: the policy; None for the family's default.
+        adapter: of the family.
 
     Raises:
         InvalidValueError: neither `contiguous` nor `original`.
@@ -157,7 +187,12 @@ def check_positions(positions: str | None, adapter: VLMAdapter) -> str:
 
 
 def generate_pruned(model: Any, prompt: PrunedPrompt, **generate_kwargs: Any) -> Tensor:
-    """Generate responses to pruned prompts; accepts all options of `generate`.
+    """Generate responses to pruned prompts.
+
+    Args:
+        model: the model.
+        prompt: from `prune_prompt`.
+        **generate_kwargs: any options of `generate`.
 
     Returns:
         Only the new tokens [B, T], right-padded by `generate`.

@@ -42,7 +42,11 @@ class Pruning:
 
     @property
     def selections(self) -> list[list[Selection]]:
-        """Selections of an input selector for the last prompt, by row; images and videos in prompt order."""
+        """Selections of an input selector for the last prompt, by row; images and videos in prompt order.
+
+        Beams share the selection of their prompt. Where `generate` repeats the images for them (transformers 5.17),
+        every beam is a row.
+        """
         return self._engine.tap.selections if self._engine.tap is not None else []
 
     @property
@@ -130,7 +134,24 @@ def attach(
     self_check: bool = True,
     **options: Any,
 ) -> Pruning:
-    """Enable pruning until `detach` is called; arguments as in `pruned`."""
+    """Enable pruning until `detach` is called.
+
+    Args:
+        model: as in `pruned`, like the arguments that follow.
+        selector: name of a selector, or a selector.
+        budget: visual tokens to keep per image or video.
+        seed: seed of stochastic selectors.
+        positions: `contiguous` or `original`; None for the default of the model family.
+        self_check: whether to check the first prompt of a family without its own adapter.
+        **options: options of a selector given by name.
+
+    Returns:
+        A handle with the selections and token counts of the last prompt.
+
+    Raises:
+        UnknownNameError: unknown selector, option or model type.
+        InvalidValueError: a value is out of range, or the model is being pruned already.
+    """
     clip = model.adapter.clip if isinstance(model, LoadedModel) else None
     model, processor = _stock(model)
     adapter = adapter_for(model, processor)
@@ -164,6 +185,9 @@ def attach(
 
 def detach(model: Any) -> None:
     """Disable pruning and remove all hooks from the model.
+
+    Args:
+        model: the model that was given to `attach`, or the result of `load_model`.
 
     Raises:
         InvalidValueError: the model is not being pruned.
@@ -209,7 +233,15 @@ def generate_layer_pruned(
 ) -> LayerPruned:
     """Generate responses while a layer selector drops visual tokens inside the model.
 
-    The prompt is created by `prune_prompt`, usually with selections that keep every token.
+    Args:
+        adapter: adapter of the model.
+        prompt: from `prune_prompt`, usually with selections that keep every token.
+        selector: the layer selector.
+        budget: visual tokens to keep per prompt, as the selector's `schedule` reads it.
+        **generate_kwargs: options of `generate`.
+
+    Returns:
+        The new tokens, and the visual tokens at the input of every decoder layer.
 
     Raises:
         InvalidValueError: the model is being pruned already, or the budget is out of range.

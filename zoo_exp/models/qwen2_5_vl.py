@@ -11,11 +11,12 @@ from zoo_exp.core.closed_form import PatchMerger
 from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.sending import sent
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.models.base import ProjectorWeights, VLMAdapter, count_positions
+from zoo_exp.models.base import VLMAdapter, count_positions
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.generic_projector import compute_dtype
 from zoo_exp.models.kernel_store import kept_on_disk
 from zoo_exp.models.offloaded import loaded_copy
+from zoo_exp.models.projector_weights import ProjectorWeights
 from zoo_exp.models.qwen_encoder import QwenEncoder, resized_patches, tokens_of
 
 _VISION = {

@@ -81,8 +81,15 @@ def available() -> list[str]:
 def resolve(name: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Resolve the name of a selector or preset to a selector and options.
 
-    A preset is a file in `configs/selector/`, such as `zoo_closed_form`, with a selector and its options; `options`
-    override those of the preset. `FILE.py:CLASS` is resolved by `from_file`.
+    A preset is a file in `configs/selector/`, such as `zoo_closed_form`, with a selector and its options.
+    `FILE.py:CLASS` is resolved by `from_file`.
+
+    Args:
+        name: the name.
+        options: options that override those of the preset.
+
+    Returns:
+        The name of the selector, and its options.
 
     Raises:
         UnknownNameError: neither a selector nor a preset.

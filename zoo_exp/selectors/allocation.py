@@ -1,6 +1,6 @@
 """Allocation of a budget to the tiles of an image, and treatment of newline tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +17,12 @@ NEWLINE = -1
 
 @dataclass(frozen=True)
 class Group:
-    """A set of competing tokens: `index` [n] into the image (None for all tokens), of which k are kept."""
+    """A set of competing tokens.
+
+    Attributes:
+        index: numbers of the tokens in the image [n]; None for all.
+        k: how many of them are kept.
+    """
 
     index: Tensor | None
     k: int
@@ -47,7 +52,13 @@ class Plan:
     def assemble(
         self, tokens: VisualTokens, picked: Sequence[Tensor | Selection], scores: Tensor | None
     ) -> Selection:
-        """Combine the picks of the groups with k > 0 (in order) to ascending indices."""
+        """Combine the picks of the groups with k > 0 to one selection with ascending indices.
+
+        Args:
+            tokens: the image.
+            picked: indices into the group [k], or a `Selection`, of each group in order.
+            scores: scores of all tokens [N], or None.
+        """
         parts, merged = [], []
         for group, answer in zip((g for g in self.groups if g.k), picked, strict=True):
             local = answer.indices if isinstance(answer, Selection) else answer
@@ -72,6 +83,46 @@ class Plan:
         return Selection(indices, scores, torch.cat(merged)[order])
 
 
+@dataclass(frozen=True)
+class Job:
+    """One image after planning and scoring.
+
+    Attributes:
+        tokens: the image.
+        layout: allocation of the budget.
+        scores: scores of all tokens [N], or None.
+    """
+
+    tokens: VisualTokens
+    layout: Plan
+    scores: Tensor | None
+
+    @property
+    def open(self) -> list[Group]:
+        """Groups that keep some but not all of their tokens."""
+        return [group for group in self.layout.groups if 0 < group.k < group.size(self.tokens)]
+
+    def part(self, group: Group) -> VisualTokens:
+        """The group's tokens as a separate image."""
+        return self.tokens if group.index is None else self.tokens.subset(group.index)
+
+    def rated(self, group: Group) -> Tensor | None:
+        """Scores of the group's tokens [n], or None."""
+        return self.scores if group.index is None or self.scores is None else self.scores[group.index]
+
+    def finish(self, picks: Iterable[Tensor | Selection]) -> Selection:
+        """Build the selection from one pick per open group, in order: indices [k], or a `Selection`."""
+        chosen = iter(picks)
+        picked: list[Tensor | Selection] = []
+        for group in self.layout.groups:
+            size = group.size(self.tokens)
+            if group.k == size and size:
+                picked.append(torch.arange(size, device=self.tokens.device))
+            elif group.k:
+                picked.append(next(chosen))
+        return self.layout.assemble(self.tokens, picked, self.scores)
+
+
 def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     """Allocate a budget: per image to all candidates together, per tile to each tile separately.
 
@@ -80,6 +131,11 @@ def plan(tokens: VisualTokens, budget: Budget, newline: str) -> Plan:
     Newline tokens (tile number -1) are not candidates under `drop` and `keep`; `keep` adds them to the budget. Under
     `as_released` they are candidates, as in DivPrune's released code (ZOO-Prune overrides this). A budget per image
     that equals N, or a ratio of 1, keeps the whole image including newlines.
+
+    Args:
+        tokens: the image.
+        budget: number of tokens to keep.
+        newline: one of `NEWLINES`.
 
     Raises:
         InvalidValueError: a budget that the image cannot fill, or one per frame, which an image does not have.

@@ -1,6 +1,6 @@
 """Base classes of input selectors: `Selector`, `ScoreSelector` (one score per token), `GreedySelector` (max-min)."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo_exp.core.budget import BudgetLike
-from zoo_exp.core.checks import check_picks
+from zoo_exp.core.checks import check_picks, check_scores
 from zoo_exp.core.diversity import greedy_many, pair_area
 from zoo_exp.core.flops import linear
 from zoo_exp.core.fusion import top_k
@@ -16,7 +16,7 @@ from zoo_exp.core.sensitivity import check_features
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.registry import is_ours
-from zoo_exp.selectors.allocation import NEWLINES, Group, Plan, plan
+from zoo_exp.selectors.allocation import NEWLINES, Group, Job, Plan, plan
 from zoo_exp.selectors.options import one_of, required_budget
 
 
@@ -80,13 +80,31 @@ class Selector:
         return replace(self, newline="drop")
 
     def score(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor | None:
-        """Importance of every token of the image [N], or None for selectors without scores."""
+        """Importance of every token of the image, or None for selectors without scores.
+
+        Args:
+            tokens: the image, with the fields of `needs`.
+            generator: the only source of randomness.
+
+        Returns:
+            Scores [N], finite, any float dtype; higher is more important.
+        """
         return None
 
     def pick(
         self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
     ) -> Tensor | Selection:
-        """Select k of the tokens, 0 < k < N; return indices in any order, or a Selection with merged features."""
+        """Select k of the tokens.
+
+        Args:
+            tokens: the image, or one tile of it.
+            scores: result of `score` for these tokens [N], or None.
+            k: tokens to keep, 0 < k < N.
+            generator: the only source of randomness.
+
+        Returns:
+            Indices of the kept tokens [k] (int64) in any order, or a `Selection` with merged features.
+        """
         raise NotImplementedError
 
     def select(
@@ -102,7 +120,7 @@ class Selector:
             tokens: the image.
             budget: number of tokens to keep.
             generator: the only source of randomness.
-            scores: result of `score` for these tokens, with the generator in the state after it; None computes it.
+            scores: result of `score` for these tokens [N], with the generator in the state after it; None computes it.
 
         Returns:
             Kept indices, ascending and unique, exactly as many as given by the budget (plus newlines, depending on
@@ -121,16 +139,38 @@ class Selector:
         generators: Sequence[torch.Generator],
         scores: Sequence[Tensor | None] | None = None,
     ) -> list[Selection]:
-        """`select` for several images with one generator each; the results do not depend on the batch."""
+        """`select` for several images; the results do not depend on the batch.
+
+        Args:
+            tokens: the images.
+            budget: number of tokens to keep of each.
+            generators: one per image.
+            scores: results of `score` [N] per image, or None to compute them.
+
+        Returns:
+            One selection per image.
+        """
         rated = [None] * len(tokens) if scores is None else scores
         return [self.select(t, budget, g, s) for t, g, s in zip(tokens, generators, rated, strict=True)]
 
     def plan(self, tokens: VisualTokens, budget: BudgetLike) -> Plan:
-        """Allocate the budget to the tiles of the image; variants of a method may override it."""
+        """Allocate the budget to the tiles of the image; variants of a method may override it.
+
+        Args:
+            tokens: the image.
+            budget: number of tokens to keep.
+
+        Raises:
+            InvalidValueError: no budget, or one that does not fit the image.
+        """
         return plan(tokens, required_budget(budget, self.name, tiles=True), self.newline)
 
     def check(self, tokens: VisualTokens) -> None:
-        """Check that the required fields are available and the features are finite."""
+        """Check that the required fields are available and the features are finite.
+
+        Raises:
+            InvalidValueError: they are not.
+        """
         for field in self.needs:
             if not tokens.has(field):
                 raise InvalidValueError(
@@ -145,16 +185,31 @@ class Selector:
 
         Quantities that are computed once per model (the kernel of the closed form, a truncated SVD) are excluded. The
         formula applies to the class that defines it; a subclass with another `score` or `pick` needs its own (see
-        `describes`).
+        `options.describes`).
+
+        Args:
+            tokens: the image.
+            budget: number of tokens to keep.
         """
         return None
 
     def paper_flops(self, n_visual: int, vision_width: int, width: int) -> int:
-        """FLOPs of the selector by the formulas of the ZOO-Prune paper, which count finite differences only."""
+        """FLOPs of the selector by the formulas of the ZOO-Prune paper, which count finite differences only.
+
+        Args:
+            n_visual: N, visual tokens of the image.
+            vision_width: Dv.
+            width: D.
+        """
         return 0
 
     def competing(self, tokens: VisualTokens, budget: BudgetLike) -> list[int]:
-        """Sizes of the sets of competing tokens, for FLOPs formulas."""
+        """Sizes of the sets of competing tokens, for FLOPs formulas.
+
+        Args:
+            tokens: the image.
+            budget: number of tokens to keep.
+        """
         return [group.size(tokens) for group in self.plan(tokens, budget).groups if group.k]
 
     @property
@@ -162,7 +217,7 @@ class Selector:
         """What messages about its answers call it: name and class."""
         return f"selector {self.name} ({type(self).__name__})"
 
-    def _picked(self, job: "Job", group: Group, generator: torch.Generator) -> "Tensor | Selection":
+    def _picked(self, job: Job, group: Group, generator: torch.Generator) -> "Tensor | Selection":
         """The answer of `pick` for one group, checked."""
         part = job.part(group)
         answer = self.pick(part, job.rated(group), group.k, generator)
@@ -178,54 +233,14 @@ class Selector:
         budget: BudgetLike,
         generator: torch.Generator,
         scores: Tensor | None,
-    ) -> "Job":
+    ) -> Job:
         """Plan, check and score one image."""
         layout = self.plan(tokens, budget)
         self.check(tokens)
         if scores is None and layout.total:
             scores = self.score(tokens, generator)
-        check_scores(self.title, scores, tokens)
+        check_scores(self.title, scores, tokens.count)
         return Job(tokens, layout, scores)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image after planning and scoring.
-
-    Attributes:
-        tokens: the image.
-        layout: allocation of the budget.
-        scores: scores of all tokens [N], or None.
-    """
-
-    tokens: VisualTokens
-    layout: Plan
-    scores: Tensor | None
-
-    @property
-    def open(self) -> list[Group]:
-        """Groups that keep some but not all of their tokens."""
-        return [group for group in self.layout.groups if 0 < group.k < group.size(self.tokens)]
-
-    def part(self, group: Group) -> VisualTokens:
-        """The group's tokens as a separate image."""
-        return self.tokens if group.index is None else self.tokens.subset(group.index)
-
-    def rated(self, group: Group) -> Tensor | None:
-        """Scores of the group's tokens."""
-        return self.scores if group.index is None or self.scores is None else self.scores[group.index]
-
-    def finish(self, picks: Iterable[Tensor | Selection]) -> Selection:
-        """Build the selection from one pick per open group, in order."""
-        chosen = iter(picks)
-        picked: list[Tensor | Selection] = []
-        for group in self.layout.groups:
-            size = group.size(self.tokens)
-            if group.k == size and size:
-                picked.append(torch.arange(size, device=self.tokens.device))
-            elif group.k:
-                picked.append(next(chosen))
-        return self.layout.assemble(self.tokens, picked, self.scores)
 
 
 @dataclass(frozen=True)
@@ -296,7 +311,12 @@ class GreedySelector(Selector):
         return [job.finish(picks) for job in jobs]
 
     def pair_flops(self, tokens: VisualTokens, budget: BudgetLike) -> int:
-        """FLOPs of the cosines of competing tokens; about half of the pairs are computed."""
+        """FLOPs of the cosines of competing tokens; about half of the pairs are computed.
+
+        Args:
+            tokens: the image.
+            budget: number of tokens to keep.
+        """
         width = tokens.projected.shape[1]
         sizes = self.competing(tokens, budget)
         return sum(linear(pair_area(n, width, tokens.device), width, 1) for n in sizes)
@@ -306,44 +326,3 @@ class GreedySelector(Selector):
         weights = [weight for _, scores, _ in sets if (weight := self.weights(scores)) is not None]
         rows, ks = [features for features, _, _ in sets], [k for _, _, k in sets]
         return greedy_many(rows, ks, weights or None, combine=self.combine)
-
-
-def check_scores(who: str, scores: object, tokens: VisualTokens) -> None:
-    """Check that a selector returned one finite score for each visual token [N].
-
-    Args:
-        who: the selector, for the message.
-        scores: what its `score` returned; None for selectors without scores.
-        tokens: the image.
-
-    Raises:
-        InvalidValueError: no tensor of numbers, another shape, NaN or infinity.
-    """
-    if scores is None:
-        return
-    if not isinstance(scores, Tensor) or scores.is_complex():
-        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise InvalidValueError(f"the scores of {who} must be a tensor of numbers, got {got}")
-    if scores.shape != (tokens.count,):
-        raise InvalidValueError(
-            f"{who} must score every visual token once: expected shape ({tokens.count},), got {tuple(scores.shape)}"
-        )
-    check_features(scores[:, None], name=f"scores of {who}")
-
-
-def describes(selector: object, formula: str, work: Iterable[str]) -> bool:
-    """Whether a FLOPs formula applies to an object.
-
-    It does not if a subclass overrides a method that the formula describes without overriding the formula.
-
-    Args:
-        selector: an input or layer selector.
-        formula: name of the method with the formula.
-        work: names of the methods that the formula describes.
-    """
-    classes = type(selector).__mro__
-
-    def depth(name: str) -> int:
-        return next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))
-
-    return depth(formula) <= min(map(depth, work))

@@ -105,3 +105,21 @@ def _is_whole(value: object) -> bool:
 
 def _refuse(selector: Any, option: str, problem: str) -> None:
     raise InvalidValueError(f"{option} {getattr(selector, option)!r} of selector {selector.name}: {problem}")
+
+
+def describes(selector: object, formula: str, work: Iterable[str]) -> bool:
+    """Whether a FLOPs formula applies to an object.
+
+    It does not if a subclass overrides a method that the formula describes without overriding the formula.
+
+    Args:
+        selector: an input or layer selector.
+        formula: name of the method with the formula.
+        work: names of the methods that the formula describes.
+    """
+    classes = type(selector).__mro__
+
+    def depth(name: str) -> int:
+        return next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))
+
+    return depth(formula) <= min(map(depth, work))

@@ -73,7 +73,13 @@ REGISTRY: Registry[Any] = Registry(
 
 @dataclass(frozen=True)
 class Description:
-    """One line of `list tasks`."""
+    """One line of `list tasks`.
+
+    Attributes:
+        name: of the task.
+        metric: its main metric.
+        summary: what it asks.
+    """
 
     name: str
     metric: str

@@ -145,6 +145,10 @@ class Task(ABC):
 
         Families with a specific prompt in the reference are selected by their exact name (`qwen_vl` ...). `embedded`
         gets only the question and options, and any other name the default prompt.
+
+        Args:
+            doc: a row of the data.
+            model_family: name of the family.
         """
 
     @abstractmethod
@@ -209,11 +213,20 @@ class Task(ABC):
         return [decode_image(doc["image"], f"{self.name}, sample {self.sample_id(doc)}")]
 
     def content(self, doc: Doc, model_family: str) -> "list[str | Image]":
-        """Content of the user turn, as in the reference for chat models: images, then the prompt."""
+        """Content of the user turn, as in the reference for chat models: images, then the prompt.
+
+        Args:
+            doc: a row of the data.
+            model_family: see `prompt`.
+        """
         return [*self.images(doc), self.prompt(doc, model_family)]
 
     def score(self, doc: Doc, response: str) -> Parts:
         """Score one response.
+
+        Args:
+            doc: a row of the data.
+            response: what the model generated.
 
         Returns:
             JSON-serialisable score parts for `aggregate`, including `score` in [0, 1].
@@ -266,23 +279,21 @@ class Task(ABC):
         return FRACTION
 
     def require(self, doc: Doc, fields: Sequence[str]) -> None:
-        """Check that a row has all `fields`."""
+        """Check that a row has all `fields`.
+
+        Args:
+            doc: a row of the data.
+            fields: names of columns.
+
+        Raises:
+            InvalidValueError: one is missing.
+        """
         missing = [name for name in fields if name not in doc]
         if missing:
             raise InvalidValueError(
                 f"{self.name}: the row lacks {', '.join(missing)}; "
                 f"it has {', '.join(map(str, doc)) or 'nothing'}"
             )
-
-
-def coco_key(image: str) -> str:
-    """Key of a COCO image, from its number or its file name, which ends with the number.
-
-    >>> coco_key("42"), coco_key("COCO_val2014_000000000042")
-    ('coco/42', 'coco/42')
-    """
-    number = image.rsplit("_", 1)[-1]
-    return f"coco/{int(number)}" if number.isdecimal() else f"coco/{image}"
 
 
 def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
@@ -294,39 +305,28 @@ def exact_sums(tallies: Iterable[Tally]) -> dict[str, float]:
     return {key: fsum(values) for key, values in sums.items()}
 
 
-class Submission:
-    """Mixin for tasks with hidden reference answers, whose responses are collected for an evaluation server."""
-
-    main_metric: ClassVar[str] = "submission"
-    scale: ClassVar[Scale] = ANSWERS
-    submission_only: ClassVar[bool] = True
-
-    def reference(self, doc: Doc) -> str:
-        """A placeholder."""
-        return "(hidden)"
-
-    def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
-        """Every row is one response to submit."""
-        return [Tally(str(row["sample_id"]), {"submission": 1.0}, 0.0) for row in rows]
-
-    def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Number of responses to submit."""
-        return {"submission": sums["submission"]}
-
-    def breakdown(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """Empty: responses are scored by the server."""
-        return {}
-
-
 def ratio(part: Any, whole: Any, empty: float = 0.0) -> Any:
-    """`part / whole`, or `empty` if the whole is 0; floats or numpy arrays."""
+    """`part / whole`, or `empty` if the whole is 0.
+
+    Args:
+        part: float or numpy array.
+        whole: the same.
+        empty: result for a whole of 0.
+
+    >>> ratio(3.0, 4.0), ratio(0.0, 0.0)
+    (0.75, 0.0)
+    """
     if isinstance(whole, float):
         return part / whole if whole else empty
     return (part + (whole == 0) * empty) / (whole + (whole == 0))
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean that is independent of the order of the values."""
+    """Mean that is independent of the order of the values.
+
+    >>> mean([0.1, 0.2, 0.3]) == mean([0.3, 0.2, 0.1])
+    True
+    """
     numbers = list(values)
     return fsum(numbers) / len(numbers)
 
@@ -337,5 +337,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """Lines "A. text", without a trailing line break."""
+    r"""Lines "A. text", without a trailing line break.
+
+    >>> option_lines(["cat", "dog"])
+    'A. cat\nB. dog'
+    """
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

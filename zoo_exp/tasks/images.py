@@ -203,3 +203,13 @@ def _bounded(image: "Image", where: str) -> "Image":
         f"(sides of at most {MAX_SIDE} pixels and {MAX_RATIO} times the other)"
     )
     return image.resize(size, Image.Resampling.BOX)
+
+
+def coco_key(image: str) -> str:
+    """Key of a COCO image, from its number or its file name, which ends with the number.
+
+    >>> coco_key("42"), coco_key("COCO_val2014_000000000042")
+    ('coco/42', 'coco/42')
+    """
+    number = image.rsplit("_", 1)[-1]
+    return f"coco/{int(number)}" if number.isdecimal() else f"coco/{image}"

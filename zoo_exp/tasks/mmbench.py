@@ -14,7 +14,6 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
-    Submission,
     Tally,
     Task,
     embedded,
@@ -22,6 +21,7 @@ from zoo_exp.tasks.base import (
     ratio,
 )
 from zoo_exp.tasks.columns import NUMBER, SCALAR_OR_NOTHING, TEXT, TEXT_OR_NOTHING, Columns
+from zoo_exp.tasks.hidden_answers import Submission
 
 CYCLE = 1_000_000
 _LETTERS = "ABCDE"

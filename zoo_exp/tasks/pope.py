@@ -12,12 +12,12 @@ from zoo_exp.tasks.base import (
     Parts,
     Tally,
     Task,
-    coco_key,
     embedded,
     exact_sums,
     ratio,
 )
 from zoo_exp.tasks.columns import ID, ID_OR_NOTHING, TEXT, Columns
+from zoo_exp.tasks.images import coco_key
 from zoo_exp.tasks.scoring.text import yes_no_word
 from zoo_exp.tasks.scoring.yes_no import gold_yes_no, pope_counts
 

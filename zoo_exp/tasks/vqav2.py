@@ -15,12 +15,12 @@ from zoo_exp.tasks.base import (
     GenerationSettings,
     Parts,
     Scale,
-    Submission,
     Task,
-    coco_key,
     embedded,
     mean,
 )
+from zoo_exp.tasks.hidden_answers import Submission
+from zoo_exp.tasks.images import coco_key
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 

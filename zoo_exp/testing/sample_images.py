@@ -14,7 +14,16 @@ ROW = 7
 
 
 def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.float32) -> VisualTokens:
-    """An image of random visual tokens with every field filled; Dv 16, D 24, 5 question tokens in 4 words."""
+    """An image of random visual tokens with every field filled; Dv 16, D 24, 5 question tokens in 4 words.
+
+    Args:
+        seed: of the values.
+        n_visual: N, visual tokens; a grid of 6 rows where 6 divides N.
+        dtype: of all fields.
+
+    >>> sample_tokens(n_visual=12).grid
+    (6, 2)
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -56,9 +65,12 @@ def sample_tokens(seed: int = 0, n_visual: int = 48, dtype: torch.dtype = torch.
 
 
 def tiled_tokens() -> tuple[VisualTokens, VisualTokens]:
-    """A sample image, and the same as a base tile and two others in which a newline follows every row of 7 tokens.
+    """A sample image, and the same with tiles and newlines.
 
     Newlines have a feature of their own where the language model reads it, and zeros in every captured field.
+
+    Returns:
+        The image, and the same as a base tile and two others in which a newline follows every row of 7 tokens.
     """
     whole = sample_tokens(n_visual=42)
     tile = torch.arange(42) // 14
@@ -91,7 +103,12 @@ def with_newlines(rows: Tensor) -> Tensor:
 
 
 def part_of(tokens: VisualTokens, index: Tensor) -> VisualTokens:
-    """Some tokens (also repeated ones), with the functions of the whole image."""
+    """Some tokens (also repeated ones), with the functions of the whole image.
+
+    Args:
+        tokens: the image.
+        index: the tokens [K].
+    """
     grid = tokens.grid if len(index) == tokens.count else None
     whole = tokens.layer_attention
     return dataclasses.replace(
@@ -104,7 +121,7 @@ def part_of(tokens: VisualTokens, index: Tensor) -> VisualTokens:
 
 
 def rows_of(field: Tensor | None) -> Tensor:
-    """A field that every sample image has.
+    """A field that every sample image has [N, ...].
 
     Raises:
         InvalidValueError: the image lacks it.

@@ -117,11 +117,23 @@ class LayerSelector:
         return False
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """Layers after which tokens are dropped, from 0, ascending."""
+        """Layers after which tokens are dropped.
+
+        Args:
+            n_layers: decoder layers of the model.
+
+        Returns:
+            Numbers of layers, from 0, ascending.
+        """
         raise NotImplementedError
 
     def schedule(self, budget: BudgetLike, n_visual: int, n_layers: int) -> Schedule:
-        """Number of `n_visual` tokens kept after each of the `layers`.
+        """Number of tokens kept after each of the `layers`.
+
+        Args:
+            budget: of the prompt.
+            n_visual: N, its visual tokens.
+            n_layers: decoder layers of the model.
 
         Raises:
             InvalidValueError: the budget cannot be reached.
@@ -146,6 +158,11 @@ class LayerSelector:
         """Check that `pick` returned at most `count` different indices into the visual tokens.
 
         A selector with `at_most = False`, as released, may keep a few tokens more.
+
+        Args:
+            answer: what `pick` returned.
+            n_visual: visual tokens that it chose from.
+            count: tokens that it was asked to keep.
 
         Raises:
             InvalidValueError: names the selector and its class.
@@ -226,7 +243,21 @@ def kept_behind(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
 
 
 def exact_count(budget: Budget, n_visual: int, n_layers: int, full: int, name: str) -> float:
-    """The result of `kept_behind` before it is rounded."""
+    """The result of `kept_behind` before it is rounded; arguments and errors as there.
+
+    Args:
+        budget: mean number of visual tokens at the input of a layer.
+        n_visual: visual tokens of the image.
+        n_layers: decoder layers of the model.
+        full: number of layers that see every token.
+        name: name of the selector, for messages.
+
+    Raises:
+        InvalidValueError: the mean is below the smallest possible one.
+
+    >>> exact_count(Budget(count=192), 576, 32, 2, "fastv")  # 2 layers see 576 tokens, 30 see 166.4: 192 on average
+    166.4
+    """
     target = budget.resolve(n_visual)
     kept = (target * n_layers - full * n_visual) / (n_layers - full)
     if kept < 0:
@@ -242,6 +273,12 @@ def exact_count(budget: Budget, n_visual: int, n_layers: int, full: int, name: s
 def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
     """Check that the number of full layers is below the number of layers.
 
+    Args:
+        name: of the selector, for the message.
+        option: its option.
+        layers: the value of the option.
+        n_layers: decoder layers of the model.
+
     Raises:
         InvalidValueError: no layer would be pruned.
     """
@@ -253,5 +290,12 @@ def check_depth(name: str, option: str, layers: int, n_layers: int) -> None:
 
 
 def layer_average(counts: list[int]) -> float:
-    """Mean number of visual tokens over the layers of the model, from the count at every layer's input."""
+    """Mean number of visual tokens over the layers of the model.
+
+    Args:
+        counts: visual tokens at every layer's input.
+
+    >>> layer_average([576, 576, 64, 64])
+    320.0
+    """
     return sum(counts) / len(counts)
