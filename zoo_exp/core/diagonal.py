@@ -106,7 +106,7 @@ def calibrate(x: Tensor, mlp: Projector) -> float:
 
 
 def record_agreement(mlp: Projector, measured: float) -> None:
-    """Let `replaces_closed_form` decide by an `agreement` that was measured before."""
+    """Let `replaces_closed_form` decide about `mlp` by an `agreement` that was `measured` before."""
     _MEASURED[mlp] = measured
 
 

@@ -28,6 +28,6 @@ def memo(owner: object, key: Hashable, compute: Callable[[], T]) -> T:
 
 
 def keep_with(owner: T, keeper: Keeper) -> T:
-    """Ask `keeper` for the values of an owner that `memo` does not have yet; return the owner."""
+    """Ask `keeper` for the values of `owner` that `memo` does not have yet; return the owner."""
     _KEEPERS[owner] = keeper
     return owner
