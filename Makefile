@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # More overrides for the demo, such as OVERRIDES="limit=10 out=elsewhere"; it asks 38 units per task at two budgets, the experiment 100 at five.
 OVERRIDES ?=
 
-.PHONY: help demo test test-fast rehearse docs test-oldest lint format
+.PHONY: help demo test test-fast rehearse docs test-oldest lint format vllm-env test-vllm
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,12 @@ docs: $(VENV)/.installed-test ## build the documentation in build/docs; every wa
 
 test-oldest: ## test the engine with the oldest supported transformers, installed in build/oldest (minutes)
 	PYTHON=$(PYTHON) tests/models/oldest_transformers.sh build/oldest
+
+vllm-env: ## an environment with vLLM for CPUs, in build/vllm (2 minutes, 3.5 GB)
+	PYTHON=$(PYTHON) tests/serving/vllm_environment.sh build/vllm
+
+test-vllm: vllm-env ## compare vLLM with transformers on the embedded models (minutes)
+	OMP_NUM_THREADS=1 build/vllm/bin/python -m pytest -q -p no:cacheprovider -m vllm tests/serving/test_vllm.py
 
 lint: $(VENV)/.installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

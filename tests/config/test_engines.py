@@ -83,3 +83,9 @@ def test_a_server_on_another_machine_needs_permission(monkeypatch):
     monkeypatch.setenv(engines.REMOTE, "yes")
     with pytest.raises(InvalidValueError, match="another machine"):
         engines.server_url("http://127.0.0.1.example.org:8000")
+
+
+@pytest.mark.parametrize("command", ["tokens", "bench"])
+def test_commands_that_look_inside_refuse_another_engine(command, capsys):
+    assert main([command, *ZOO, *VLLM]) == 2
+    assert f"{command} works with transformers: leave engine=vllm out" in capsys.readouterr().err

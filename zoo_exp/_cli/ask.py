@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def ask(args: argparse.Namespace) -> int:
     """Load the model, ask under every arm, print the table and write the figure."""
     from zoo_exp.config.compose import compose
+    from zoo_exp.config.engines import needs_transformers
     from zoo_exp.console import plain_console
     from zoo_exp.embedded.shipped import is_shipped
 
@@ -60,6 +61,7 @@ def ask(args: argparse.Namespace) -> int:
         raise InvalidValueError(f"the image comes first, then the question: ask {words[1]} {words[0]!r}")
     new_tokens, overrides = take_new_tokens(given)
     experiment = compose(with_defaults(overrides), args.config_dir)
+    needs_transformers(experiment.engine, "ask")
     check_writable(
         experiment.out if args.png is None else args.png.parent, "out" if args.png is None else "--png"
     )

@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def bench(args: argparse.Namespace) -> int:
     """Measure, print the table, and write table and figures to the run folder."""
     from zoo_exp.config.compose import compose
+    from zoo_exp.config.engines import needs_transformers
     from zoo_exp.console import plain_console
     from zoo_exp.runs.folder import bench as bench_folder
 
@@ -74,6 +75,7 @@ def bench(args: argparse.Namespace) -> int:
     if "exp" not in chosen and "selector" not in chosen:
         overrides = [*overrides, DEFAULT_ARMS]
     experiment = compose(overrides, args.config_dir)
+    needs_transformers(experiment.engine, "bench")
     plan = _plan(settings)
     image = parse_image(settings["image"])
     if args.cfg == "job":

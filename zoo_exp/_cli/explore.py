@@ -73,6 +73,7 @@ def start(texts: Sequence[str], config_dirs: Sequence[str] = ()) -> "Server":
     settings, runs, overrides = split(texts)
     from zoo_exp import presets
     from zoo_exp.config.compose import compose
+    from zoo_exp.config.engines import needs_transformers
     from zoo_exp.workbench.browse import Browser
 
     browser = None
@@ -90,6 +91,7 @@ def start(texts: Sequence[str], config_dirs: Sequence[str] = ()) -> "Server":
     if browser is not None and "model" not in chosen and browser.model in presets.names("model"):
         overrides = [*overrides, f"model={browser.model}"]
     experiment = compose(with_defaults(overrides), config_dirs)
+    needs_transformers(experiment.engine, "explore")
     check_sources(replace(experiment, tasks=()))
     device = device_for(experiment.trainer.accelerator)
 

@@ -18,6 +18,8 @@ Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean th
   model.path=DIR                local checkpoint; model=NAME selects its family
   data=folder data.root=DIR     local benchmark files (check them with data check TASK --root DIR)
   trainer=ddp                   several GPUs, one process each: trainer.devices=4 (trainer=cpu: no GPU)
+  engine=vllm                   vLLM generates the responses: engine.url=8000 asks a running server,
+                                engine.tensor_parallel=2 uses 2 GPUs (docs/vllm.md)
   logger=none                   no W&B (default: logger=wandb; logger.mode=offline uploads nothing)
   --config-dir DIR              your own configurations, e.g. DIR/exp/NAME.yaml, in the format of configs/exp
 

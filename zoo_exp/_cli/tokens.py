@@ -28,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def tokens(args: argparse.Namespace) -> int:
     """Compose the experiment, score the tokens of its images and select."""
     from zoo_exp.config.compose import compose
+    from zoo_exp.config.engines import needs_transformers
     from zoo_exp.console import plain_console
 
     if args.samples < 1:
         raise InvalidValueError(f"--samples {args.samples}: it must be at least 1")
     experiment = compose(args.overrides, args.config_dir)
+    needs_transformers(experiment.engine, "tokens")
     check_writable(experiment.out)
     check_sources(experiment)
     from zoo_exp.evaluation.token_analysis import inspect

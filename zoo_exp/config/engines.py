@@ -93,6 +93,16 @@ def refuse_inside(name: str, inside: bool) -> None:
         )
 
 
+def needs_transformers(engine: EngineConfig, command: str) -> None:
+    """Refuse another engine in a command that looks inside the language model, or measures it.
+
+    Raises:
+        InvalidValueError: an engine other than `hf`.
+    """
+    if engine.name != "hf":
+        raise InvalidValueError(f"{command} works with transformers: leave engine={engine.name} out")
+
+
 def with_version(engine: EngineConfig) -> EngineConfig:
     """The engine with vLLM's version, from the installed package or from the server, unless the user gives it.
 
