@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import socket
 
 import openai
 import pytest
@@ -234,4 +235,15 @@ def test_nothing_that_is_thrown_at_it_ends_the_server(running, client, about, ch
     assert (
         client.chat.completions.create(model="embedded", messages=about()).choices[0].message.content == "red"
     )
+    for text in (
+        b"\x00\xff\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+        b"",
+    ):
+        with socket.create_connection(("127.0.0.1", running.server.port), 30) as connection:
+            connection.sendall(text)
+    half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", running.server.port), 30) as connection:
+        connection.sendall(half + b"Content-Length: 1000\r\n\r\n{")
+        running.wait(lambda: running.server.service.inside == 1)
     running.wait(lambda: running.server.service.inside == 0)

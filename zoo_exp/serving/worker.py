@@ -76,7 +76,7 @@ class Job:
         self._left.set()
 
 
-def failure(error: Exception, what: str) -> Failed:
+def failure(error: BaseException, what: str) -> Failed:
     """An error as an event; the client gets no details of one that was not foreseen."""
     if isinstance(error, ApiError):
         return Failed(error)
@@ -91,7 +91,7 @@ def failure(error: Exception, what: str) -> Failed:
     )
 
 
-def tell(error: Exception, what: str) -> None:
+def tell(error: BaseException, what: str) -> None:
     """Log an error that was not foreseen: one line, at level DEBUG also the traceback."""
     line = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     log.error(line, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
@@ -193,7 +193,7 @@ class Worker:
                 job.started = now
             try:
                 self._answer(jobs)
-            except Exception as error:  # the thread must live on
+            except BaseException as error:  # the thread must live on, even after SystemExit of a library
                 for job in jobs:
                     job.send(failure(error, "a request"))
             finally:
