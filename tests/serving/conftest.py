@@ -91,19 +91,19 @@ def serve(embedded):
     running = []
 
     def start(*texts, environment=None):
-        found = Running(command.start([*texts, "serve.port=0"], (), environment or {}))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "load_configured", lambda model, device, decoder: embedded)
+            found = Running(command.start([*texts, "serve.port=0"], (), environment or {}))
         found.thread.start()
         running.append(found)
         found.wait(lambda: found.server.listens)
         return found
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_configured", lambda model, device: embedded)
-        yield start
-        for one in running:
-            one.server.stop()
-        for one in running:
-            one.thread.join(30)
+    yield start
+    for one in running:
+        one.server.stop()
+    for one in running:
+        one.thread.join(30)
 
 
 @pytest.fixture(scope="session")

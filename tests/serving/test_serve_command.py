@@ -27,6 +27,7 @@ from zoo_exp.serving.text_stream import TextStream
         (["serve.queue=-1"], "from 0 to 10000"),
         (["selector=[zoo,divprune]"], "one selector and one budget, got 2"),
         (["budget=[16,8]"], "one selector and one budget, got 2"),
+        (["selector=fastv", "engine=vllm", "engine.version=0.32.0"], "prunes between decoder layers"),
         (["budget=1000"], "above the 144 visual tokens"),
         (["model=no_such"], "no_such"),
         (["host=203.0.113.7", "serve.api_key=long-enough"], "cannot listen there"),

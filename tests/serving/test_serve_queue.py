@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from zoo_exp.models import generators
+from zoo_exp.serving import opening
 
 RED = 32
 """A word of the embedded model."""
@@ -50,7 +51,7 @@ def make_slow(serve):
 
     def start(*texts, **more):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(generators, "HfGenerator", Slow)
+            patch.setattr(opening, "HfGenerator", Slow)
             running = serve("selector=zoo", "budget=16", *texts, **more)
         made.append(running)
         return running

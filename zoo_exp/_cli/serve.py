@@ -1,6 +1,6 @@
 """Serve a pruned model over HTTP, with OpenAI's interface: chat completions with images.
 
-Overrides are those of `run` (model, one selector, one budget, seed, trainer), and:
+Overrides are those of `run` (model, one selector, one budget, seed, trainer, engine=vllm), and:
   serve.port=8000        port; serve.port=0 takes a free one (port= and host= also work, as in explore)
   serve.host=127.0.0.1   address to listen on; one that others reach needs an API key
   serve.api_key=KEY      key that requests must carry (Authorization: Bearer KEY); the environment variable
@@ -21,6 +21,7 @@ being generated has 10 seconds. Needs: pip install 'zoo-exp[serve]'. See docs/se
 Examples:
   python -m zoo_exp serve
   python -m zoo_exp serve model=llava15_7b selector=zoo budget=64 serve.root=photos
+  python -m zoo_exp serve model=llava15_7b selector=zoo budget=64 engine=vllm
   ZOO_EXP_API_KEY=... python -m zoo_exp serve model=qwen25_vl_7b budget=22.2% host=0.0.0.0
 """
 
@@ -107,12 +108,17 @@ def start(texts: Sequence[str], config_dirs: Sequence[str] = (), environment: An
     listening = bound_socket(settings.host, settings.port)
     try:
         from zoo_exp.evaluation.sources import load_configured
-        from zoo_exp.models.generators import HfGenerator
+        from zoo_exp.serving.opening import open_generator
         from zoo_exp.threads import use_threads
 
         use_threads(experiment.trainer.threads)
-        loaded = load_configured(experiment.model, device)
-        return HttpServer(loaded, HfGenerator(loaded.model), experiment, arm, settings, listening, say)
+        loaded = load_configured(experiment.model, device, decoder=experiment.engine.name == "hf")
+        generator = open_generator(experiment.engine, experiment.model, loaded)
+        try:
+            return HttpServer(loaded, generator, experiment, arm, settings, listening, say)
+        except BaseException:
+            generator.close()
+            raise
     except BaseException:
         listening.close()
         raise

@@ -116,9 +116,12 @@ class Answerer:
         loaded: the model.
         generator: the engine that generates.
         max_tokens: most generated tokens of requests that give no number.
+        longest: longest prompt with its response; None for the checkpoint's own.
     """
 
-    def __init__(self, loaded: LoadedModel, generator: Generator, max_tokens: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, generator: Generator, max_tokens: int, longest: int | None = None
+    ) -> None:
         self._loaded, self._generator, self._max_tokens = loaded, generator, max_tokens
         self._turn = threading.Lock()  # vision encoder, selectors and processor serve one call at a time
         # Of its own: a tokenizer refuses to decode while another thread sets its padding.
@@ -126,7 +129,7 @@ class Answerer:
         self._device = next(loaded.model.parameters()).device
         self._ends = end_ids(loaded.model)
         text = loaded.model.config.get_text_config()
-        self._context = int(getattr(text, "max_position_embeddings", None) or 2**31)
+        self._context = longest or int(getattr(text, "max_position_embeddings", None) or 2**31)
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Answer jobs of one group; each gets `Finished` or `Failed`, unless nobody waits for it."""

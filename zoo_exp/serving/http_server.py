@@ -74,7 +74,7 @@ class HttpServer:
             generator.check(selector, check_positions(positions, loaded.adapter))
 
         menu = ArmMenu(experiment.model, arm, check)
-        answerer = Answerer(loaded, generator, settings.max_tokens)
+        answerer = Answerer(loaded, generator, settings.max_tokens, experiment.engine.max_model_len)
         _try(answerer, arm)
         together = settings.batch or (1 if generator.stages else TOGETHER)
         # An engine with continuous batching takes requests one by one, as they come; transformers takes a batch.

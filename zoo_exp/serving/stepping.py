@@ -7,7 +7,8 @@ and hands the tokens of the others to them; requests that arrive meanwhile join 
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -96,6 +97,20 @@ class Stepping:
         finally:
             self._forget(call)
         return found
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every thread from using the engine, for instance to end it."""
+        with self._change:
+            while self._busy:
+                self._change.wait()
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
 
     def _advance(self, call: _Call) -> None:
         """Wait for outputs of a call, or make the step that brings them."""

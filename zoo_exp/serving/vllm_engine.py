@@ -1,10 +1,8 @@
 """`VllmGenerator`: vLLM in this process (or in processes that it starts) decodes pruned prompts."""
 
-import itertools
 import os
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.serving.checkpoints import for_vllm
 from zoo_exp.serving.prompt_requests import Checks, Row, image_embeds, prompt_embeds, rows_of
 from zoo_exp.serving.sampling import sampling_of
+from zoo_exp.serving.stepping import Output, Stepping
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -153,7 +152,7 @@ def overrides_of(config: Any) -> dict[str, Any]:
 class VllmGenerator:
     """Generates with a vLLM engine that this process owns.
 
-    Calls are made one after the other; each batch runs with continuous batching.
+    Several threads may call it at the same time: their requests run together, with continuous batching.
 
     Args:
         loaded: the model whose vision encoder and selectors make the prompts; its decoder is not used.
@@ -174,16 +173,16 @@ class VllmGenerator:
         way = routes.way_of(family, options.via)
         config = loaded.model.config
         self.requests = Requests(loaded, way, longest_of(config, options.max_model_len))
-        self._lock, self._numbers = threading.Lock(), itertools.count()
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         self._files = ExitStack()
         folder = self._files.enter_context(for_vllm(str(path)))
         try:
-            self._llm: Any = _start(folder, loaded, way, options)
+            self._engine = _Steps(_start(folder, loaded, way, options))
         except BaseException:
             self._files.close()
             raise
+        self._stepping = Stepping(self._engine)
 
     def check(self, selector: Selector | LayerSelector, positions: str) -> None:
         """See `Generator.check`."""
@@ -216,38 +215,55 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        with self._lock:
-            if self._llm is None:
-                raise ZooExpError("vLLM's engine has ended: start it again")
-            engine = self._llm.llm_engine
-            params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA, detokenize=False)
-            places: dict[str, int] = {}
-            found: list[list[int]] = [[] for _ in requests]
-            try:
-                for place, request in enumerate(requests):
-                    name = f"zoo-{next(self._numbers)}"
-                    places[name] = place
-                    engine.add_request(name, request, params.clone())
-                while engine.has_unfinished_requests():
-                    for output in engine.step():
-                        place = places[output.request_id]
-                        ids = list(output.outputs[0].token_ids)
-                        found[place] += ids
-                        if ids and on_tokens is not None:
-                            on_tokens(place, ids)
-            except BaseException as error:
-                with suppress(Exception):
-                    engine.abort_request(list(places))
-                raise _translated(error) from error
-        return found
+        params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA, detokenize=False)
+        try:
+            return self._stepping.run([(request, params.clone()) for request in requests], on_tokens)
+        except BaseException as error:
+            raise _translated(error) from error
 
     def close(self) -> None:
         """End the engine and its processes."""
-        with self._lock:
-            llm, self._llm = self._llm, None
-            if llm is not None:
-                llm.llm_engine.engine_core.shutdown()
+        with self._stepping.alone():
+            self._engine.close()
             self._files.close()
+
+
+class _Steps:
+    """vLLM's engine as `Stepping` uses it.
+
+    Args:
+        llm: `vllm.LLM`; None once it has ended.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    def add(self, name: str, request: Any) -> None:
+        """Take a pair of prompt and sampling parameters."""
+        self._running().add_request(name, *request)
+
+    def step(self) -> Iterator[Output]:
+        """Advance all requests."""
+        engine = self._running()
+        if not engine.has_unfinished_requests():
+            raise ZooExpError("vLLM has lost a request")
+        for output in engine.step():
+            yield Output(output.request_id, list(output.outputs[0].token_ids), output.finished)
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Forget requests."""
+        self._running().abort_request(list(names))
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+
+    def _running(self) -> Any:
+        if self._llm is None:
+            raise ZooExpError("vLLM's engine has ended: start it again")
+        return self._llm.llm_engine
 
 
 def _translated(error: BaseException) -> BaseException:
