@@ -37,6 +37,7 @@ def train(args: argparse.Namespace) -> int:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.strategies import DDPStrategy
 
+    from zoo_exp.embedded.hub_names import save_model_files
     from zoo_exp.embedded.model import make_processor
     from zoo_exp.embedded.recipe import EPOCH, Recipe
     from zoo_exp.embedded.training import EmbeddedTraining
@@ -74,7 +75,7 @@ def train(args: argparse.Namespace) -> int:
     if not trainer.is_global_zero:
         return 0
     weights = args.out / "weights"
-    module.model.save_pretrained(weights)
+    save_model_files(module.model, weights)
     make_processor().save_pretrained(weights)
     print(f"trained for {(time.time() - started) / 60:.0f} min in this run; weights: {weights}")
     _report(module.model, args.out / "accuracy.json")

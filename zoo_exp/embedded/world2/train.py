@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zoo_exp.embedded.hub_names import save_model_files
 from zoo_exp.embedded.shipped import PROMPTS_FLAG, WORLD_FLAG, shipped_folder
 from zoo_exp.embedded.vocabulary import BOS, EOS, PAD
 from zoo_exp.embedded.world2.builders import llava_processor, make_llava, make_next, next_processor
@@ -120,7 +121,7 @@ def save_model(
     model.generation_config.bos_token_id = TOKEN_ID_2[BOS]
     model.generation_config.eos_token_id = TOKEN_ID_2[EOS]
     model.generation_config.pad_token_id = TOKEN_ID_2[PAD]
-    model.save_pretrained(folder)
+    save_model_files(model, folder)
     if processor is not None:
         processor.save_pretrained(folder)
 
