@@ -37,6 +37,8 @@ html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
+python_maximum_signature_line_length = 88
+highlight_language = "sh"  # indented blocks are command lines
 default_role = "literal"  # docstrings write `name` for code
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -1,5 +1,6 @@
 """Docstrings as reStructuredText: they are plain text with `code` in backticks, in Google style."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from sphinx.util.nodes import make_refnode
 
 FIELD = re.compile(r"^:(?:ivar|param) [\w\\*]+(?:, [\w\\*]+)+:")
 """Several names in one line of `Args` or `Attributes`."""
+RETURNED = re.compile(r"^(:returns: )\*(.+?)\* -- (.*)$")
 MARK = "\\"
 """A first line that napoleon leaves alone."""
 SAME = {"Statistics": "zoo_exp.statistics.results.Results"}
@@ -25,6 +27,8 @@ def to_markup(app: Sphinx, what: str, name: str, obj: object, options: object, l
     """Escape * and |, and show what is indented below a colon, and tables of Markdown, as they are."""
     if lines[:1] == [MARK]:
         del lines[0]
+    for number, line in enumerate(lines):  # napoleon takes what precedes a colon for the type of the result
+        lines[number] = RETURNED.sub(r"\1\2: \3", line)
     code = None  # indentation of the line above a block of code
     for number, line in enumerate(lines):
         if code is not None and (not line or _indentation(line) > code):
@@ -63,6 +67,20 @@ def _indentation(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
+def shorten(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, result: str | None
+) -> tuple[str, str | None] | None:
+    """Sign a dataclass with the names of its fields: their types stand in the list below."""
+    if what != "class" or not dataclasses.is_dataclass(obj):
+        return None
+    names = [
+        field.name + ("" if field.default is field.default_factory is dataclasses.MISSING else "=...")
+        for field in dataclasses.fields(obj)
+        if field.init
+    ]
+    return f"({', '.join(names)})", result
+
+
 def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options: object) -> bool | None:
     """Leave out the fields of named tuples, which the docstring of their class explains."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
@@ -75,6 +93,8 @@ def find_by_name(app: Sphinx, env: Any, node: Any, content: Any) -> nodes.refere
     """
     if node.get("refdomain") != "py":
         return None
+    if node["reftarget"] == "Generator":  # torch's
+        return content
     target = SAME.get(node["reftarget"], node["reftarget"])
     objects = env.domains["py"].objects
     module = target.rpartition(".")[0]
@@ -99,5 +119,6 @@ def setup(app: Sphinx) -> None:
     """Connect the functions."""
     app.connect("autodoc-process-docstring", keep_sentence, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", to_markup, priority=1000)
+    app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", find_by_name)
