@@ -21,8 +21,6 @@ version = release = zoo_exp.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "mathml"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["examples", "_ext"]
-# A page that another part of the project has not written yet leaves a gap in the contents, not an error.
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4

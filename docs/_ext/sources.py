@@ -4,7 +4,6 @@ Pages are Markdown that also reads well in the repository. Comments are replaced
 
     <!-- table: experiments/NAME/results.csv columns=arm,kept,retained --> ... <!-- end of table -->
     <!-- include: ../CHANGELOG.md -->
-    <!-- if: PAGE.md --> ... <!-- end if -->
     <!-- reference of the command line -->
 
 The first is the block of `zoo_exp/report/readme.py`, here with paths from the top of the repository, so that no number
@@ -20,7 +19,6 @@ from zoo_exp.report.readme import fill
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 STUDIES = DOCS / "studies"
-IF = re.compile(r"^<!-- if: (?P<page>\S+) -->\n(?P<text>.*?)^<!-- end if -->\n", re.MULTILINE | re.DOTALL)
 INCLUDE = re.compile(r"^<!-- include: (?P<path>\S+) -->$", re.MULTILINE)
 COMMAND_LINE = "<!-- reference of the command line -->"
 ADVICE = re.compile(
@@ -89,7 +87,6 @@ def prepared(text: str, page: str) -> str:
     """
     if page.startswith("studies/"):
         return text  # written by `write_studies`
-    text = IF.sub(lambda found: found["text"] if (DOCS / found["page"]).is_file() else "", text)
     text = relinked(fill(text, ROOT), f"docs/{page}", page)
     text = INCLUDE.sub(lambda found: _included(found["path"], page), text)
     if ADVICE.search(text):

@@ -25,7 +25,7 @@ def test_a_page_begins_with_what_the_reader_can_do_after_it(page):
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"^\w+(?:/index)?$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
     pages = {path.stem for path in DOCS.glob("*.md")} | {"studies/index", "api/index"} - {"index"}
-    assert pages - {"index"} == set(contents) - ({"serving"} - pages)
+    assert pages - {"index"} == set(contents)
 
 
 def test_every_error_class_is_in_the_faq():
