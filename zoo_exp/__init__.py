@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from zoo_exp.models.loading import load_model
     from zoo_exp.models.pruning import attach, detach, pruned
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Results",
     "__version__",

@@ -5,11 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import zoo_exp
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -20,28 +23,41 @@ def canonical(requirement):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy, so that the checkout stays as it is."""
+def source(tmp_path_factory):
+    """A copy of what is packaged, so that the checkout stays as it is."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("zoo_exp", "configs", "slurm"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, copy)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        "out",
-        ".",
-    ]
-    subprocess.run(build, cwd=copy, check=True)
-    (path,) = (copy / "out").glob("*.whl")
+    return copy
+
+
+def built(folder):
+    """The wheel of the sources in a folder."""
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "out", "."]
+    subprocess.run([sys.executable, "-m", "pip", *build], cwd=folder, check=True)
+    (path,) = (folder / "out").glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(source):
+    return built(source)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Programs of a new environment with the wheel, which reads the other packages where they are installed."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "others.pth").write_text("\n".join(others))
+    install = ["--python", str(folder / "bin/python"), "install", "--quiet", "--no-deps", "--no-index"]
+    options = ["--disable-pip-version-check", "--ignore-installed", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *install, *options], check=True)
+    return folder / "bin"
 
 
 def test_the_wheel_has_every_module_configuration_weight_and_template(wheel):
@@ -64,6 +80,52 @@ def test_the_installed_package_finds_its_configurations(wheel, tmp_path):
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[0] == str((tmp_path / "zoo_exp/configs").resolve())
     assert "ablation_fusion" in run.stdout
+
+
+@pytest.mark.slow
+def test_the_source_archive_gives_the_same_wheel(source, wheel, tmp_path):
+    code = "import setuptools.build_meta as b; print(b.build_sdist('dist'))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, text=True)
+    with tarfile.open(source / "dist" / run.stdout.splitlines()[-1]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    again = zipfile.ZipFile(built(unpacked))
+    first = zipfile.ZipFile(wheel)
+    sums = [
+        {i.filename: i.CRC for i in z.infolist() if "dist-info" not in i.filename} for z in (first, again)
+    ]
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.slow
+def test_the_demo_starts_from_the_wheel_alone(installed, tmp_path):
+    """As with pipx: no checkout, no configuration beside the command."""
+    env = {"PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments):
+        command = [installed / "zoo-exp", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    version = run("--version")
+    assert version.stdout.strip() == f"zoo_exp {zoo_exp.__version__}"
+    demo = run(
+        "run",
+        "+exp=ablation_fusion",
+        "task=embedded_pope",
+        "budget=8",
+        "limit=2",
+        "logger=none",
+        "trainer=cpu",
+    )
+    assert demo.returncode == 0, demo.stderr
+    assert "zoo multiply @8" in demo.stdout
+    (records,) = (tmp_path / "runs/ablation_fusion").glob("*/records.jsonl")
+    assert len(records.read_text().splitlines()) >= 8
+    where = subprocess.run(
+        [installed / "python", "-c", "import zoo_exp; print(zoo_exp.__file__)"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(installed.parent))
 
 
 def test_every_folder_with_modules_is_a_package():
