@@ -10,11 +10,10 @@ from rich.console import Console
 from zoo_exp.config.experiment import Experiment
 from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
-from zoo_exp.evaluation import launch, mask_drawing, stop
+from zoo_exp.evaluation import launch, stop
 from zoo_exp.evaluation.attempt import Attempt
 from zoo_exp.files import naming, remove_leftovers
 from zoo_exp.quiet import quieten
-from zoo_exp.report import summary
 from zoo_exp.runs import anew, cells, folder, lock, manifest, merge, provenance, reading
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.submission_files import write_submissions
@@ -124,6 +123,10 @@ def _report(
     experiment: Experiment, console: Console, answers: int, seconds: float, processor: Any = None
 ) -> None:
     """Write submissions and tables, log to W&B, and print where the results are."""
+    # Imported after the answers: scipy, pandas and matplotlib take a second.
+    from zoo_exp.evaluation import mask_drawing
+    from zoo_exp.report import summary
+
     tasks = {name: get_task(name) for name in experiment.tasks}
     records = reading.records(experiment.run_dir, damaged=[])
     for path in write_submissions(tasks.values(), records, folder.submissions(experiment.run_dir)):

@@ -44,6 +44,7 @@ FLOORS = {
     "zoo_exp.registry": 0,
     "zoo_exp.quiet": 0,
     "zoo_exp.threads": 0,
+    "zoo_exp.slow_imports": 0,
     "zoo_exp.sharing": 0,
     "zoo_exp.overlays": 0,
 }
@@ -185,6 +186,22 @@ def test_importing_loads_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_pipeline_loads_statistics_and_figures_after_the_answers():
+    """Before the first answer no module loads pandas, scipy or matplotlib: they take 1.5 s."""
+    left, seen = ["zoo_exp.pipeline"], set()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for used in imports(MODULES[name].read_text(), lazy=False):
+            assert used.split(".")[0] not in ("pandas", "scipy", "matplotlib"), f"{name} imports {used}"
+            parts = used.split(".")
+            left += [m for i in range(2, len(parts) + 1) if (m := ".".join(parts[:i])) in MODULES]
+    assert "zoo_exp.evaluation.module" in seen
+    assert "zoo_exp.runs.reading" in seen
 
 
 def test_every_package_of_the_house_has_a_floor():

@@ -7,16 +7,20 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from zoo_exp import slow_imports
 from zoo_exp.config.schema import TrainerConfig
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import stop
+
+slow_imports.torchmetrics()  # before Lightning, which imports it
+
+import lightning  # noqa: E402
+from lightning.pytorch.callbacks import Callback  # noqa: E402
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment  # noqa: E402
+from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 
 _LARGEST_STEP = 2**31
 """SLURM numbers the steps of `srun` from 0; batch scripts and interactive shells have step ids above this."""

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp.config.experiment import Cell
 from zoo_exp.files import write_text
 from zoo_exp.runs import folder, lock, reading
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATES = DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 Answered = dict[str, dict[str, set[str]]]
@@ -77,7 +78,7 @@ def states(run: Path, cells: list[Cell]) -> list[State]:
     return [_state(run, cell, records.get(cell.id, {})) for cell in cells]
 
 
-def unfinished(run: Path, records: pd.DataFrame, cells: Mapping[str, tuple[str, ...]]) -> list[str]:
+def unfinished(run: Path, records: "pd.DataFrame", cells: Mapping[str, tuple[str, ...]]) -> list[str]:
     """One note for each task with missing responses, for example after an interrupted run.
 
     Args:

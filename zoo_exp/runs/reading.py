@@ -12,14 +12,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import Row, log, read_lines
 from zoo_exp.runs import folder
 from zoo_exp.runs.records import MaskRow, Timing, record_row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 COLUMNS = (
@@ -104,7 +105,7 @@ def optional(path: Path, make: Callable[[Mapping[str, Any]], T], damaged: list[s
         return []
 
 
-def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> pd.DataFrame:
+def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> "pd.DataFrame":
     """Read all records of a run, one row each with `COLUMNS`, unique by (task, arm_id, sample_id).
 
     Args:
@@ -116,6 +117,8 @@ def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None)
         MissingFileError: there are no records, or a file cannot be read.
         InvalidValueError: a row was written by a newer version of the package.
     """
+    import pandas as pd  # takes 0.4 s, which runs do not spend before their first answer
+
     path = folder.merged(run, folder.RECORDS)
     if not folder.recorded(run):
         raise MissingFileError(
@@ -136,12 +139,14 @@ def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None)
     return frame.drop_duplicates(["task", "arm_id", "sample_id"], ignore_index=True)
 
 
-def read_timings(run: Path) -> pd.DataFrame:
+def read_timings(run: Path) -> "pd.DataFrame":
     """Milliseconds per question by (task, arm): the median over batches, so that warm-up has no influence.
 
     Columns: task, arm, select_ms, prefill_decode_ms, vision_ms, and requests_per_s for engines whose batches have no
     stages; empty if the run has no timings.
     """
+    import pandas as pd
+
     rows = [
         {"task": timing.task, "arm": timing.arm, REQUESTS: _requests(timing)}
         | {name: _per_question(getattr(timing, name), timing.batch_size) for name in MILLISECONDS}
@@ -153,7 +158,7 @@ def read_timings(run: Path) -> pd.DataFrame:
     return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
 
 
-def recorded_arms(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def recorded_arms(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """The arms that have records, in order of appearance, as mappings for `statistics.arm_rows.group`."""
     arms = frame.drop_duplicates("arm_id")[ARM_COLUMNS].to_dict("records")
     # pandas converts a missing budget to nan; nan != nan.
