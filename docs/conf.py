@@ -35,6 +35,7 @@ html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
+toc_object_entries = False  # thousands of entries in the contents of every page
 python_maximum_signature_line_length = 88
 highlight_language = "sh"  # indented blocks are command lines
 default_role = "literal"  # docstrings write `name` for code

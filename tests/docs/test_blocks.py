@@ -96,7 +96,7 @@ def own_file(word):
     """Whether an override names a file or configuration of the reader."""
     return any(end in word for end in (".jsonl", ".csv", ".parquet", ".py:")) or word in (
         "+exp=short",
-        "+exp=NAME",
+        "model.path=ORG/NAME",
     )
 
 

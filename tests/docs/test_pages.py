@@ -39,6 +39,22 @@ def test_every_error_class_is_in_the_faq():
     assert [name for name in classes if f"| `{name}` |" not in page] == []
 
 
+def test_messages_of_the_faq_are_those_of_the_code():
+    table = (
+        (DOCS / "faq.md")
+        .read_text(encoding="utf-8")
+        .split("## Frequent messages")[1]
+        .split("## Questions")[0]
+    )
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "zoo_exp").rglob("*.py"))
+    said = re.sub(r'"\s*f?"', "", code)  # texts that go on in the next line
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) >= 10
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    kinds = ("unknown selector",)  # put together by UnknownNameError
+    assert [part for part in parts if part and part not in said and part not in kinds] == []
+
+
 def test_every_experiment_and_study_is_on_a_page():
     reproduce = (DOCS / "reproduce.md").read_text(encoding="utf-8")
     studies = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
