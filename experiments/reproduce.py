@@ -196,6 +196,7 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
     from zoo_exp.report.token_rows import averages, read_tokens
     from zoo_exp.runs import folder as run_folder
     from zoo_exp.runs.provenance import git_commit
+    from zoo_exp.statistics import equal_flops
 
     folder.mkdir(exist_ok=True)
     documents = {
@@ -207,7 +208,13 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
             run_folder.results(run.run_dir, ".csv"), folder / ("results.csv" if own else "confirm.csv")
         )
         _csv(documents[split]["claims"], folder / ("claims.csv" if own else "claims_confirm.csv"))
-    _csv(documents["test"]["equal_flops"], folder / "equal_flops.csv")
+    readme = folder / "README.md"
+    shown = readme.is_file() and "equal_flops.csv" in readme.read_text(encoding="utf-8")
+    _csv(
+        documents["test"]["equal_flops"],
+        folder / "equal_flops.csv",
+        equal_flops.COLUMNS if shown else (),
+    )
     _csv(_estimators(runs["test"].run_dir), folder / "estimators.csv")
     tokens = read_tokens(runs["test"].run_dir)
     if len(tokens):
@@ -250,14 +257,14 @@ def _size(document: dict[str, Any]) -> tuple[int, int, int]:
     return questions, max(row["units"] for row in averages), sum(row["n"] * row["seeds"] for row in averages)
 
 
-def _csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows as csv with 6 significant digits; no file for no rows."""
-    if not rows:
+def _csv(rows: Sequence[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
+    """Rows as csv with 6 significant digits; no file for no rows and no columns."""
+    if not rows and not columns:
         path.unlink(missing_ok=True)
         return
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(rows[0])
+        writer.writerow(rows[0] if rows else columns)
         for row in rows:
             writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row.values())
 

@@ -119,6 +119,8 @@ def test_other_files(folder):
         "Answered 2026-01-02 on commit abc, model `m`: `c`. 1,000 questions over 2 tasks, 2,000 answers. Claims again "
         "on 500 questions about the scenes of split `confirm`. Processor time: test 61 s, confirm 10.0 min."
     ]
+    (folder / "equal_flops.csv").write_text("arm,against\n")
+    assert filled(folder, "equal_flops.csv") == ["None in this run."]
     assert filled(folder, "nothing.csv") == [
         f"Not answered yet: `python experiments/reproduce.py {folder.name}`."
     ]

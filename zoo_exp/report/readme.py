@@ -51,6 +51,7 @@ BLOCK = re.compile(
 )
 OPEN = re.compile(r"^<!-- table: ", re.MULTILINE)
 NOT_YET = "Not answered yet: `python experiments/reproduce.py {name}`."
+NO_ROWS = "None in this run."
 OPTIONS = ("columns", "budget", "arms", "by", "digits", "confirm")
 RESULT_COLUMNS = (
     *("arm", "kept", "tasks", "retained", "score", "seed_sd"),
@@ -112,7 +113,9 @@ def _body(spec: str, folder: Path) -> str:
     if not path.is_file():
         return NOT_YET.format(name=path.parent.resolve().name)
     made = _kind(name)(path, options)
-    return made if isinstance(made, str) else markdown(made, heading="")
+    if isinstance(made, str):
+        return made
+    return markdown(made, heading="") if made.rows else NO_ROWS
 
 
 def _kind(name: str) -> "Callable[[Path, Mapping[str, str]], Table | str]":
