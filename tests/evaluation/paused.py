@@ -11,13 +11,13 @@ from zoo_exp.runs import reading
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import time
+import os, time
 from zoo_exp.cli import entry
 from zoo_exp.evaluation import module, stop
-answer = module.PrunedVLM.test_step
+answer, parent = module.PrunedVLM.test_step, os.getppid()
 def step(self, *args, **kwargs):
     answer(self, *args, **kwargs)
-    while self.recorded >= {answers} and not stop.requested():
+    while self.recorded >= {answers} and not stop.requested() and os.getppid() == parent:
         time.sleep(0.01)
 module.PrunedVLM.test_step = step
 stop.install()

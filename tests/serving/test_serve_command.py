@@ -55,7 +55,8 @@ def test_a_port_in_use(capsys):
 
 
 def test_without_the_extra_the_line_says_what_to_install(capsys, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn")]:
+    packages = ("starlette", "uvicorn")  # also where no test has imported them yet: the server would start
+    for name in {*packages, *(name for name in sys.modules if name.partition(".")[0] in packages)}:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("http_server", "http_app", "guard"):
         monkeypatch.delitem(sys.modules, f"zoo_exp.serving.{name}", raising=False)
