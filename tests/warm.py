@@ -2,7 +2,8 @@
 
 A server process imports what a run needs and answers one question with the embedded model; each command is a fork of
 it, with arguments, environment, folder and standard streams of its own. The ranks that Lightning starts from such a
-process are forks too. A test about the first seconds of an interpreter must start a real one.
+process are forks too. A test about the first seconds of an interpreter must start a real one, and so must a test that
+sets variables which a library reads while it is imported (`HF_*`). W&B is not imported here for that reason.
 """
 
 import atexit
@@ -26,7 +27,6 @@ _MODULES = (
     "rich.progress",
     "torch",
     "transformers",
-    "wandb",
     "zoo_exp.cli",
     "zoo_exp.pipeline",
 )
