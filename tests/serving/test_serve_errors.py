@@ -10,6 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from zoo_exp.errors import ZooExpError
+
 
 def post(running, content, **headers):
     """Status and error of a request."""
@@ -185,14 +187,31 @@ def test_a_bug_is_status_500_without_details(running, client, about, monkeypatch
             client.chat.completions.create(model="embedded", messages=about())
         assert "secret" not in str(caught.value)
         assert caught.value.response.headers["x-should-retry"] == "false"
+        assert running.raw("GET", "/health")[0] == 200
+        for _ in range(2):
+            assert post(running, {"messages": about()})[0] == 500
+        status, _, body = running.raw("GET", "/health")
+        assert (status, json.loads(body)["status"]) == (503, "failing")
         patch.setattr("zoo_exp.serving.http_app.parse", lambda *given: {}["secret"])
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model="embedded", messages=about())
         assert "secret" not in str(caught.value)
-    assert [record.getMessage().endswith("KeyError: 'secret'") for record in caplog.records] == [True, True]
+    assert [record.getMessage().endswith("KeyError: 'secret'") for record in caplog.records] == [True] * 4
     assert (
         client.chat.completions.create(model="embedded", messages=about()).choices[0].message.content == "red"
     )
+
+
+def test_an_error_of_the_engine_has_its_message(running, about, monkeypatch):
+    def fail(*given, **more):
+        raise ZooExpError("the logits are NaN")
+
+    monkeypatch.setattr(running.server.generator, "generate", fail)
+    status, error = post(running, {"messages": about()})
+    assert (status, error["code"], error["message"]) == (500, "generation_failed", "the logits are NaN")
+    monkeypatch.undo()
+    assert running.raw("POST", "/v1/chat/completions", json.dumps({"messages": about()}))[0] == 200
+    assert running.raw("GET", "/health")[0] == 200
 
 
 def test_nothing_that_is_thrown_at_it_ends_the_server(running, client, about, chat):

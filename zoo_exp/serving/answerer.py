@@ -103,10 +103,12 @@ class _Row:
             elif len(self.text.ids) >= self.limit:
                 self.reason, self.early = "length", self.limit < longest
 
-    def fail(self, error: Exception) -> None:
-        """Send an error."""
+    def fail(self, error: Exception) -> int:
+        """Send an error; its HTTP status."""
         self.ended = True
-        self.job.send(failure(error, "a request"))
+        event = failure(error, "a request")
+        self.job.send(event)
+        return event.error.status
 
 
 class Answerer:
@@ -117,6 +119,9 @@ class Answerer:
         generator: the engine that generates.
         max_tokens: most generated tokens of requests that give no number.
         longest: longest prompt with its response; None for the checkpoint's own.
+
+    Attributes:
+        failed_in_a_row: responses that failed through no fault of the request since the last one that did not.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Answerer:
         self._turn = threading.Lock()  # vision encoder, selectors and processor serve one call at a time
         # Of its own: a tokenizer refuses to decode while another thread sets its padding.
         self._tokenizer = copy.deepcopy(loaded.processor.tokenizer)
+        self.failed_in_a_row = 0
         self._device = next(loaded.model.parameters()).device
         self._ends = end_ids(loaded.model)
         text = loaded.model.config.get_text_config()
@@ -170,7 +176,7 @@ class Answerer:
                     self._answer([row])
             else:
                 for row in left:
-                    row.fail(error)
+                    self.failed_in_a_row += row.fail(error) >= 500
 
     def _generate(self, rows: Sequence[_Row]) -> None:
         arm, seed = rows[0].task.arm, rows[0].task.seed
@@ -278,6 +284,7 @@ class Answerer:
             },
         }
         row.ended = True
+        self.failed_in_a_row = 0
         rest = row.text.finish()
         row.job.send(Finished(row.text.text, rest, row.reason or "length", usage))
 

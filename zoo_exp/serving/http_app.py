@@ -26,6 +26,8 @@ BODY_SECONDS = 60.0
 """Time that a client has to send its request."""
 DRAIN_BYTES, DRAIN_SECONDS = 128 * 2**20, 5.0
 """What is read, and thrown away, of a body that is refused: a client that is still sending does not see the reason."""
+FAILING = 3
+"""Responses that fail in a row until the server calls itself failing."""
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class Service:
         api_key: None for none.
         about: what the list of models says of the model besides its name.
         say: takes one line per request.
+        failures: number of responses that failed in a row through no fault of their requests.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Service:
     api_key: str | None
     about: dict[str, Any]
     say: Callable[[str], object]
+    failures: Callable[[], int]
     inside: int = 0
     """Requests between their admission and the end of their response."""
 
@@ -118,13 +122,11 @@ def _service(request: Request) -> Service:
 
 
 async def _health(request: Request) -> Response:
-    worker = _service(request).worker
-    status = {
-        "status": "ok" if worker.alive else "stopping",
-        "waiting": worker.waiting,
-        "running": worker.running,
-    }
-    return JSONResponse(status, 200 if worker.alive else 503)
+    service, worker = _service(request), _service(request).worker
+    # A GPU or an engine that has failed for good fails every request: whatever watches the server may restart it.
+    state = "stopping" if not worker.alive else "failing" if service.failures() >= FAILING else "ok"
+    status = {"status": state, "waiting": worker.waiting, "running": worker.running}
+    return JSONResponse(status, 200 if state == "ok" else 503)
 
 
 async def _models(request: Request) -> Response:

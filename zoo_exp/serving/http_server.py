@@ -91,6 +91,7 @@ class HttpServer:
             settings.api_key,
             {"created": int(time.time()), "engine": generator.name, "arm": arm.row, "selectors": menu.names},
             say,
+            lambda: answerer.failed_in_a_row,
         )
         self.summary = f"{arm.row}, {generator.name}"
         self._uvicorn = _Uvicorn(
