@@ -3,13 +3,17 @@
 An engine takes about 10 s to start, so every model has one for all of its tests.
 """
 
+import base64
 import contextlib
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -137,6 +141,93 @@ def test_requests_of_others_are_answered_as_without_the_plug_in(case):
     assert case.engine.answer(mixed, sampling) == [
         ids for pair in zip(ours, pruned, strict=True) for ids in pair
     ]
+
+
+def test_threads_share_the_engine_and_one_that_leaves_disturbs_nobody(case):
+    ours, made = case.ask("random", 8, case.policies[0])
+    requests, sampling = case.requests(made)
+
+    class LeftError(Exception):
+        pass
+
+    def leave(place, ids):
+        raise LeftError
+
+    def work(number):
+        part = slice(number, None, 6)
+        if number == 2:
+            with pytest.raises(LeftError):
+                case.engine.answer(requests[part], sampling, leave)
+        return case.engine.answer(requests[part], sampling) == ours[part]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(work, range(6))) == [True] * 6
+
+
+def test_serve_hands_requests_over_as_they_come(case, monkeypatch):
+    import openai
+
+    from zoo_exp._cli import serve
+    from zoo_exp.evaluation import sources
+    from zoo_exp.serving import opening
+
+    expected = {}
+    for arm, count in ARMS:
+        texts = [answer.text for answer in case.ask(arm, count, None)[1].read(case.loaded, ())]
+        expected |= {(arm, number): text for number, text in enumerate(texts)}
+    monkeypatch.setattr(sources, "load_configured", lambda model, device, decoder: case.loaded)
+    monkeypatch.setattr(opening, "open_generator", lambda engine, model, loaded: case.engine)
+    monkeypatch.setattr(case.engine, "close", lambda: None)
+    given = [
+        f"model={case.name}",
+        "engine=vllm",
+        "selector=zoo",
+        "budget=<=16",
+        "serve.port=0",
+        "serve.batch=8",
+    ]
+    server = serve.start([*given, "serve.max_tokens=24"])
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    client = openai.OpenAI(base_url=server.address, api_key="none", max_retries=5, timeout=120)
+
+    def ask(place):
+        arm, number = place
+        parts = []
+        for part in case.contents[number]:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": part})
+                continue
+            image = io.BytesIO()
+            part.save(image, format="PNG")
+            url = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        count = dict(ARMS)[arm]
+        more = {"selector": arm, **({} if count is None else {"budget": f"<={count}"})}
+        answered = client.chat.completions.create(
+            model=case.name,
+            messages=[{"role": "user", "content": parts}],
+            extra_body=more,
+            stream=number % 2 == 1,
+        )
+        if number % 2 == 0:
+            return answered.choices[0].message.content
+        return "".join(chunk.choices[0].delta.content or "" for chunk in answered)
+
+    places = [
+        place for place in expected if place[1] < 10 and place[0] != "random"
+    ]  # `random` depends on the name
+    with ThreadPoolExecutor(8) as pool:
+        assert dict(zip(places, pool.map(ask, places), strict=True)) == {
+            place: expected[place] for place in places
+        }
+    with pytest.raises(openai.BadRequestError, match="prunes between decoder layers"):
+        client.chat.completions.create(
+            model=case.name, messages=[{"role": "user", "content": "x"}], extra_body={"selector": "fastv"}
+        )
+    server.stop()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_images_with_different_budgets_and_the_vision_encoder():
