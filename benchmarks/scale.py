@@ -3,6 +3,7 @@
     python benchmarks/scale.py plan                    # 4 models x 9 tasks x 16 arms from costs measured on this device
     python benchmarks/scale.py plan --rates 250 180 25 # TFLOP/s of encoder and prefill, ms per token
     python benchmarks/scale.py merge --rows 1000000    # write journals, merge, print time, memory and bytes
+    python benchmarks/scale.py read --rows 100000      # memory of the records of a report, and of two arms
 
 The plan measures one vision pass, one prefill and one decoding step on the real shapes of LLaVA-1.5-7B (random
 weights; the decoder's first layer represents all 32) and scales them by each model's FLOPs. Selectors are excluded:
@@ -11,6 +12,7 @@ time, the longest first, as in a SLURM array; the largest cell is a lower bound 
 """
 
 import argparse
+import gc
 import json
 import resource
 import shutil
@@ -57,11 +59,16 @@ def main() -> None:
     )
     plan_parser.add_argument("--batch", type=int, default=1, help="questions per batch when measuring")
     merge_parser = commands.add_parser("merge", help="synthetic records")
-    merge_parser.add_argument("--rows", type=int, default=1_000_000)
+    merge_parser.add_argument("--rows", type=int, default=100_000)
     merge_parser.add_argument("--dir", type=Path, help="where the temporary run folder is made")
+    read_parser = commands.add_parser("read", help="records of a report, all arms and two of them")
+    read_parser.add_argument("--rows", type=int, default=100_000)
+    read_parser.add_argument("--dir", type=Path, help="where the temporary run folder is made")
     args = parser.parse_args()
     if args.command == "merge":
         merge(args.rows, args.dir)
+    elif args.command == "read":
+        read(args.rows, args.dir)
     elif args.rates:
         encoder, prefill, token = args.rates
         plan(Rates(encoder * 1e12, prefill * 1e12, token / 1e3, "as given"))
@@ -201,6 +208,48 @@ def merge(rows: int, place: Path | None) -> None:
         )  # fmt: skip
     finally:
         shutil.rmtree(folder)
+
+
+def read(rows: int, place: Path | None) -> None:
+    """Peak memory of reading `rows` records of 16 arms: mappings first (as before), columns, and two arms (`compare`).
+
+    The peak is that of the resident set above what is held before (Linux).
+    """
+    import pandas as pd
+
+    from zoo_exp.runs import reading
+
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        folder, arms = Path(name), 16
+        with (folder / "records.jsonl").open("w") as file:
+            for number in range(rows):
+                file.write(json.dumps(synthetic(number // arms, number % arms)) + "\n")
+        ways: dict[str, Callable[[], object]] = {
+            "two of 16 arms (compare)": lambda: reading.read_records(folder, {f"{n:012x}" for n in (1, 2)}),
+            "columns (report)": lambda: reading.read_records(folder),
+            "mappings, then a frame": lambda: pd.DataFrame(
+                list(reading.records(folder)), columns=list(reading.COLUMNS)
+            ),
+        }
+        reading.read_records(folder, {f"{0:012x}"})  # imports
+        print(
+            f"{rows} records of {arms} arms, {(folder / 'records.jsonl').stat().st_size / rows:.0f} bytes each"
+        )
+        for what, work in ways.items():
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")
+            held, busy = _status_bytes("VmRSS"), time.process_time()
+            result = work()
+            peak, busy = _status_bytes("VmHWM") - held, time.process_time() - busy
+            del result
+            print(
+                f"{what:26s} peak {peak / 2**20:8.1f} MiB  {peak / rows:7.0f} bytes per record  {busy:6.1f} s"
+            )
+
+
+def _status_bytes(field: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return 1024 * int(line.split()[1])
 
 
 def synthetic(number: int, arm: int) -> dict[str, object]:

@@ -40,6 +40,24 @@ def test_fills_in_what_a_record_may_leave_out(tmp_path):
     assert second["image_id"] == "x.png"
 
 
+def test_columns_hold_what_rows_hold_and_equal_values_once(tmp_path):
+    """The frame equals one made of whole rows; reference answers and options of several records are one object."""
+    rows = [
+        {**VERSION_2, "arm_id": arm, "sample_id": str(n), "score": score, "layer_tokens": layers, "seed": n % 2,
+         "reference": ["red", "a red"] if n else ["1", 1], "parts": {"score": 1.0, "n": n % 2 or 1.0, "x": None}}
+        for arm, layers in (("a", None), ("b", 3.25))
+        for n, score in enumerate((1.0, 0, 0.5))
+    ]  # fmt: skip
+    frame = read_records(write(tmp_path, *rows))
+    whole = pd.DataFrame(list(reading.records(tmp_path)), columns=list(reading.COLUMNS))
+    whole["score"], whole["layer_tokens"] = whole["score"].astype(float), whole["layer_tokens"].astype(float)
+    pd.testing.assert_frame_equal(frame, whole, check_exact=True)
+    assert [repr(x) for x in frame["parts"]] == [repr(x) for x in whole["parts"]]
+    assert len({id(x) for x in frame["reference"]}) == 2
+    assert len({id(x) for x in frame["options"]}) == 1
+    assert len({id(x) for x in frame["parts"]}) == 2  # 1 and 1.0 are not taken for each other
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_an_incomplete_last_line_is_ignored(tmp_path, cut):
     torn = json.dumps({**ROW, "sample_id": 8})[:cut]

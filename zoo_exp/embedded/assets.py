@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from zoo_exp.embedded.sklearn_data import load_photographs, load_scans
 from zoo_exp.embedded.vocabulary import SHAPES, WORDS
 
 Picture = NDArray[np.float32]
@@ -120,23 +121,19 @@ def _word_mask(word: str, font_size: int) -> Picture:
 
 def _digits(split: str) -> list[list[Picture]]:
     """The split's scans, by digit."""
-    from sklearn.datasets import load_digits
-
-    scans = load_digits()
-    order = np.random.default_rng(20).permutation(len(scans.images))
+    scans, digits = load_scans()
+    order = np.random.default_rng(20).permutation(len(scans))
     first, last = (int(cut * len(order)) for cut in _DIGIT_CUTS[split])
     by_digit: list[list[Picture]] = [[] for _ in range(10)]
     for i in order[first:last]:
-        by_digit[int(scans.target[i])].append((scans.images[i] / 16).astype(np.float32))
+        by_digit[int(digits[i])].append((scans[i] / 16).astype(np.float32))
     return by_digit
 
 
 def _photographs(split: str) -> list[NDArray[np.uint8]]:
     """The split's vertical strip of each photograph."""
-    from sklearn.datasets import load_sample_images
-
     strips = []
-    for photo in load_sample_images().images:
+    for photo in load_photographs():
         first, last = (int(cut * photo.shape[1]) for cut in _PHOTO_CUTS[split])
         strips.append(photo[:, first:last])
     return strips

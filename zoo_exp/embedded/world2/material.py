@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo_exp.embedded import assets
+from zoo_exp.embedded.sklearn_data import load_photographs, load_scans
 from zoo_exp.embedded.vocabulary import SHAPES, WORDS
 from zoo_exp.embedded.world2.lexicon import PICTOGRAMS
 
@@ -77,24 +78,20 @@ def load_material(split: str) -> Material:
 
 def _digits(split: str) -> list[list[Mask]]:
     """The split's scans, by digit; the same permutation as world 1's."""
-    from sklearn.datasets import load_digits
-
-    scans = load_digits()
-    order = np.random.default_rng(20).permutation(len(scans.images))
+    scans, digits = load_scans()
+    order = np.random.default_rng(20).permutation(len(scans))
     first, last = (int(cut * len(order)) for cut in _DIGIT_CUTS[split])
     by_digit: list[list[Mask]] = [[] for _ in range(10)]
     for i in order[first:last]:
-        by_digit[int(scans.target[i])].append((scans.images[i] / 16).astype(np.float32))
+        by_digit[int(digits[i])].append((scans[i] / 16).astype(np.float32))
     return by_digit
 
 
 def _photographs(split: str) -> list[NDArray[np.uint8]]:
     """The split's part of each of scikit-learn's two photographs."""
-    from sklearn.datasets import load_sample_images
-
     left, right, top, bottom = _PHOTO_CUTS[split]
     parts = []
-    for photo in load_sample_images().images:
+    for photo in load_photographs():
         height, width = photo.shape[:2]
         parts.append(photo[int(top * height) : int(bottom * height), int(left * width) : int(right * width)])
     return parts
