@@ -11,6 +11,8 @@ from sphinx.util.nodes import make_refnode
 FIELD = re.compile(r"^:(?:ivar|param) [\w\\*]+(?:, [\w\\*]+)+:")
 """Several names in one line of `Args` or `Attributes`."""
 RETURNED = re.compile(r"^(:returns: )\*(.+?)\* -- (.*)$")
+MOST = 8
+"""Fields of a dataclass that its signature names; of more, only those without a default."""
 MARK = "\\"
 """A first line that napoleon leaves alone."""
 SAME = {"Statistics": "zoo_exp.statistics.results.Results"}
@@ -73,12 +75,10 @@ def shorten(
     """Sign a dataclass with the names of its fields: their types stand in the list below."""
     if what != "class" or not dataclasses.is_dataclass(obj):
         return None
-    names = [
-        field.name + ("" if field.default is field.default_factory is dataclasses.MISSING else "=...")
-        for field in dataclasses.fields(obj)
-        if field.init
-    ]
-    return f"({', '.join(names)})", result
+    shown = [field for field in dataclasses.fields(obj) if field.init]
+    needed = [field.name for field in shown if field.default is field.default_factory is dataclasses.MISSING]
+    others = [f"{field.name}=..." for field in shown if field.name not in needed]
+    return f"({', '.join([*needed, *(others if len(shown) <= MOST else ['...'])])})", result
 
 
 def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options: object) -> bool | None:

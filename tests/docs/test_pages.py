@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_messages_of_the_faq_are_those_of_the_code():
     parts = [part.strip() for message in messages for part in message.split("…")]
     kinds = ("unknown selector",)  # put together by UnknownNameError
     assert [part for part in parts if part and part not in said and part not in kinds] == []
+
+
+def test_every_extra_is_on_the_first_page():
+    page = (DOCS / "get_started.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [name for name in extras if f"`.[{name}]`" not in page] == []
 
 
 def test_every_experiment_and_study_is_on_a_page():

@@ -79,6 +79,14 @@ def test_links_to_other_servers_are_well_formed_and_load_nothing(pages):
 
 
 @pytest.mark.slow
+def test_tables_of_results_are_filled(site):
+    text = (site / "which_selector.html").read_text(encoding="utf-8")
+    assert "The site shows" not in text
+    for words in ("uniform_grid", "divprune", "blind"):
+        assert words in text
+
+
+@pytest.mark.slow
 def test_the_reference_has_every_command_and_the_front_door(site):
     import zoo_exp
     from zoo_exp.cli import COMMANDS
