@@ -57,6 +57,11 @@ the projector's offloaded weights in float32. `device_map` over several devices 
 transformers 5.23 itself fails where `image_newline` of LLaVA-NeXT is offloaded, and so does Gemma 3 where its vision
 encoder or projector is: keep them on a device.
 
+On transformers 5.17, the oldest supported version, the same tests pass for the types that it has (`make test-oldest`).
+There, image processors of Idefics2, Idefics3, SmolVLM, Ovis2 and HunYuan-VL need torchvision; beams over a prompt with
+several images are refused where transformers mixes up the images (LLaVA, InternVL); and answers of MiniMax-M3 depend on
+the other prompts of a batch, pruned or not.
+
 The columns of the next table:
 
 * **keep all**: with every token kept, logits and generated ids are those of the unpruned model, bit for bit.

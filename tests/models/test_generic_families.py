@@ -1,5 +1,6 @@
 """Every vision-language type of the installed transformers: pruned rightly, or listed with its reason."""
 
+import inspect
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -165,6 +166,26 @@ def test_prompts_that_are_pruned_before_generation_give_the_same(model, rows):
     assert prompt.kept_tokens == pruning.kept_tokens
     assert error(torch.stack(out.logits, dim=1), logits) < limit(model)
     assert torch.equal(out.sequences[:, -4:], ids[:, -4:])
+
+
+def test_beams_over_a_prompt_with_two_images_are_right_or_refused():
+    """Transformers 5.17 repeats the images of a prompt for its beams, and mixes them up."""
+    model = tiny_family("internvl")
+    given = tiny_prompt(model, (2,))
+    mixes_up = "mm_encoder_outputs" not in inspect.signature(type(find_parts(model)[0]).forward).parameters
+    with zoo_exp.pruned(model, EveryOther()) as pruning:
+        if mixes_up:
+            with pytest.raises(
+                InvalidValueError, match="images of a prompt with several of them to the wrong rows"
+            ):
+                answer(model, given, 2, num_beams=2)
+            return
+        answer(model, given, 2, num_beams=2)
+    assert [len(row) for row in pruning.selections] == [2]
+    plain = answer(model, given, 3, num_beams=2)[0]
+    with zoo_exp.pruned(model, "full") as pruning:
+        pruning._engine.force = True
+        assert torch.equal(answer(model, given, 3, num_beams=2)[0], plain)
 
 
 def test_no_hooks_remain_on_a_generic_model(model):

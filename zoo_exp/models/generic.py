@@ -27,6 +27,7 @@ from zoo_exp.models.generic_rows import (
 )
 from zoo_exp.models.generic_support import READ_ON, check_type, find_parts
 from zoo_exp.models.generic_tiles import regrouped
+from zoo_exp.models.placeholders import refuse_misplaced_images
 from zoo_exp.models.prompt import PrunedPrompt
 
 _OF_PROJECTOR = frozenset({"features", "projector"})
@@ -204,6 +205,11 @@ class GenericAdapter(VLMAdapter):
     def encoder_call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `image_features`; some processors have another name for the pixels."""
         return named_pixels(super().encoder_call(inputs))
+
+    def check_call(self, given: Mapping[str, Any]) -> None:
+        """Refuse images of several beams that the installed transformers would mix up."""
+        pixels = next((given[n] for n in self.pixel_inputs if isinstance(given.get(n), Tensor)), None)
+        refuse_misplaced_images(self.vlm, {**given, "pixel_values": pixels}, self.image_token_id)
 
     def image_features(self, **call: Any) -> Any:
         """The model's unmodified image features, with its own names of the arguments."""

@@ -1,6 +1,5 @@
 """LLaVA-1.5: one grid of patches per image, from a CLIP encoder through a two-layer projector."""
 
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,12 +11,13 @@ from torch import Tensor, nn
 
 from zoo_exp.core.flops import Encoding, linear
 from zoo_exp.core.tokens import VisualTokens
-from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import UnknownNameError
 from zoo_exp.models.base import VLMAdapter
 from zoo_exp.models.capture import Capture
 from zoo_exp.models.clip_encoder import ClipEncoder
 from zoo_exp.models.generic_projector import compute_dtype
 from zoo_exp.models.offloaded import at_hand
+from zoo_exp.models.placeholders import refuse_misplaced_images
 from zoo_exp.models.projector_weights import ProjectorWeights
 
 _CLIP_L_336 = {
@@ -231,40 +231,3 @@ class ClipCosts:
     def _projector(self) -> int:
         rows = self.per_tile + self.keeps_cls
         return linear(rows, self.feature_width, self.width) + linear(rows, self.width, self.width)
-
-
-def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: int) -> None:
-    """Refuse beam search and several responses per prompt if pixels are repeated instead of features.
-
-    `generate` of transformers 5.17 (`_expand_inputs_for_generation`) repeats every row of `input_ids` and every image
-    separately, so that two beams of a prompt with the images A and B read A A and B B. Newer versions repeat features
-    row by row, and their `forward` takes `mm_encoder_outputs`.
-
-    Args:
-        vlm: the inner model.
-        given: arguments of its call, by name.
-        image_token_id: the placeholder.
-
-    Raises:
-        InvalidValueError: prompts and images are repeated in this way, and some prompt has several images.
-    """
-    ids, pixels = given.get("input_ids"), given.get("pixel_values")
-    if ids is None or pixels is None or "mm_encoder_outputs" in inspect.signature(vlm.forward).parameters:
-        return
-    with_images = int((ids == image_token_id).any(dim=1).sum())
-    copies = range(2, len(ids) + 1)
-    if len(pixels) > with_images and any(_repeated(ids, n) and _repeated(pixels, n) for n in copies):
-        import transformers
-
-        raise InvalidValueError(
-            f"beam search and several responses per prompt: transformers {transformers.__version__} assigns the images "
-            "of a prompt with several of them to the wrong rows; use transformers 5.23, or one image per prompt"
-        )
-
-
-def _repeated(rows: Tensor, times: int) -> bool:
-    """Whether every row is repeated `times` times consecutively."""
-    if len(rows) % times:
-        return False
-    groups = rows.view(-1, times, *rows.shape[1:])
-    return bool((groups == groups[:, :1]).all())

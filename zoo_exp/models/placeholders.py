@@ -1,5 +1,6 @@
 """Which tokens of a prompt are visual, and to which image or video they belong."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -149,3 +150,40 @@ def no_video(adapter: Any) -> InvalidValueError:
         f"model type '{adapter.family_name}' takes images, but no videos: give frames of the video as images "
         f"(pixel_values), or take a model such as qwen2_5_vl or llava_onevision. {READ_ON}"
     )
+
+
+def refuse_misplaced_images(vlm: Any, given: Mapping[str, Any], image_token_id: int) -> None:
+    """Refuse beam search and several responses per prompt if pixels are repeated instead of features.
+
+    `generate` of transformers 5.17 (`_expand_inputs_for_generation`) repeats every row of `input_ids` and every image
+    separately, so that two beams of a prompt with the images A and B read A A and B B. Newer versions repeat features
+    row by row, and their `forward` takes `mm_encoder_outputs`.
+
+    Args:
+        vlm: the inner model.
+        given: arguments of its call, by name.
+        image_token_id: the placeholder.
+
+    Raises:
+        InvalidValueError: prompts and images are repeated in this way, and some prompt has several images.
+    """
+    ids, pixels = given.get("input_ids"), given.get("pixel_values")
+    if ids is None or pixels is None or "mm_encoder_outputs" in inspect.signature(vlm.forward).parameters:
+        return
+    with_images = int((ids == image_token_id).any(dim=1).sum())
+    copies = range(2, len(ids) + 1)
+    if len(pixels) > with_images and any(_repeated(ids, n) and _repeated(pixels, n) for n in copies):
+        import transformers
+
+        raise InvalidValueError(
+            f"beam search and several responses per prompt: transformers {transformers.__version__} assigns the images "
+            "of a prompt with several of them to the wrong rows; use transformers 5.23, or one image per prompt"
+        )
+
+
+def _repeated(rows: Tensor, times: int) -> bool:
+    """Whether every row is repeated `times` times consecutively."""
+    if len(rows) % times:
+        return False
+    groups = rows.view(-1, times, *rows.shape[1:])
+    return bool((groups == groups[:, :1]).all())
