@@ -15,6 +15,8 @@ from zoo_exp.models.answering import EncodedBatch, Probe, Ratings, count_new, cu
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
+from zoo_exp.selectors.controls import CONTROLS
+from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.tasks import data, get
 
 OPTIONS = {"max_new_tokens": 6, "do_sample": False}
@@ -155,6 +157,37 @@ class Recorder(Probe):
     def generation(self):  # noqa: D102
         self.seen.append("generation")
         yield {"min_new_tokens": 6}
+
+
+@pytest.mark.parametrize("first", ["none", "shuffled", "inverted"])
+@pytest.mark.parametrize("estimator", ["zeroth_order", "closed_form"])
+def test_controls_share_the_sensitivity_and_keep_what_they_keep_alone(batch, monkeypatch, first, estimator):
+    """Whichever arm comes first: the scores and the draws after them are those of an arm alone."""
+    calls = []
+    original = Zoo._sensitivity
+    monkeypatch.setattr(Zoo, "_sensitivity", lambda *a: calls.append(1) or original(*a))
+    ratings = Ratings()
+    for control in sorted(CONTROLS, key=lambda control: control != first):
+        selector = Zoo(estimator=estimator, control=control, n_directions=4)
+        found = select(selector, batch.tokens, Budget.parse(5), NAMES, seed=3, ratings=ratings)
+        shared = len(calls)
+        alone = select(selector, batch.tokens, Budget.parse(5), NAMES, seed=3)
+        del calls[shared:]
+        for rows, others in zip(found.selections, alone.selections, strict=True):
+            for one, other in zip(rows, others, strict=True):
+                assert torch.equal(one.indices, other.indices)
+                assert torch.equal(one.scores, other.scores)
+    assert len(calls) == sum(map(len, batch.tokens))  # once per image
+
+
+def test_a_subclass_with_scores_of_its_own_shares_nothing():
+    class Mine(Zoo):
+        def score(self, tokens, generator):
+            return tokens.projected.norm(dim=-1)
+
+    assert Mine(control="inverted").rescores is None
+    assert Zoo(control="inverted").rescores == Zoo()
+    assert Zoo().rescores is None
 
 
 def test_a_probe_sees_every_stage_and_may_add_to_generation(loaded, batch):

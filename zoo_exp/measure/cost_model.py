@@ -7,6 +7,7 @@ causal attention is counted in full. A test compares the result with torch's cou
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from zoo_exp.core.budget import BudgetLike
@@ -52,22 +53,36 @@ class CostModel:
         self.text = config.get_text_config()
         self.vision = adapter_class(config.model_type).vision_costs(config)
 
+    @cached_property
+    def _sizes(self) -> tuple[int, int, int, int, int]:
+        """Heads, key-value heads, width of a head, hidden width, MLP width; reading a configuration is slow."""
+        c = self.text
+        heads = c.num_attention_heads
+        head = getattr(c, "head_dim", None) or c.hidden_size // heads
+        return heads, c.num_key_value_heads, head, c.hidden_size, c.intermediate_size
+
+    @cached_property
+    def _depth(self) -> int:
+        return int(self.text.num_hidden_layers)
+
+    @cached_property
+    def _head(self) -> int:
+        return linear(1, self.text.hidden_size, self.text.vocab_size)
+
     def layer(self, queries: int, keys: int) -> int:
         """One decoder layer for `queries` rows that attend to `keys` rows each."""
-        c = self.text
-        heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
-        head = getattr(c, "head_dim", None) or c.hidden_size // heads
-        attention = linear(queries, c.hidden_size, (heads + 2 * kv_heads) * head)
-        attention += linear(queries, heads * head, c.hidden_size) + 2 * linear(queries, heads * head, keys)
-        return attention + 3 * linear(queries, c.hidden_size, c.intermediate_size)
+        heads, kv_heads, head, width, mlp_width = self._sizes
+        attention = linear(queries, width, (heads + 2 * kv_heads) * head)
+        attention += linear(queries, heads * head, width) + 2 * linear(queries, heads * head, keys)
+        return attention + 3 * linear(queries, width, mlp_width)
 
     def decoder(self, queries: int, keys: int) -> int:
         """All decoder layers for `queries` rows that attend to `keys` rows each."""
-        return int(self.text.num_hidden_layers * self.layer(queries, keys))
+        return int(self._depth * self.layer(queries, keys))
 
     def head(self) -> int:
         """Logits of one position."""
-        return linear(1, self.text.hidden_size, self.text.vocab_size)
+        return self._head
 
     def prefill(self, length: int | Sequence[int]) -> int:
         """The prompt, and the output head for its last token.

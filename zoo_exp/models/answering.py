@@ -94,12 +94,22 @@ class Ratings:
         """The selector's scores of the images; `key` identifies images and seeds."""
         place = (selector.score_key, key)
         if place not in self.known:
+            source, before = selector.rescores, 0.0
+            rated: Sequence[Tensor | None] | None = None
+            if source is not None:
+                shared = self.rate(source, images, generators, key)
+                rated, generators, before = shared.scores, shared.generators(), shared.milliseconds
             started = time.perf_counter()
-            for image in images:
-                selector.check(image)
-            scores = [selector.score(t, g) for t, g in zip(images, generators, strict=True)]
+            if rated is None:
+                for image in images:
+                    selector.check(image)
+                scores = [selector.score(t, g) for t, g in zip(images, generators, strict=True)]
+            else:
+                scores = [
+                    selector.rescored(s, t, g) for s, t, g in zip(rated, images, generators, strict=True)
+                ]
             self.synchronise()
-            milliseconds = (time.perf_counter() - started) * 1e3
+            milliseconds = before + (time.perf_counter() - started) * 1e3
             self.known[place] = Rating(scores, [g.get_state() for g in generators], milliseconds)
         return self.known[place]
 

@@ -91,6 +91,17 @@ class Selector:
         """
         return None
 
+    @property
+    def rescores(self) -> "Selector | None":
+        """The selector whose scores `rescored` changes to those of `score`, so that both share the work; or None."""
+        return None
+
+    def rescored(
+        self, scores: Tensor | None, tokens: VisualTokens, generator: torch.Generator
+    ) -> Tensor | None:
+        """The result of `score`, from the scores of `rescores` and the generator in the state after them."""
+        raise NotImplementedError
+
     def pick(
         self, tokens: VisualTokens, scores: Tensor | None, k: int, generator: torch.Generator
     ) -> Tensor | Selection:

@@ -27,13 +27,13 @@ from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.selectors.allocation import NEWLINE, Group, Plan, plan
 from zoo_exp.selectors.base import GreedySelector
+from zoo_exp.selectors.controls import CONTROLS, controlled
 from zoo_exp.selectors.options import one_of, positive
 
 ESTIMATORS = ("zeroth_order", "closed_form", "diagonal", "first_order", "feature_norm")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 PROJECTORS = {"full": None, "low_rank": low_rank, "low_rank_as_released": as_released}
 RESPONSES = ("projector", "features")
-CONTROLS = ("none", "shuffled", "inverted")
 RELEASED_NEXT_TOKENS = 2880
 """The release computes the ratio from 5 tiles of 576 tokens, regardless of the number of tiles."""
 
@@ -187,17 +187,21 @@ class Zoo(GreedySelector):
         """S of every token of the image [N], after applying the control."""
         if self.fusion == "diversity":
             return None
-        scores = self._sensitivity(tokens, generator)
-        if self.control == "inverted":
-            return scores.amax() - scores if len(scores) else scores
-        if self.control == "shuffled":
-            places = torch.arange(len(scores), device=scores.device)
-            patches = places if tokens.tile is None else places[tokens.tile != NEWLINE]
-            order = torch.randperm(len(patches), generator=generator, device=generator.device).to(
-                scores.device
-            )
-            return scores.index_put((patches,), scores[patches[order]])
-        return scores
+        return self.rescored(self._sensitivity(tokens, generator), tokens, generator)
+
+    @property
+    def rescores(self) -> "Zoo | None":
+        """The method itself, whose sensitivities a control permutes or inverts."""
+        own = type(self).score is Zoo.score and type(self).rescored is Zoo.rescored
+        if self.control == "none" or self.fusion == "diversity" or not own:
+            return None
+        return replace(self, control="none")
+
+    def rescored(
+        self, scores: Tensor | None, tokens: VisualTokens, generator: torch.Generator
+    ) -> Tensor | None:
+        """Apply the control to the sensitivities [N]."""
+        return None if scores is None else controlled(scores, tokens, self.control, generator)
 
     def _sensitivity(self, tokens: VisualTokens, generator: torch.Generator) -> Tensor:
         """S of every token of the image [N], with one set of directions for all of its tiles."""
