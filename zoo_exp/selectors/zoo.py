@@ -192,8 +192,7 @@ class Zoo(GreedySelector):
     @property
     def rescores(self) -> "Zoo | None":
         """The method itself, whose sensitivities a control permutes or inverts."""
-        own = type(self).score is Zoo.score and type(self).rescored is Zoo.rescored
-        if self.control == "none" or self.fusion == "diversity" or not own:
+        if self.control == "none" or self.fusion == "diversity" or type(self).score is not Zoo.score:
             return None
         return replace(self, control="none")
 
