@@ -296,7 +296,7 @@ def server_of(name, log):
 
 def wait_for(connect, process, log):
     """What `connect` returns once the server answers."""
-    for _ in range(300):
+    for _ in range(600):
         with contextlib.suppress(ZooExpError):
             return connect()
         if process.poll() is not None:
