@@ -4,7 +4,7 @@ The requirements of lmms-eval conflict with ours, so it is installed into a sepa
 
     pip install --no-deps --target OVERLAY lmms-eval==0.7.3 accelerate loguru sacrebleu portalocker tabulate \
         colorama lxml evaluate pytz tenacity openpyxl pytablewriter dataproperty typepy mbstrdecoder chardet \
-        tcolorpy pathvalidate tabledata
+        tcolorpy pathvalidate tabledata filelock==3.16.1
     PYTHONPATH=OVERLAY python benchmarks/lmms_eval_parity.py --limit 60 --selector zoo --budget 16
 
 The rows of embedded tasks are written as Parquet with the official columns; lmms-eval reads them through its own task

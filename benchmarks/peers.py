@@ -13,7 +13,7 @@ lmms-eval is not a dependency, because its requirements conflict; its rows appea
 
     pip install --no-deps --target OVERLAY lmms-eval==0.7.3 accelerate loguru sacrebleu portalocker tabulate \
         colorama lxml evaluate pytz tenacity openpyxl pytablewriter dataproperty typepy mbstrdecoder chardet \
-        tcolorpy pathvalidate tabledata
+        tcolorpy pathvalidate tabledata filelock==3.16.1
     PYTHONPATH=OVERLAY python benchmarks/peers.py
 
 AngelSlim does not run on the transformers of this package. Its rows are quoted: see `QUOTED`.
@@ -40,6 +40,8 @@ LMMS_EVAL = "lmms-eval 0.7.3 with the plug-in"
 OURS, STOCK = "run", "stock generate"
 HERE = "in this table's run"
 OUTSIDE = "quoted, AngelSlim 67394ce"
+CLOCK: list[Callable[[], float]] = [time.perf_counter]
+"""What measures."""
 Answers = dict[tuple[str, int], str]
 """(task, row of the data) -> response."""
 
@@ -141,13 +143,13 @@ def clocked(target: type, methods: Sequence[str], add: Callable[[float], None]) 
     def timed(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             depth[0] += 1
-            started = time.perf_counter()
+            started = CLOCK[0]()
             try:
                 return original(*args, **kwargs)
             finally:
                 depth[0] -= 1
                 if not depth[0]:
-                    add(time.perf_counter() - started)
+                    add(CLOCK[0]() - started)
 
         return call
 
@@ -240,7 +242,7 @@ def stock_loop(arm: str, args: argparse.Namespace, loaded: Any) -> tuple[Answers
     from zoo_exp.tasks import data
 
     answers: Answers = {}
-    started = time.perf_counter()
+    started = CLOCK[0]()
     pruning = nullcontext() if arm == "full" else zoo_exp.pruned(loaded, arm, budget_of(arm, args.budget))
     with pruning, torch.inference_mode():
         for name in TASKS:
@@ -257,7 +259,7 @@ def stock_loop(arm: str, args: argparse.Namespace, loaded: Any) -> tuple[Answers
                 answers |= {
                     (name, n): cut(t, task.generation.until) for n, t in zip(places, texts, strict=True)
                 }
-    return answers, time.perf_counter() - started
+    return answers, CLOCK[0]() - started
 
 
 def lmms_eval_version() -> str | None:
@@ -276,13 +278,13 @@ def compare(args: argparse.Namespace, folder: Path) -> list[Row]:
     from zoo_exp.models.loading import load_model
     from zoo_exp.tasks import data
 
-    marks = mark_the_test_loop(time.perf_counter)
+    marks = mark_the_test_loop(CLOCK[0])
     own_loop(args.arms, argparse.Namespace(limit=2, budget=args.budget), folder / "warm-up", marks)
     for name in TASKS:  # the questions are drawn once per process, outside of all times
         data.load(tasks.get(name), None, args.limit)
     loaded = load_model("embedded", device="cpu")
-    loops: dict[str, Callable[[str], tuple[Answers, float]]] = {
-        OURS: lambda arm: _only(own_loop([arm], args, folder, marks)),
+    loops: dict[str, Callable[[str], tuple[Any, float]]] = {
+        OURS: lambda arm: own_loop([arm], args, folder, marks),
         STOCK: lambda arm: stock_loop(arm, args, loaded),
     }
     if version := lmms_eval_version():
@@ -295,6 +297,7 @@ def compare(args: argparse.Namespace, folder: Path) -> list[Row]:
             clock = Clock()
             with selecting(arm, clock):
                 answers, clock.seconds = answer(arm)
+            answers = answers[arm] if loop == OURS else answers
             equal = None if loop == OURS else count_equal(answers, reference[arm])
             reference.setdefault(arm, answers)
             mine.append(clock.row(loop, arm, len(answers), equal))
@@ -314,12 +317,6 @@ def one_by_one(rows: Sequence[Row]) -> Row:
     return Row(rows[0].loop, "all arms, one by one", asked, asked / seconds, None, equal)
 
 
-def _only(found: tuple[dict[str, Answers], float]) -> tuple[Answers, float]:
-    """The responses of a run with one arm."""
-    ((answers,), seconds) = found[0].values(), found[1]
-    return answers, seconds
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(
@@ -329,11 +326,15 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=16)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help="selectors, in their default variants")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", default="wall", choices=("wall", "process"), help="process: CPU time, on a shared machine"
+    )
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(args.threads)
+    CLOCK[0] = time.process_time if args.clock == "process" else time.perf_counter
     with tempfile.TemporaryDirectory() as name:
         rows = [*compare(args, Path(name)), *QUOTED]
     print(markdown(rows))
