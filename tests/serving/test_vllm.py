@@ -6,6 +6,7 @@ An engine takes about 10 s to start, so every model has one for all of its tests
 import base64
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from zoo_exp.embedded.shipped import shipped_folder
 from zoo_exp.errors import ZooExpError
 from zoo_exp.models.answering import EncodedBatch, generate
 from zoo_exp.models.chat import chat_inputs, user_turn
+from zoo_exp.models.generators import HfGenerator
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.tasks import data, get
 
@@ -164,17 +166,43 @@ def test_threads_share_the_engine_and_one_that_leaves_disturbs_nobody(case):
         assert list(pool.map(work, range(6))) == [True] * 6
 
 
+def parts_of(content):
+    """The content of a message in OpenAI's form."""
+    parts = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+            continue
+        image = io.BytesIO()
+        part.save(image, format="PNG")
+        url = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return parts
+
+
 def test_serve_hands_requests_over_as_they_come(case, monkeypatch):
     import openai
 
     from zoo_exp._cli import serve
+    from zoo_exp.config.compose import compose
     from zoo_exp.evaluation import sources
     from zoo_exp.serving import opening
+    from zoo_exp.serving.answerer import Answerer, Task
+    from zoo_exp.serving.chat_request import Limits, parse
+    from zoo_exp.serving.worker import Job
 
-    expected = {}
+    transformers, bodies, expected = Answerer(case.loaded, HfGenerator(case.loaded.model), 24), {}, {}
     for arm, count in ARMS:
-        texts = [answer.text for answer in case.ask(arm, count, None)[1].read(case.loaded, ())]
-        expected |= {(arm, number): text for number, text in enumerate(texts)}
+        more = {"selector": arm, **({} if count is None else {"budget": f"<={count}"})}
+        (ours,) = compose(
+            [f"model={case.name}", f"selector={arm}", f"budget=<={count or 1}", "selector.seeds=1"]
+        ).arms
+        for number in range(8):
+            body = {"messages": [{"role": "user", "content": parts_of(case.contents[number])}], **more}
+            events = []
+            task = Task(parse(json.dumps(body).encode(), Limits()), ours, 0)
+            transformers([Job(task, None, events.append)])
+            bodies[arm, number], expected[arm, number] = body, events[0].text
     monkeypatch.setattr(sources, "load_configured", lambda model, device, decoder: case.loaded)
     monkeypatch.setattr(opening, "open_generator", lambda engine, model, loaded: case.engine)
     monkeypatch.setattr(case.engine, "close", lambda: None)
@@ -192,35 +220,17 @@ def test_serve_hands_requests_over_as_they_come(case, monkeypatch):
     client = openai.OpenAI(base_url=server.address, api_key="none", max_retries=5, timeout=120)
 
     def ask(place):
-        arm, number = place
-        parts = []
-        for part in case.contents[number]:
-            if isinstance(part, str):
-                parts.append({"type": "text", "text": part})
-                continue
-            image = io.BytesIO()
-            part.save(image, format="PNG")
-            url = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
-            parts.append({"type": "image_url", "image_url": {"url": url}})
-        count = dict(ARMS)[arm]
-        more = {"selector": arm, **({} if count is None else {"budget": f"<={count}"})}
+        body = dict(bodies[place])
+        messages, stream = body.pop("messages"), place[1] % 2 == 1
         answered = client.chat.completions.create(
-            model=case.name,
-            messages=[{"role": "user", "content": parts}],
-            extra_body=more,
-            stream=number % 2 == 1,
+            model=case.name, messages=messages, extra_body=body, stream=stream
         )
-        if number % 2 == 0:
+        if not stream:
             return answered.choices[0].message.content
         return "".join(chunk.choices[0].delta.content or "" for chunk in answered)
 
-    places = [
-        place for place in expected if place[1] < 10 and place[0] != "random"
-    ]  # `random` depends on the name
     with ThreadPoolExecutor(8) as pool:
-        assert dict(zip(places, pool.map(ask, places), strict=True)) == {
-            place: expected[place] for place in places
-        }
+        assert dict(zip(bodies, pool.map(ask, bodies), strict=True)) == expected
     with pytest.raises(openai.BadRequestError, match="prunes between decoder layers"):
         client.chat.completions.create(
             model=case.name, messages=[{"role": "user", "content": "x"}], extra_body={"selector": "fastv"}

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from zoo_exp.config.experiment import Arm
 from zoo_exp.errors import ZooExpError
-from zoo_exp.models.answering import EncodedBatch, Ratings, generate
+from zoo_exp.models.answering import Ratings, generate
 from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import Chat, chat_inputs, to_device
+from zoo_exp.models.encoded_batch import EncodedBatch
 from zoo_exp.models.generators import Generator, end_ids
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt
@@ -197,7 +198,8 @@ class Answerer:
             if all(row.over for row in rows) and any(row.early or row.job.cancelled for row in rows):
                 raise _Enough
 
-        started, layer_tokens, select_ms = time.perf_counter(), [None] * len(rows), 0.0
+        started, select_ms = time.perf_counter(), 0.0
+        layer_tokens: list[float | None] = [None] * len(rows)
         try:
             generated = generate(
                 self._loaded,
