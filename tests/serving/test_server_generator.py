@@ -1,4 +1,4 @@
-"""A vLLM server over HTTP, played by a small server in this process: replies, streams, refusals and a whole run."""
+"""A vLLM server over HTTP, played by a small server in this process: replies, refusals and a whole run."""
 
 import base64
 import io
@@ -48,11 +48,8 @@ class PlayedServer:
                 outer.keys.append(self.headers["Authorization"])
                 if self.path in outer.say:
                     return self.reply(*outer.say[self.path])
-                if not body["stream"]:
-                    return self.reply(200, {"choices": [{"token_ids": YES}]})
-                parts = [{"choices": [{"token_ids": [token]}]} for token in YES]
-                lines = [f"data: {json.dumps(part)}\n\n" for part in parts]
-                return self.reply(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+                assert not body["stream"]
+                return self.reply(200, {"choices": [{"token_ids": YES}]})
 
             def reply(self, status, body):
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -127,11 +124,11 @@ def tensor_of(body):
     return torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
 
 
-def test_tokens_are_read_from_a_stream(loaded, server):
+def test_a_reader_of_tokens_gets_a_response_at_once(loaded, server):
     seen = []
     ids = ask(opened(loaded, server), prompt_of([4], 128), on_tokens=lambda row, new: seen.append((row, new)))
     assert ids.tolist() == [YES]
-    assert seen == [(0, [5]), (0, [2])]
+    assert seen == [(0, YES)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import io
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import PurePosixPath
@@ -107,18 +107,16 @@ class ServerGenerator:
             "prompt": "",
             "prompt_embeds": encoded(request["prompt_embeds"]),
             "return_token_ids": True,
-            "stream": on_tokens is not None,
+            # In a stream, vLLM 0.32 repeats the last token of a prompt of embeddings.
+            "stream": False,
         }
-        found: list[int] = []
-        for reply in self._replies(body):
-            ids = ids_of(reply, self.url)
-            found += ids
-            if ids and on_tokens is not None:
-                on_tokens(place, ids)
+        found = ids_of(self._reply(body), self.url)
+        if found and on_tokens is not None:
+            on_tokens(place, found)
         return found
 
-    def _replies(self, body: Mapping[str, Any]) -> Iterator[Any]:
-        """The server's replies: one, or those of a stream.
+    def _reply(self, body: Mapping[str, Any]) -> Any:
+        """What the server replies.
 
         Raises:
             ZooExpError: no server, a refusal, or an answer that is not vLLM's.
@@ -127,13 +125,7 @@ class ServerGenerator:
         request = urllib.request.Request(f"{self.url}/v1/completions", data, headers())
         try:
             with opener().open(request, timeout=PATIENCE) as reply:
-                if not body["stream"]:
-                    yield json.loads(reply.read(LARGEST_REPLY))
-                    return
-                for line in reply:
-                    text = line.decode().strip().removeprefix("data:").strip()
-                    if text and text != "[DONE]":
-                        yield json.loads(text)
+                return json.loads(reply.read(LARGEST_REPLY))
         except urllib.error.HTTPError as error:
             raise ZooExpError(
                 f"engine.url={self.url}: refused ({error.code}): {_said(error)}. The server needs "
@@ -155,7 +147,7 @@ def encoded(embeds: Tensor) -> str:
 
 
 def ids_of(reply: Any, url: str) -> list[int]:
-    """The token ids in a reply, or in one part of a stream.
+    """The token ids in a reply.
 
     Raises:
         ZooExpError: the server reports an error, or gives no ids.
