@@ -20,7 +20,6 @@ SHOWN = (
     "divprune",
     "zoo multiply",
     "zoo diagonal multiply",
-    "zoo closed_form multiply",
     "uniform_grid",
     "visionzip",
     "random",
