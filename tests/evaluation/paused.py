@@ -17,7 +17,9 @@ from zoo_exp.evaluation import module, stop
 answer, parent = module.PrunedVLM.test_step, os.getppid()
 def step(self, *args, **kwargs):
     answer(self, *args, **kwargs)
-    while self.recorded >= {answers} and not stop.requested() and os.getppid() == parent:
+    while self.recorded >= {answers} and not stop.requested():
+        if os.getppid() != parent:  # rank 0 was killed: this one would wait forever
+            os._exit(1)
         time.sleep(0.01)
 module.PrunedVLM.test_step = step
 stop.install()

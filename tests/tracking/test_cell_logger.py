@@ -267,7 +267,7 @@ def test_a_real_run_logs_its_cells_while_it_runs(tmp_path):
     """The whole way: `run` on the embedded model; W&B's numbers are those of the tables."""
     command = [sys.executable, "-m", "zoo_exp", "run", "selector=[full,zoo]", "budget=16", "limit=6"]
     command += [f"task=[{','.join(TASKS)}]", f"out={tmp_path / 'runs'}"]
-    done = subprocess.run(
+    done = warm.run(
         command, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
