@@ -20,7 +20,7 @@ from zoo_exp.selectors.base import Selector
 
 QUICK = ("gemma3", "internvl", "llava_onevision", "paligemma", "qwen3_vl", "smolvlm")
 TYPES = sorted(set(vision_language_types()) - set(REFUSED) - set(CANNOT_BE_BUILT) - set(FAMILIES.names()))
-STEPS = 5
+STEPS = 8
 
 
 @dataclass(frozen=True)
