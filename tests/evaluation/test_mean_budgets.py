@@ -13,7 +13,7 @@ from zoo_exp.evaluation import attempt
 def test_refused_when_the_model_is_known(budget, fits, monkeypatch):
     """Two full layers of the embedded model's four are 72 of its 144 tokens in the mean."""
     loaded = SimpleNamespace(n_visual=144, adapter=SimpleNamespace(layers=[None] * 4))
-    monkeypatch.setattr(attempt, "load_configured", lambda model: loaded)
+    monkeypatch.setattr(attempt, "load_configured", lambda model, decoder: loaded)
     experiment = compose(["selector=fastv", f"budget={budget}"])
     if fits:
         assert attempt._load(experiment) is loaded

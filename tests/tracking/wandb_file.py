@@ -2,10 +2,24 @@
 
 import json
 import struct
+import time
 
 
 def read_back(folder):
-    """History rows, configuration, run and files of an offline run.
+    """History rows, configuration, run and files of an offline run that has ended.
+
+    W&B's own process writes the file, and may not have written its end when `finish` returns.
+    """
+    for _ in range(10_000):
+        found = _read(folder)
+        if found["ended"]:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"W&B has not ended its file in {folder}")
+
+
+def _read(folder):
+    """What the file holds.
 
     The file is LevelDB's log format: after a 7-byte head, blocks of 32 KiB with records of 7 bytes head
     (checksum, length, type) and a piece of a protobuf message. Written for wandb 0.31.
@@ -14,7 +28,7 @@ def read_back(folder):
 
     (path,) = folder.glob("run-*.wandb")
     data, position, message = path.read_bytes(), 7, b""
-    found = {"history": [], "config": {}, "run": None, "files": []}
+    found = {"history": [], "config": {}, "run": None, "files": [], "ended": False}
 
     def values(items):
         tree = {}
@@ -44,6 +58,8 @@ def read_back(folder):
             found["config"].update(values(record.run.config.update))
         elif what == "history":
             found["history"].append(values(record.history.item))
+        elif what in ("exit", "footer"):
+            found["ended"] = True
         elif what == "files":
             found["files"] += [file.path for file in record.files.files]
     return found

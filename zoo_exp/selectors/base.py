@@ -99,7 +99,16 @@ class Selector:
     def rescored(
         self, scores: Tensor | None, tokens: VisualTokens, generator: torch.Generator
     ) -> Tensor | None:
-        """The result of `score`, from the scores of `rescores` and the generator in the state after them."""
+        """The result of `score`, made from the scores of another selector (see `rescores`).
+
+        Args:
+            scores: result of the other selector's `score` for these tokens [N], or None.
+            tokens: the image, or one tile of it.
+            generator: the source of randomness, in the state behind that `score`.
+
+        Returns:
+            Scores [N] (higher: keep), or None, equal to those of `score`.
+        """
         raise NotImplementedError
 
     def pick(

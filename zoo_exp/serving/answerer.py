@@ -26,7 +26,7 @@ from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.serving.chat_request import ChatRequest
 from zoo_exp.serving.http_errors import invalid, refused
 from zoo_exp.serving.text_stream import TextStream
-from zoo_exp.serving.worker import Finished, Job, Piece, failure
+from zoo_exp.serving.worker import Failed, Finished, Job, Piece, failure
 from zoo_exp.tasks.images import decode_image
 
 NAME = "serve"
@@ -104,12 +104,10 @@ class _Row:
             elif len(self.text.ids) >= self.limit:
                 self.reason, self.early = "length", self.limit < longest
 
-    def fail(self, error: Exception) -> int:
-        """Send an error; its HTTP status."""
+    def fail(self, event: Failed) -> None:
+        """Send an error."""
         self.ended = True
-        event = failure(error, "a request")
         self.job.send(event)
-        return event.error.status
 
 
 class Answerer:
@@ -177,7 +175,10 @@ class Answerer:
                     self._answer([row])
             else:
                 for row in left:
-                    self.failed_in_a_row += row.fail(error) >= 500
+                    event = failure(error, "a request")
+                    # Counted first: who has received the error may ask for the server's health at once.
+                    self.failed_in_a_row += event.error.status >= 500
+                    row.fail(event)
 
     def _generate(self, rows: Sequence[_Row]) -> None:
         arm, seed = rows[0].task.arm, rows[0].task.seed

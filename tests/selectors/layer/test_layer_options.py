@@ -23,7 +23,8 @@ def counts_per_layer(selector, budget, n_visual, n_layers, merged=lambda dropped
     for layer in range(n_layers):
         counts.append(seen)
         if layer in stages:
-            kept = stages[layer]
+            # A stage of SparseVLM always drops a token, as in the release.
+            kept = min(stages[layer], seen - (selector.name == "sparsevlm"))
             seen = kept + merged(seen - kept)
     return counts
 
@@ -75,11 +76,11 @@ def test_a_budget_in_the_mean_is_reached(which, n_layers, n_visual, data):
         assert abs(mean - budget) <= 4 or kept >= n_visual - 8
         return
     mean = layer_average(counts_per_layer(selector, text, n_visual, n_layers, merged_of(selector)))
-    assert abs(mean - budget) <= (0.5 if which.startswith("fastv") else 1.5), mean
     whole = layer_average(
         counts_per_layer(selector, f"{n_visual} mean", n_visual, n_layers, merged_of(selector))
     )
     assert whole >= n_visual - 3
+    assert abs(mean - min(budget, whole)) <= 0.5, mean
 
 
 def test_a_budget_in_the_mean_is_the_published_one():
