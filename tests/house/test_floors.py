@@ -232,6 +232,7 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on():
         ".ruff_cache",
         ".pytest_cache",
         ".hypothesis",
+        "build",
         "runs",
         "__pycache__",
     }
