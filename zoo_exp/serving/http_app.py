@@ -45,7 +45,7 @@ class Service:
         most_waiting: requests that may wait.
         seed: of stochastic selectors.
         api_key: None for none.
-        about: what the list of models says of the model besides its name.
+        about: fields of the model in the response of GET /v1/models, besides its id.
         say: takes one line per request.
         failures: number of responses that failed in a row through no fault of their requests.
     """
@@ -298,7 +298,7 @@ def _too_slow(seconds: float) -> ApiError:
 
 
 def _note(state: dict[str, Any], task: Task, event: Event) -> None:
-    """What the log says of a request: numbers and names of this package, never its content."""
+    """Set the log line of a request: numbers and names of this package, without text of the request."""
     if isinstance(event, Finished):
         usage, times = event.usage, event.usage["milliseconds"]
         state["note"] = (
