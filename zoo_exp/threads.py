@@ -27,3 +27,16 @@ def use_threads(asked: int | None, processes: int = 1) -> int:
     if asked is not None:
         torch.set_num_threads(asked)
     return torch.get_num_threads()
+
+
+def renew_pool_after_fork() -> None:
+    """Let torch renew its thread pool now, in one thread, if this process is a fork of one that used torch.
+
+    Torch 2.13 renews the pool at the first parallel operation after the fork, without a guard against a second thread
+    (`caffe2::pthreadpool`): while one thread renews it, an operation of another fails with "Invalid thread pool!".
+    Torch's own hook for forks asks for the number of threads, which renews the pool only if the forking thread had
+    never asked before. Call this before threads start that use torch.
+    """
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())

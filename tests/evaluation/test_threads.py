@@ -61,3 +61,26 @@ def test_threads_are_an_option_that_changes_no_record():
     assert [cell.id for cell in experiment.cells()] == [cell.id for cell in plain.cells()]
     with pytest.raises(InvalidValueError, match=r"trainer\.threads"):
         compose(["selector=[full]", "trainer.threads=0"])
+
+
+@pytest.mark.slow
+def test_a_fork_has_its_own_thread_pool_before_weights_are_loaded_in_threads():
+    """Torch 2.13 fails with "Invalid thread pool!" when two threads of a fork are the first to need the pool."""
+    code = (
+        "import os, torch, transformers\n"
+        "torch.set_num_threads(4)  # makes the pool of this process\n"
+        "torch.get_num_threads()  # after this, torch's own hook for forks does nothing\n"
+        "from zoo_exp.models import loading\n"
+        "def threads(*_, **__):\n"
+        "    print(len(os.listdir('/proc/self/task')), flush=True)\n"
+        "    os._exit(0)\n"
+        "if os.fork() == 0:\n"
+        "    before = len(os.listdir('/proc/self/task'))\n"
+        "    print(before, flush=True)\n"
+        "    transformers.LlavaForConditionalGeneration.from_pretrained = threads\n"
+        "    loading.load_model('embedded')\n"
+        "os.wait()\n"
+    )
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert run.stdout.split() == ["1", "4"], run.stderr

@@ -34,6 +34,7 @@ from zoo_exp.models.weight_files import (
     check_snapshot,
     check_weight_files,
 )
+from zoo_exp.threads import renew_pool_after_fork
 
 DTYPES = {
     "auto": "auto",
@@ -222,9 +223,12 @@ def _pretrained(path: str, name: str, config: Any, options: dict[str, Any]) -> A
 
     model_class = getattr(transformers, model_class_name(config.model_type))
     options = {**options, "use_safetensors": True, "output_loading_info": True}
+    renew_pool_after_fork()  # transformers loads in threads
     try:
         model, info = model_class.from_pretrained(path, config=config, **options)
     except (SafetensorError, RuntimeError) as error:
+        if "INTERNAL ASSERT" in str(error):
+            raise  # a fault of torch, which says nothing about the file
         raise MissingFileError(
             f"model '{name}': its weights are damaged or do not fit its config.json ({first_line(error)}): get "
             "the checkpoint again"
