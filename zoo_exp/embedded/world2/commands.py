@@ -8,7 +8,7 @@ from typing import Any
 from zoo_exp.embedded.world2.plan import Plan, plan_for
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 
-_OWN_KEYS = ("model", "out", "start", "device", "threads", "rows", "export")
+_OWN_KEYS = ("model", "out", "start", "decoder", "device", "threads", "rows", "export")
 
 
 def parse_overrides(overrides: list[str]) -> tuple[Plan, dict[str, str]]:
@@ -65,7 +65,7 @@ def train(overrides: list[str], qwen_class: Any) -> int:
     device = _device(settings.get("device", "cpu"))
     console = plain_console()
     processor = processor_for(plan.model, qwen_class)
-    learner = make_learner(plan, settings.get("start")).to(device)
+    learner = make_learner(plan, settings.get("start"), settings.get("decoder")).to(device)
 
     def keep_shallow(shallow: Any) -> None:
         save_model(shallow, out / "shallow", processor, torch.float32)

@@ -15,6 +15,7 @@ from zoo_exp.embedded.world2.asking import FAMILIES_2
 from zoo_exp.embedded.world2.builders import make_llava
 from zoo_exp.embedded.world2.heads import DenseHeads
 from zoo_exp.embedded.world2.layout import BASE_SIDE, Scene2, make_scene_2
+from zoo_exp.embedded.world2.place_codes import PlaceCodes
 from zoo_exp.embedded.world2.plan import Plan
 from zoo_exp.embedded.world2.question_packs import TextBatch, contents, dense_batch, pack_questions
 
@@ -29,16 +30,18 @@ class Learner(nn.Module):
     Attributes:
         model: the stock model.
         heads: heads that exist in training only.
+        codes: how the decoder that was copied writes places; None: the heads learn it.
         encoder_names: parts of a parameter's name by which it belongs to the vision encoder.
     """
 
     encoder_names: tuple[str, ...] = ("vision_tower",)
     model: Any
     heads: DenseHeads
+    codes: PlaceCodes | None
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.codes = plan, None
         self._scenes: dict[int, list[Scene2]] = {}
         self._seen: dict[int, Tensor] = {}
 

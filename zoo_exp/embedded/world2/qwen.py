@@ -101,7 +101,7 @@ class QwenLearner(Learner):
         shift = random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
         share, rows = plan.auxiliary(step), answer_rows(text)
         hidden, probed = qwen_text_forward(
-            *(llm, visual, grid, text[:3], shift, kept, 1 if share and kept is None else 0),
+            *(llm, visual, grid, text[:3], shift, kept, plan.probe_layer if share and kept is None else 0),
             rows=rows,
             compute=COMPUTE,
         )
@@ -114,7 +114,11 @@ class QwenLearner(Learner):
             result["align"] = self.heads.alignment(projected, words, patches)
             result["loss"] = result["loss"] + share * plan.align_weight * result["align"]
         if probed is not None and (height, width) == (BASE_SIDE, BASE_SIDE):
-            result["sides"] = self.heads.sides(probed, words, raster_places(*grid).to(self.device))
+            places = raster_places(*grid).to(self.device)
+            if self.codes is None:
+                result["sides"] = self.heads.sides(probed, words, places)
+            else:
+                result["sides"] = self.codes(probed, places)
             result["loss"] = result["loss"] + share * plan.side_weight * result["sides"]
         result["thinned"] = torch.tensor(float(kept is not None))
         return result

@@ -18,7 +18,6 @@ from zoo_exp.embedded.world2.lexicon import (
     VOCAB_ROWS,
     make_tokenizer_2,
 )
-from zoo_exp.errors import InvalidValueError
 
 VISION_PATCH, MERGE, WINDOW = 4, 2, 32  # px, patches, px: a token is 8 x 8 px, a window 4 x 4 tokens
 VISION_WIDTH, VISION_DEPTH, VISION_HEADS_2 = 64, 6, 4
@@ -37,10 +36,11 @@ def make_qwen(seed: int = 0, decoder: nn.Module | None = None) -> Any:
 
     Args:
         seed: seed of the weights.
-        decoder: a Llama decoder of the same sizes to copy; None leaves the decoder random.
+        decoder: a Llama decoder of the same sizes to copy, with all of its layers; None leaves the decoder random.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    depth = TEXT_LAYERS if decoder is None else len(decoder.layers)
     config = Qwen2_5_VLConfig(
         vision_config={
             **{"depth": VISION_DEPTH, "hidden_size": VISION_WIDTH, "intermediate_size": 3 * VISION_WIDTH},
@@ -51,7 +51,7 @@ def make_qwen(seed: int = 0, decoder: nn.Module | None = None) -> Any:
         },
         text_config={
             **{"vocab_size": VOCAB_ROWS, "hidden_size": WIDTH, "intermediate_size": TEXT_HIDDEN},
-            **{"num_hidden_layers": TEXT_LAYERS, "num_attention_heads": TEXT_HEADS},
+            **{"num_hidden_layers": depth, "num_attention_heads": TEXT_HEADS},
             **{"num_key_value_heads": TEXT_HEADS, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
             # A list of ones interleaves time, row and column over all frequencies.
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 16},
@@ -69,16 +69,23 @@ def make_qwen(seed: int = 0, decoder: nn.Module | None = None) -> Any:
         model = Qwen2_5_VLForConditionalGeneration(config)
         _initialise(model)
     if decoder is not None:
-        depth = len(model.model.language_model.layers)
-        if len(decoder.layers) != depth:
-            raise InvalidValueError(
-                f"the decoder to start from has {len(decoder.layers)} layers, embedded_qwen has {depth}: give a LLaVA "
-                "before its layers were doubled (start=runs/embedded/shallow; training saves it), or start=scratch"
-            )
         missing, _ = model.model.language_model.load_state_dict(decoder.state_dict(), strict=False)
         # Qwen's projections have biases, which start at zero.
         assert all(name.endswith("_proj.bias") for name in missing), missing
         model.tie_weights()
+    return model
+
+
+def replace_decoder(qwen: Any, llava: Any, seed: int = 0) -> Any:
+    """The vision encoder and merger of a Qwen2.5-VL before the decoder of a LLaVA of the same width.
+
+    Args:
+        qwen: the model whose vision part is taken.
+        llava: the model whose decoder is taken, with all of its layers.
+        seed: of the weights of what neither has.
+    """
+    model = make_qwen(seed, llava.model.language_model)
+    model.model.visual.load_state_dict(qwen.model.visual.state_dict())
     return model
 
 

@@ -22,7 +22,6 @@ from zoo_exp.embedded.world2.question_packs import families_at, pack_questions
 CELLS = BASE_SIDE // PATCH
 SHAPES_OF_IMAGES = ((2, 2), (1, 2), (2, 1))  # tiles down and across
 OTHER_SHAPES = 0.2  # share of the steps whose images are not 2 x 2 tiles
-PROBED_LAYER = 2
 
 
 def views(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -101,7 +100,7 @@ class NextLearner(Learner):
         thinned = kept.shape[1] < visual.shape[1]
         shift = gap or random.Random(f"shift/{plan.seed}/{step}").randint(0, plan.max_shift)
         share, rows = plan.auxiliary(step) * plan.side_weight, answer_rows(text)
-        probe = PROBED_LAYER if share and not thinned else 0
+        probe = plan.probe_layer if share and not thinned else 0
         hidden, probed = prefixed_forward(
             inner.language_model, kept, text[:3], shift, places, probe_after=probe, rows=rows, compute=COMPUTE
         )
@@ -109,7 +108,8 @@ class NextLearner(Learner):
         result["loss"] = result["answer"]
         if probed is not None:
             numbers, where = (part.to(self.device) for part in places_of(shape))
-            result["where"] = self.heads.where(probed[:, numbers], where)
+            head = self.heads.where if self.codes is None else self.codes
+            result["where"] = head(probed[:, numbers], where)
             result["loss"] = result["loss"] + share * result["where"]
         result["thinned"] = torch.tensor(float(thinned))
         return result

@@ -14,9 +14,10 @@ from zoo_exp.embedded.vocabulary import BOS, EOS, PAD
 from zoo_exp.embedded.world2.builders import llava_processor, make_llava, make_next, next_processor
 from zoo_exp.embedded.world2.learners import Learner, LlavaLearner
 from zoo_exp.embedded.world2.lexicon import TOKEN_ID_2
+from zoo_exp.embedded.world2.place_codes import place_codes
 from zoo_exp.embedded.world2.plan import WORLD, Plan
 from zoo_exp.embedded.world2.qwen import QwenLearner
-from zoo_exp.embedded.world2.qwen_model import make_qwen, qwen_processor
+from zoo_exp.embedded.world2.qwen_model import make_qwen, qwen_processor, replace_decoder
 from zoo_exp.embedded.world2.tiles import NextLearner
 from zoo_exp.errors import InvalidValueError, MissingFileError
 
@@ -25,7 +26,7 @@ START_WORLD_1 = "world1"
 SMALLEST = {"embedded": 4, "embedded_next": 10, "embedded_qwen": 7}
 
 
-def make_learner(plan: Plan, start: str | None = None) -> Learner:
+def make_learner(plan: Plan, start: str | None = None, decoder: str | None = None) -> Learner:
     """The model of a plan with its training-only heads.
 
     Args:
@@ -33,11 +34,25 @@ def make_learner(plan: Plan, start: str | None = None) -> Learner:
         start: `world1` (world 1's weights), `scratch`, or the folder of a saved model of world 2 (the same model,
             or for embedded_next and embedded_qwen a LLaVA whose weights or decoder are taken). None takes
             `world1` for embedded, and the shipped `embedded` for the others.
+        decoder: folder of a LLaVA of world 2 whose decoder replaces that of the model to start from (embedded_qwen).
+            Where the model starts from a LLaVA's decoder, it learns to write places as that decoder does.
 
     Raises:
         InvalidValueError: a model of another world, or of another kind.
         MissingFileError: no such folder.
     """
+    if decoder is not None and plan.model != "embedded_qwen":
+        raise InvalidValueError(f"decoder={decoder}: {plan.model} takes it from start=; leave decoder= out")
+    learner = _learner(plan, start, decoder)
+    source = decoder or start
+    if plan.side_weight and source not in (None, START_WORLD_1, "scratch"):
+        teacher = load_start(str(source), plan.model)
+        if teacher.config.model_type == "llava":
+            learner.codes = place_codes(teacher, plan.probe_layer)
+    return learner
+
+
+def _learner(plan: Plan, start: str | None, decoder: str | None) -> Learner:
     if plan.model == "embedded":
         if start in (None, START_WORLD_1, "scratch"):
             return LlavaLearner(plan, make_llava(plan.seed, start or START_WORLD_1))
@@ -52,6 +67,11 @@ def make_learner(plan: Plan, start: str | None = None) -> Learner:
     if plan.model == "embedded_next":
         return NextLearner(plan, source if family == "llava_next" else make_next(source, plan.seed))
     if family == "qwen2_5_vl":
+        if decoder is not None:
+            llava = load_start(decoder, plan.model)
+            if llava.config.model_type != "llava":
+                raise InvalidValueError(f"decoder={decoder} is a {llava.config.model_type}: give a llava")
+            source = replace_decoder(source, llava, plan.seed)
         return QwenLearner(plan, source)
     return QwenLearner(plan, make_qwen(plan.seed, source.model.language_model))
 

@@ -1,0 +1,71 @@
+"""Places as a trained decoder writes them: what another family's visual tokens are taught at the start."""
+
+import functools
+
+import pytest
+import torch
+
+from zoo_exp.embedded.shipped import shipped_folder
+from zoo_exp.embedded.world2 import train
+from zoo_exp.embedded.world2.heads import raster_places
+from zoo_exp.embedded.world2.place_codes import PlaceCodes, place_codes
+from zoo_exp.embedded.world2.plan import plan_for
+from zoo_exp.embedded.world2.train import load_start, make_learner
+from zoo_exp.errors import InvalidValueError
+
+SMALL = {
+    "images": 2,
+    "text_length": 32,
+    "questions": 4,
+    "drop_share": 0.0,
+    "side_weight": 1.0,
+    "dense_steps": 0,
+}
+
+
+def test_a_state_that_is_the_mean_of_its_place_costs_nothing():
+    rows, cols = torch.randn(3, 1, 16), torch.randn(1, 4, 16)
+    means = torch.nn.functional.rms_norm(rows + cols, (16,))
+    codes, places = PlaceCodes(means, rank=12), raster_places(3, 4)
+    assert codes(means.view(1, 12, 16), places) < 1e-6
+    assert codes(means.view(1, 12, 16).flip(1), places) > 1
+    assert codes(means.view(1, 12, 16), places * torch.tensor([-1.0, 1.0])) > 0.5
+
+
+def test_the_codes_of_the_shipped_model_tell_places():
+    """A few of the 128 directions hold most of what its states say about places."""
+    llava = load_start(str(shipped_folder("embedded")), "embedded")
+    codes = place_codes(llava, 2, images=32)
+    energy = codes.codes.square().sum((1, 2))
+    assert energy[:3].sum() > 0.8 * energy.sum()
+
+
+@pytest.mark.parametrize("name", ["embedded_next", "embedded_qwen"])
+def test_a_model_behind_the_decoder_of_embedded_is_taught_places(name, monkeypatch):
+    monkeypatch.setattr(train, "place_codes", functools.partial(place_codes, images=8))
+    llava = str(shipped_folder("embedded"))
+    plan = plan_for(name, **SMALL, probe_layer=2)
+    start = llava if name == "embedded_next" else str(shipped_folder("embedded_qwen"))
+    learner = make_learner(plan, start, None if name == "embedded_next" else llava)
+    assert len(learner.model.model.language_model.layers) == 8
+    if name == "embedded_qwen":
+        shipped = load_start(start, name).model.visual.state_dict()
+        assert all(
+            torch.equal(value, shipped[key]) for key, value in learner.model.model.visual.state_dict().items()
+        )
+    losses = learner.losses(0)
+    losses["loss"].backward()
+    assert losses["where" if name == "embedded_next" else "sides"] > 0.1
+    assert learner.model.model.language_model.layers[1].mlp.up_proj.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "decoder", "message"),
+    [
+        ("embedded_next", "embedded", "embedded", "embedded_next takes it from start="),
+        ("embedded_qwen", "embedded_qwen", "embedded_qwen", "is a qwen2_5_vl: give a llava"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_is_refused(name, start, decoder, message):
+    with pytest.raises(InvalidValueError, match=message):
+        make_learner(plan_for(name), str(shipped_folder(start)), str(shipped_folder(decoder)))
