@@ -2,12 +2,16 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
+from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
+from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.shipped import shipped_folder
 from zoo_exp.embedded.world2 import train
 from zoo_exp.embedded.world2.heads import raster_places
+from zoo_exp.embedded.world2.layout import make_scene_2
 from zoo_exp.embedded.world2.place_codes import PlaceCodes, place_codes
 from zoo_exp.embedded.world2.plan import plan_for
 from zoo_exp.embedded.world2.train import load_start, make_learner
@@ -32,12 +36,19 @@ def test_a_state_that_is_the_mean_of_its_place_costs_nothing():
     assert codes(means.view(1, 12, 16), places * torch.tensor([-1.0, 1.0])) > 0.5
 
 
-def test_the_codes_of_the_shipped_model_tell_places():
-    """A few of the 128 directions hold most of what its states say about places."""
+@torch.no_grad()
+def test_the_shipped_model_writes_places_where_its_codes_say():
+    """On other scenes than those of the means, whatever the tokens show."""
     llava = load_start(str(shipped_folder("embedded")), "embedded")
-    codes = place_codes(llava, 2, images=32)
-    energy = codes.codes.square().sum((1, 2))
-    assert energy[:3].sum() > 0.8 * energy.sum()
+    codes, inner = place_codes(llava, 2, images=24), llava.model
+    pixels = normalise(np.stack([make_scene_2("train", index).pixels for index in range(8)]))
+    visual = inner.multi_modal_projector(vision_forward(inner.vision_tower, pixels)[0])
+    blank = torch.zeros(8, 1, dtype=torch.long)
+    _, states = prefixed_forward(inner.language_model, visual, (blank, blank, blank), probe_after=2)
+    places = raster_places(12, 12)
+    assert codes(states, places) < 0.25
+    assert codes(states, -places) > 2
+    assert codes(states, places.roll(6, 0)) > 1
 
 
 @pytest.mark.parametrize("name", ["embedded_next", "embedded_qwen"])

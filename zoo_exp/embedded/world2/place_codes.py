@@ -14,7 +14,7 @@ from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, make_scene_2
 
-IMAGES, RANK = 256, 8
+IMAGES, RANK = 256, 2  # more directions also hold what a token shows
 FIRST_SCENE = 9 * 10**8  # scenes that no training asks about
 
 
