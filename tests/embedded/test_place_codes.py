@@ -1,4 +1,4 @@
-"""Places as a trained decoder writes them: what another family's visual tokens are taught at the start."""
+"""Places where a trained decoder reads them: what another family's visual tokens are taught at the start."""
 
 import functools
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
+from zoo_exp.embedded.packed_forward import vision_forward
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.shipped import shipped_folder
 from zoo_exp.embedded.world2 import train
+from zoo_exp.embedded.world2.builders import insert_first, make_llava
 from zoo_exp.embedded.world2.heads import raster_places
 from zoo_exp.embedded.world2.layout import make_scene_2
 from zoo_exp.embedded.world2.place_codes import PlaceCodes, place_codes
@@ -37,28 +38,26 @@ def test_a_state_that_is_the_mean_of_its_place_costs_nothing():
 
 
 @torch.no_grad()
-def test_the_shipped_model_writes_places_where_its_codes_say():
+def test_tokens_of_the_shipped_model_are_where_its_codes_say():
     """On other scenes than those of the means, whatever the tokens show."""
     llava = load_start(str(shipped_folder("embedded")), "embedded")
-    codes, inner = place_codes(llava, 2, images=24), llava.model
+    codes, inner = place_codes(llava, images=24), llava.model
     pixels = normalise(np.stack([make_scene_2("train", index).pixels for index in range(8)]))
     visual = inner.multi_modal_projector(vision_forward(inner.vision_tower, pixels)[0])
-    blank = torch.zeros(8, 1, dtype=torch.long)
-    _, states = prefixed_forward(inner.language_model, visual, (blank, blank, blank), probe_after=2)
     places = raster_places(12, 12)
-    assert codes(states, places) < 0.25
-    assert codes(states, -places) > 2
-    assert codes(states, places.roll(6, 0)) > 1
+    assert codes(visual, places) < 0.25
+    assert codes(visual, -places) > 2
+    assert codes(visual, places.roll(6, 0)) > 1
 
 
 @pytest.mark.parametrize("name", ["embedded_next", "embedded_qwen"])
 def test_a_model_behind_the_decoder_of_embedded_is_taught_places(name, monkeypatch):
     monkeypatch.setattr(train, "place_codes", functools.partial(place_codes, images=8))
     llava = str(shipped_folder("embedded"))
-    plan = plan_for(name, **SMALL, probe_layer=2)
+    plan = plan_for(name, **SMALL, front_layers=1, probe_layer=1)
     start = llava if name == "embedded_next" else str(shipped_folder("embedded_qwen"))
     learner = make_learner(plan, start, None if name == "embedded_next" else llava)
-    assert len(learner.model.model.language_model.layers) == 8
+    assert len(learner.model.model.language_model.layers) == 8 + 1
     if name == "embedded_qwen":
         shipped = load_start(start, name).model.visual.state_dict()
         assert all(
@@ -67,7 +66,17 @@ def test_a_model_behind_the_decoder_of_embedded_is_taught_places(name, monkeypat
     losses = learner.losses(0)
     losses["loss"].backward()
     assert losses["where" if name == "embedded_next" else "sides"] > 0.1
-    assert learner.model.model.language_model.layers[1].mlp.up_proj.weight.grad.isfinite().all()
+    assert learner.model.model.language_model.layers[0].self_attn.o_proj.weight.grad.abs().max() > 0
+
+
+@torch.no_grad()
+def test_a_layer_in_front_changes_nothing_at_first():
+    model = make_llava(0).eval()
+    ids = torch.randint(5, 100, (1, 9))
+    before = model(input_ids=ids).logits
+    insert_first(model)
+    assert len(model.model.language_model.layers) == model.config.text_config.num_hidden_layers == 5
+    assert torch.equal(model(input_ids=ids).logits, before)
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,28 @@ def make_llava(seed: int = 0, start: str = "world1") -> "LlavaForConditionalGene
 
 def deepen(model: Any) -> None:
     """Follow every decoder layer with a copy whose outputs are zero: the function stays, the depth doubles."""
+    _set_layers(
+        model, [part for layer in model.model.language_model.layers for part in (layer, _identity(layer))]
+    )
+
+
+def insert_first(model: Any) -> None:
+    """Put a copy of the first decoder layer in front whose outputs are zero: the function stays."""
+    layers = list(model.model.language_model.layers)
+    _set_layers(model, [_identity(layers[0]), *layers])
+
+
+def _identity(layer: nn.Module) -> nn.Module:
+    """A copy of a decoder layer that changes nothing."""
+    twin: Any = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.self_attn.o_proj.weight.zero_()
+        twin.mlp.down_proj.weight.zero_()
+    return twin
+
+
+def _set_layers(model: Any, layers: list[Any]) -> None:
     llm = model.model.language_model
-    layers = []
-    for layer in llm.layers:
-        twin = copy.deepcopy(layer)
-        with torch.no_grad():
-            twin.self_attn.o_proj.weight.zero_()
-            twin.mlp.down_proj.weight.zero_()
-        layers += [layer, twin]
     for number, layer in enumerate(layers):
         layer.self_attn.layer_idx = number
     llm.layers = nn.ModuleList(layers)
@@ -134,4 +148,13 @@ def _llava_options() -> dict[str, Any]:
     }
 
 
-__all__ = ["WIDTH", "Path", "deepen", "llava_processor", "make_llava", "make_next", "next_processor"]
+__all__ = [
+    "WIDTH",
+    "Path",
+    "deepen",
+    "insert_first",
+    "llava_processor",
+    "make_llava",
+    "make_next",
+    "next_processor",
+]

@@ -1,16 +1,18 @@
-"""How a trained LLaVA writes the place of a visual token into its decoder's states, as a target for other families.
+"""How the visual tokens of a trained LLaVA carry their place, as a target for other families.
 
-The decoder of `embedded` reads places where its own visual tokens carry them. A model that starts from this decoder
-carries places in other ways (tiles, M-RoPE); it learns to write them where the decoder looks.
+The decoder of `embedded` reads places in its first layer, from two directions of the projected features: where these
+are mirrored, its answers to "where is ...?" are mirrored, too. A model that starts from this decoder knows places in
+other ways (tiles, M-RoPE). It gets a new layer in front, which learns to write them where the decoder reads.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
+from zoo_exp.embedded.packed_forward import vision_forward
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, make_scene_2
 
@@ -19,7 +21,7 @@ FIRST_SCENE = 9 * 10**8  # scenes that no training asks about
 
 
 class PlaceCodes(nn.Module):
-    """Mean normalised states of the visual tokens at each place of a raster, in their few main directions.
+    """Mean normalised features of visual tokens at each place of a raster, in their few main directions.
 
     Args:
         means: mean state at each place [rows, cols, D].
@@ -51,12 +53,11 @@ class PlaceCodes(nn.Module):
 
 
 @torch.no_grad()
-def place_codes(llava: Any, layer: int, images: int = IMAGES) -> PlaceCodes:
-    """The codes of a LLaVA of world 2 behind a decoder layer.
+def place_codes(llava: Any, images: int = IMAGES) -> PlaceCodes:
+    """The codes of a LLaVA of world 2 in its projected features, where its first decoder layer reads them.
 
     Args:
         llava: the model, in float32.
-        layer: the layer's number, from 1.
         images: scenes of the mean.
     """
     side, total = BASE_SIDE // PATCH, 0
@@ -64,17 +65,8 @@ def place_codes(llava: Any, layer: int, images: int = IMAGES) -> PlaceCodes:
     inner = llava.model
     for first in range(0, images, 32):
         scenes = [make_scene_2("train", FIRST_SCENE + first + i) for i in range(min(32, images - first))]
-        pixels = normalise(_stack([scene.pixels for scene in scenes]))
-        visual = inner.multi_modal_projector(vision_forward(inner.vision_tower, pixels)[0])
-        blank = torch.zeros(len(scenes), 1, dtype=torch.long)
-        _, probed = prefixed_forward(inner.language_model, visual, (blank, blank, blank), probe_after=layer)
-        assert probed is not None
-        sums += functional.rms_norm(probed, probed.shape[-1:]).sum(0)
+        pixels = normalise(np.stack([scene.pixels for scene in scenes]))
+        projected = inner.multi_modal_projector(vision_forward(inner.vision_tower, pixels)[0])
+        sums += functional.rms_norm(projected, projected.shape[-1:]).sum(0)
         total += len(scenes)
     return PlaceCodes((sums / total).view(side, side, -1))
-
-
-def _stack(images: list[Any]) -> Any:
-    import numpy as np
-
-    return np.stack(images)

@@ -24,6 +24,7 @@ class Plan:
         align_weight: weight of the word alignment of projected features at the start of the joint stage; zero
             from its middle on.
         side_weight: weight of the places of visual tokens inside the decoder, likewise.
+        front_layers: new decoder layers in front of those of the model to start from; they start as the identity.
         probe_layer: decoder layer behind which the states of visual tokens must tell their places.
         drop_share: share of the batches that keep a random few of the visual tokens.
         drop_min: fewest tokens that stay then.
@@ -53,6 +54,7 @@ class Plan:
     dense_weight: float = 0.3
     align_weight: float = 0.0
     side_weight: float = 0.0
+    front_layers: int = 0
     probe_layer: int = 2
     drop_share: float = 0.5
     drop_min: int = 4

@@ -11,7 +11,13 @@ import torch
 from zoo_exp.embedded.hub_names import save_model_files
 from zoo_exp.embedded.shipped import PROMPTS_FLAG, WORLD_FLAG, shipped_folder
 from zoo_exp.embedded.vocabulary import BOS, EOS, PAD
-from zoo_exp.embedded.world2.builders import llava_processor, make_llava, make_next, next_processor
+from zoo_exp.embedded.world2.builders import (
+    insert_first,
+    llava_processor,
+    make_llava,
+    make_next,
+    next_processor,
+)
 from zoo_exp.embedded.world2.learners import Learner, LlavaLearner
 from zoo_exp.embedded.world2.lexicon import TOKEN_ID_2
 from zoo_exp.embedded.world2.place_codes import place_codes
@@ -48,11 +54,18 @@ def make_learner(plan: Plan, start: str | None = None, decoder: str | None = Non
     if plan.side_weight and source not in (None, START_WORLD_1, "scratch"):
         teacher = load_start(str(source), plan.model)
         if teacher.config.model_type == "llava":
-            learner.codes = place_codes(teacher, plan.probe_layer)
+            learner.codes = place_codes(teacher)
     return learner
 
 
 def _learner(plan: Plan, start: str | None, decoder: str | None) -> Learner:
+    learner = _without_front(plan, start, decoder)
+    for _ in range(plan.front_layers):
+        insert_first(learner.model)
+    return learner
+
+
+def _without_front(plan: Plan, start: str | None, decoder: str | None) -> Learner:
     if plan.model == "embedded":
         if start in (None, START_WORLD_1, "scratch"):
             return LlavaLearner(plan, make_llava(plan.seed, start or START_WORLD_1))
