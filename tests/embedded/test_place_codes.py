@@ -9,8 +9,9 @@ import torch
 from zoo_exp.embedded.packed_forward import vision_forward
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.shipped import shipped_folder
-from zoo_exp.embedded.world2 import train
+from zoo_exp.embedded.world2 import front, train
 from zoo_exp.embedded.world2.builders import insert_first, make_llava
+from zoo_exp.embedded.world2.front import behind_front, learn_places, normalised
 from zoo_exp.embedded.world2.heads import raster_places
 from zoo_exp.embedded.world2.layout import make_scene_2
 from zoo_exp.embedded.world2.place_codes import PlaceCodes, place_codes
@@ -63,7 +64,8 @@ def test_a_model_behind_the_decoder_of_embedded_is_taught_places(name, monkeypat
         assert all(
             torch.equal(value, shipped[key]) for key, value in learner.model.model.visual.state_dict().items()
         )
-    losses = learner.losses(0)
+    usual = [step for step in range(20) if name == "embedded_qwen" or learner.shape(step) == (2, 2)]
+    losses = learner.losses(usual[0])
     losses["loss"].backward()
     assert losses["where" if name == "embedded_next" else "sides"] > 0.1
     assert learner.model.model.language_model.layers[0].self_attn.o_proj.weight.grad.abs().max() > 0
@@ -89,3 +91,31 @@ def test_a_layer_in_front_changes_nothing_at_first():
 def test_a_decoder_that_does_not_fit_is_refused(name, start, decoder, message):
     with pytest.raises(InvalidValueError, match=message):
         make_learner(plan_for(name), str(shipped_folder(start)), str(shipped_folder(decoder)))
+
+
+@pytest.mark.parametrize("name", ["embedded_next", "embedded_qwen"])
+def test_the_layers_in_front_learn_places_and_nothing_else_changes(name, monkeypatch):
+    monkeypatch.setattr(train, "place_codes", functools.partial(place_codes, images=8))
+    monkeypatch.setattr(front, "SLOTS", 1)
+    llava = str(shipped_folder("embedded"))
+    plan = plan_for(name, **SMALL, front_layers=1, front_steps=100, probe_layer=1)
+    start = llava if name == "embedded_next" else str(shipped_folder("embedded_qwen"))
+    learner = make_learner(plan, start, None if name == "embedded_next" else llava)
+    llm = learner.model.model.language_model
+    before = {key: value.clone() for key, value in learner.model.state_dict().items()}
+    needed = [parameter.requires_grad for parameter in learner.parameters()]
+    prompts = learner.prompts(0)
+    far = learner.codes(prompts.tokens[:, prompts.visual], prompts.places)
+    assert learn_places(learner) < 0.6 * far
+    assert [parameter.requires_grad for parameter in learner.parameters()] == needed
+    assert len(llm.layers) == 9
+    changed = {
+        key for key, value in learner.model.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert changed
+    assert all("language_model.layers.0." in key for key in changed)
+    with torch.no_grad():
+        states = behind_front(llm, prompts, 1)
+    text = slice(int(prompts.visual.max()) + 1, None)
+    error = (normalised(states) - normalised(prompts.tokens))[:, text].square().mean()
+    assert error < 0.2

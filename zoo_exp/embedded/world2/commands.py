@@ -57,6 +57,7 @@ def train(overrides: list[str], qwen_class: Any) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from zoo_exp.console import plain_console
+    from zoo_exp.embedded.world2.front import learn_places
     from zoo_exp.embedded.world2.train import make_learner, processor_for, report, save_model
     from zoo_exp.embedded.world2.trainer import Training
 
@@ -86,6 +87,13 @@ def train(overrides: list[str], qwen_class: Any) -> int:
         TextColumn("{task.fields[state]}", markup=False),
     )
     started = time.time()
+    if plan.front_steps and plan.front_layers and learner.codes is not None and not training.step:
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task("places", total=plan.front_steps, state="")
+            far = learn_places(learner, lambda done: progress.update(bar, completed=done))
+        console.print(
+            f"layers in front: distance {far:.3f} to the places that the decoder reads (1: knows none)"
+        )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(plan.model, total=plan.steps, completed=training.step, state="")
 

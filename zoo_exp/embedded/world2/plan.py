@@ -25,6 +25,7 @@ class Plan:
             from its middle on.
         side_weight: weight of the places of visual tokens inside the decoder, likewise.
         front_layers: new decoder layers in front of those of the model to start from; they start as the identity.
+        front_steps: steps in which these layers alone learn places, before all others.
         probe_layer: decoder layer behind which the states of visual tokens must tell their places.
         drop_share: share of the batches that keep a random few of the visual tokens.
         drop_min: fewest tokens that stay then.
@@ -55,6 +56,7 @@ class Plan:
     align_weight: float = 0.0
     side_weight: float = 0.0
     front_layers: int = 0
+    front_steps: int = 0
     probe_layer: int = 2
     drop_share: float = 0.5
     drop_min: int = 4

@@ -14,12 +14,20 @@ from torch import Tensor
 from zoo_exp.embedded.model import WIDTH
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.world2.builders import make_llava
+from zoo_exp.embedded.world2.front import Prompts
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
 from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, Scene2, make_scene_2
 from zoo_exp.embedded.world2.learners import COMPUTE, Learner, answer_rows
+from zoo_exp.embedded.world2.lexicon import QWEN_PREFIX, TOKEN_ID_2, VISION_END
 from zoo_exp.embedded.world2.plan import Plan
 from zoo_exp.embedded.world2.question_packs import contents, families_at, pack_questions
-from zoo_exp.embedded.world2.qwen_forward import encode_cells, merge_cells, qwen_text_forward
+from zoo_exp.embedded.world2.qwen_forward import (
+    encode_cells,
+    m_rope,
+    merge_cells,
+    prefix_positions,
+    qwen_text_forward,
+)
 from zoo_exp.embedded.world2.qwen_model import (
     GAIN,
     MAX_PIXELS,
@@ -76,6 +84,27 @@ class QwenLearner(Learner):
         words = self.model.model.language_model.embed_tokens.weight.detach()
         align = self.heads.alignment(merge_cells(self.model.model.visual, cells), words, patches)
         return {"loss": dense + plan.align_weight * align, "dense": dense, "kind": kind, "align": align}
+
+    @torch.no_grad()
+    def prompts(self, slot: int) -> Prompts:
+        """Prompts about scenes of the usual size."""
+        first = 10**7 + (self.plan.seed * 10**6 + slot) * 64
+        scenes = [make_scene_2("train", first + i) for i in range(self.plan.images)]
+        cells, _ = self.encode(self._images(scenes)[0])
+        llm, side = self.model.model.language_model, BASE_SIDE // PATCH
+        ids = pack_questions(scenes, [f"front/{slot}/{i}" for i in range(len(scenes))], 96, 8).ids.to(
+            self.device
+        )
+        head, end = (
+            llm.embed_tokens(torch.tensor([part] * len(scenes), device=self.device))
+            for part in (QWEN_PREFIX, [TOKEN_ID_2[VISION_END]])
+        )
+        tokens = torch.cat([head, merge_cells(self.model.model.visual, cells), end, llm.embed_tokens(ids)], 1)
+        where, behind = prefix_positions(side, side)
+        text = (behind + torch.arange(ids.shape[1])).expand(3, 1, -1)
+        where = torch.cat([where, text], 2).to(self.device)
+        numbers = torch.arange(side * side, device=self.device) + len(QWEN_PREFIX)
+        return Prompts(tokens, m_rope(llm, where), numbers, raster_places(side, side).to(self.device))
 
     def joint_losses(self, step: int) -> dict[str, Tensor]:
         """Answers, the dense loss, and places inside the decoder while they last."""

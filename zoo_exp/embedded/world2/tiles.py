@@ -10,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_exp.embedded.model import WIDTH
-from zoo_exp.embedded.packed_forward import prefixed_forward, vision_forward
+from zoo_exp.embedded.packed_forward import PREFIX_TEXT, prefixed_forward, rope, vision_forward
 from zoo_exp.embedded.packing import normalise
 from zoo_exp.embedded.world2.builders import make_llava, make_next
+from zoo_exp.embedded.world2.front import Prompts
 from zoo_exp.embedded.world2.heads import DenseHeads, raster_places
-from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH
+from zoo_exp.embedded.world2.layout import BASE_SIDE, PATCH, make_scene_2
 from zoo_exp.embedded.world2.learners import COMPUTE, Learner, answer_rows
 from zoo_exp.embedded.world2.plan import Plan
 from zoo_exp.embedded.world2.question_packs import families_at, pack_questions
@@ -84,6 +85,26 @@ class NextLearner(Learner):
         rng = random.Random(f"shape/{self.plan.seed}/{self.plan.slot(step)}")
         return SHAPES_OF_IMAGES[0] if rng.random() >= OTHER_SHAPES else rng.choice(SHAPES_OF_IMAGES[1:])
 
+    @torch.no_grad()
+    def prompts(self, slot: int) -> Prompts:
+        """Prompts about a few scenes of 2 x 2 tiles."""
+        shape = SHAPES_OF_IMAGES[0]
+        first = 10**7 + (self.plan.seed * 10**6 + slot) * 64
+        sides = shape[0] * BASE_SIDE, shape[1] * BASE_SIDE
+        scenes = [make_scene_2("train", first + i, *sides) for i in range(max(1, self.plan.images // 2))]
+        pixels = normalise(np.concatenate([views(scene.pixels) for scene in scenes]))
+        inner, llm = self.model.model, self.model.model.language_model
+        features = inner.multi_modal_projector(self.encode(pixels.to(self.device))[0])
+        visual = pack_views(features.unflatten(0, (len(scenes), -1)), inner.image_newline, shape)
+        ids = pack_questions(scenes, [f"front/{slot}/{i}" for i in range(len(scenes))], 96, 8).ids.to(
+            self.device
+        )
+        head = torch.tensor([PREFIX_TEXT] * len(scenes), device=self.device)
+        tokens = torch.cat([llm.embed_tokens(head), visual, llm.embed_tokens(ids)], 1)
+        numbers, places = (part.to(self.device) for part in places_of(shape))
+        where = torch.arange(tokens.shape[1], device=self.device)[None]
+        return Prompts(tokens, rope(llm, where), numbers + len(PREFIX_TEXT), places)
+
     def joint_losses(self, step: int) -> dict[str, Tensor]:
         """Answers, and places inside the decoder while they last."""
         plan, inner, shape = self.plan, self.model.model, self.shape(step)
@@ -108,8 +129,10 @@ class NextLearner(Learner):
         result["loss"] = result["answer"]
         if probed is not None:
             numbers, where = (part.to(self.device) for part in places_of(shape))
-            head = self.heads.where if self.codes is None else self.codes
-            result["where"] = head(probed[:, numbers], where)
-            result["loss"] = result["loss"] + share * result["where"]
+            if self.codes is None:
+                result["where"] = self.heads.where(probed[:, numbers], where)
+            elif shape == SHAPES_OF_IMAGES[0]:
+                result["where"] = self.codes(probed[:, numbers], where)
+            result["loss"] = result["loss"] + share * result.get("where", 0.0)
         result["thinned"] = torch.tensor(float(thinned))
         return result
