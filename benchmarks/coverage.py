@@ -21,7 +21,8 @@ import numpy as np
 from scipy import stats
 
 from zoo_exp import tasks
-from zoo_exp.statistics.alignment import TaskSamples
+from zoo_exp.runs.answers import Answers
+from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import percentile_interval
 from zoo_exp.statistics.comparisons import best_rows
@@ -81,23 +82,16 @@ def rows_of(task: Task, run: Simulated, arm: int) -> list[dict[str, object]]:
 
 def samples_of(task: Task, run: Simulated) -> TaskSamples:
     """A simulated task as if it came from records."""
-    units, questions, arms = run.right.shape
-    names = [f"image-{number}" for number in range(units)]
-    scores = run.right.reshape(-1, arms).astype(float)
-    return TaskSamples(
-        task=task,
-        arm_ids=[str(arm["arm"]) for arm in ARMS],
-        sample_ids=[f"{unit}-{place}" for unit in range(units) for place in range(questions)],
-        image_ids=names,
-        clusters=np.repeat(np.arange(units), questions),
-        scores=scores,
-        kept=np.full(scores.shape, np.nan),
-        layers=np.full(scores.shape, np.nan),
-        costs={},
-        n_visual=np.full(len(scores), np.nan),
-        rows=[rows_of(task, run, arm) for arm in range(arms)],
-        dropped=0,
-    )
+    names = [str(arm["arm"]) for arm in ARMS]
+    records = [
+        {"task": task.name, "arm": arm, "arm_id": arm, "score": parts["score"], "parts": parts}
+        | {"sample_id": parts["sample_id"], "image_id": f"image-{str(parts['sample_id']).split('-')[0]}"}
+        for number, arm in enumerate(names)
+        for parts in rows_of(task, run, number)
+    ]
+    samples = align(Answers.of(records), task, names)
+    assert samples is not None
+    return samples
 
 
 def truth(task: Task, skills: Sequence[float]) -> np.ndarray:

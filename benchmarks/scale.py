@@ -3,7 +3,7 @@
     python benchmarks/scale.py plan                    # 4 models x 9 tasks x 16 arms from costs measured on this device
     python benchmarks/scale.py plan --rates 250 180 25 # TFLOP/s of encoder and prefill, ms per token
     python benchmarks/scale.py merge --rows 1000000    # write journals, merge, print time, memory and bytes
-    python benchmarks/scale.py read --rows 100000      # memory of the records of a report, and of two arms
+    python benchmarks/scale.py read                    # processor time and memory of report and compare
 
 The plan measures one vision pass, one prefill and one decoding step on the real shapes of LLaVA-1.5-7B (random
 weights; the decoder's first layer represents all 32) and scales them by each model's FLOPs. Selectors are excluded:
@@ -12,10 +12,11 @@ time, the longest first, as in a SLURM array; the largest cell is a lower bound 
 """
 
 import argparse
-import gc
 import json
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ KEEP = (1 / 3, 2 / 9, 1 / 9)
 SELECTORS_PER_BUDGET = 5  # and the full-token arm: 16
 TEXT_TOKENS, NEW_TOKENS = 60, 4
 WORKERS = (1, 8, 64)
+WAYS = ("report", "compare")
+ARMS = 16
+TASKS = ("gqa", "pope", "vqav2_val")
 RANKS = 8  # of a cell, as `gpus=8` starts them
 BYTES_PER_RECORD = 560  # as measured on the embedded tasks
 
@@ -55,20 +59,25 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     plan_parser = commands.add_parser("plan", help="the paper's study")
     plan_parser.add_argument(
-        "--rates", type=float, nargs=3, metavar=("TOWER", "PREFILL", "TOKEN"), help="TFLOP/s, TFLOP/s, ms"
+        "--rates", type=float, nargs=3, metavar=("ENCODER", "PREFILL", "TOKEN"), help="TFLOP/s, TFLOP/s, ms"
     )
     plan_parser.add_argument("--batch", type=int, default=1, help="questions per batch when measuring")
     merge_parser = commands.add_parser("merge", help="synthetic records")
     merge_parser.add_argument("--rows", type=int, default=100_000)
     merge_parser.add_argument("--dir", type=Path, help="where the temporary run folder is made")
-    read_parser = commands.add_parser("read", help="records of a report, all arms and two of them")
-    read_parser.add_argument("--rows", type=int, default=100_000)
-    read_parser.add_argument("--dir", type=Path, help="where the temporary run folder is made")
+    read_parser = commands.add_parser("read", help="processor time and memory of report and compare")
+    read_parser.add_argument("--answers", type=int, nargs="+", default=[100_000, 400_000, 1_600_000])
+    read_parser.add_argument("--dir", type=Path, help="where the temporary run folders are made")
+    measure_parser = commands.add_parser("measure", help="one of them in this process, for `read`")
+    measure_parser.add_argument("what", choices=WAYS)
+    measure_parser.add_argument("run", type=Path)
     args = parser.parse_args()
     if args.command == "merge":
         merge(args.rows, args.dir)
     elif args.command == "read":
-        read(args.rows, args.dir)
+        read(args.answers, args.dir)
+    elif args.command == "measure":
+        measure_reading(args.what, args.run)
     elif args.rates:
         encoder, prefill, token = args.rates
         plan(Rates(encoder * 1e12, prefill * 1e12, token / 1e3, "as given"))
@@ -210,58 +219,110 @@ def merge(rows: int, place: Path | None) -> None:
         shutil.rmtree(folder)
 
 
-def read(rows: int, place: Path | None) -> None:
-    """Peak memory of reading `rows` records of 16 arms: mappings first (as before), columns, and two arms (`compare`).
+def read(sizes: Sequence[int], place: Path | None) -> None:
+    """Print processor time and peak memory of `report` and `compare` for made-up runs of some sizes, and the slopes.
 
-    The peak is that of the resident set above what is held before (Linux).
+    Each is measured in a process of its own. A slope is the additional memory per additional answer.
     """
-    import pandas as pd
-
-    from zoo_exp.runs import reading
-
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        folder, arms = Path(name), 16
-        with (folder / "records.jsonl").open("w") as file:
-            for number in range(rows):
-                file.write(json.dumps(synthetic(number // arms, number % arms)) + "\n")
-        ways: dict[str, Callable[[], object]] = {
-            "two of 16 arms (compare)": lambda: reading.read_records(folder, {f"{n:012x}" for n in (1, 2)}),
-            "columns (report)": lambda: reading.read_records(folder),
-            "mappings, then a frame": lambda: pd.DataFrame(
-                list(reading.records(folder)), columns=list(reading.COLUMNS)
-            ),
-        }
-        reading.read_records(folder, {f"{0:012x}"})  # imports
-        print(
-            f"{rows} records of {arms} arms, {(folder / 'records.jsonl').stat().st_size / rows:.0f} bytes each"
-        )
-        for what, work in ways.items():
-            gc.collect()
-            Path("/proc/self/clear_refs").write_text("5")
-            held, busy = _status_bytes("VmRSS"), time.process_time()
-            result = work()
-            peak, busy = _status_bytes("VmHWM") - held, time.process_time() - busy
-            del result
+    found: dict[str, list[dict[str, float]]] = {what: [] for what in WAYS}
+    for size in sizes:
+        with tempfile.TemporaryDirectory(dir=place) as name:
+            run = Path(name) / "runs" / "scale" / "0123456789ab"
+            answers = made_up_run(run, size)
+            for what, results in found.items():
+                done = subprocess.run(
+                    [sys.executable, __file__, "measure", what, str(run)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+                results.append({"answers": answers, **json.loads(done.stdout.splitlines()[-1])})
+    print("| command | answers | processor time | per million | peak memory | per additional answer |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for what, results in found.items():
+        for before, own in zip([None, *results], results, strict=False):
+            slope = "-"
+            if before is not None:
+                more = own["answers"] - before["answers"]
+                slope = f"{(own['peak'] - before['peak']) / more:.0f} bytes"
+            million = own["seconds"] / own["answers"] * 1e6
             print(
-                f"{what:26s} peak {peak / 2**20:8.1f} MiB  {peak / rows:7.0f} bytes per record  {busy:6.1f} s"
+                f"| `{what}` | {own['answers']:,.0f} | {own['seconds']:.1f} s | {million:.0f} s "
+                f"| {own['peak'] / 1e6:.0f} MB | {slope} |"
             )
 
 
-def _status_bytes(field: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return 1024 * int(line.split()[1])
+def measure_reading(what: str, run: Path) -> None:
+    """Run a command, and print its processor time and the peak of this process as JSON."""
+    from zoo_exp.report.build import build
+    from zoo_exp.report.tables_paired import document
+    from zoo_exp.statistics.compare_runs import compare_runs
+
+    busy = time.process_time()
+    if what == "report":
+        build([run], run / "report")
+    else:
+        document(compare_runs([run], [label(1), label(2)]), 10)
+    seconds = time.process_time() - busy
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "peak": peak}))
 
 
-def synthetic(number: int, arm: int) -> dict[str, object]:
+def made_up_run(run: Path, answers: int) -> int:
+    """Write the folder of a run as it is after its end: records sorted by task, arm and question; their number."""
+    run.mkdir(parents=True)
+    arms = [
+        {"arm": label(n), "arm_id": f"{n:012x}", "row": label(n), "seed": 0}
+        | {"selector": "full" if n == 0 else f"method{n}", "options": {}, "budget": None if n == 0 else "64"}
+        for n in range(ARMS)
+    ]
+    model = {"name": "llava15_7b", "path": BASIS, "revision": None, "dtype": "float16", "attention": "sdpa"}
+    experiment = {
+        **{
+            "name": "scale",
+            "question": "",
+            "id": run.name,
+            "overrides": [],
+            "seed": 0,
+            "limit": None,
+            "out": "runs",
+        },
+        **{"model": model | {"weights": "pretrained", "layers": None}, "tasks": list(TASKS), "arms": arms},
+    }
+    content = {"experiment": experiment, "provenance": {"zoo-exp": "0.0.1"}}
+    (run / "experiment.json").write_text(json.dumps(content))
+    questions = answers // (ARMS * len(TASKS))
+    with (run / "records.jsonl").open("w") as file:
+        for task in TASKS:
+            for arm in range(ARMS):
+                for number in range(questions):
+                    file.write(json.dumps(synthetic(number, arm, task)) + "\n")
+    return questions * ARMS * len(TASKS)
+
+
+def label(arm: int) -> str:
+    """Label of a made-up arm."""
+    return "full" if arm == 0 else f"method{arm} @64"
+
+
+def synthetic(number: int, arm: int, task: str = "vqav2_val") -> dict[str, object]:
     """A record of the size and shape of a real one."""
     from zoo_exp.runs.records import Record
 
+    right = (number * 2654435761 + arm * 40503) % 97 > 20 + arm
+    response = ("yes" if right else "no") if number % 50 else f"free text {number} {arm}"
+    score = float(right and number % 50 > 0)
+    parts = {"score": score, "answer_type": "yes/no"} if task.startswith("vqav2") else {"score": score}
+    if task == "pope":
+        parts |= {"prediction": "yes" if score else "no", "ground_truth": "yes", "category": "random"}
     record = Record(
-        task="vqav2_val", cell="cell", arm=f"arm {arm} @64", arm_id=f"{arm:012x}", row=f"arm {arm} @64", selector="zoo",
-        options={"fusion": "multiply"}, budget="64", seed=0, sample_id=str(number), image_id=str(number // 5),
-        question=f"What is at place {number % 576} of it?", reference="yes", response="no", score=0.0,
-        parts={"score": 0.0, "answers": ["yes"] * 3}, kept_tokens=64, layer_tokens=None, n_visual=576,
-        prompt_tokens=124, new_tokens=2, flops_tflop=2.123456789,
+        task=task, cell=f"cell of {task}", arm=label(arm), arm_id=f"{arm:012x}", row=label(arm),
+        selector="full" if arm == 0 else f"method{arm}", options={}, budget="64" if arm else None, seed=0,
+        sample_id=f"{number:09d}", image_id=f"COCO_val2014_{number // 3:012d}.jpg",
+        question=f"What is at place {number % 576} of it?", reference="yes", response=response, score=score,
+        parts=parts, kept_tokens=64 if arm else 576, layer_tokens=None, n_visual=576, prompt_tokens=100 + number % 40,
+        new_tokens=2 + number % 3, flops_tflop=2.123456789 + (number % 40) / 128, prefill_tflop=1 + (number % 40) / 128,
+        selector_tflop=0.001,
     )  # fmt: skip
     return record.to_row()
 

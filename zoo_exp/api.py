@@ -129,12 +129,13 @@ class Results:
         """The masks of one question, with the arms in the given order; see `masks`."""
         from zoo_exp.report.mask_items import read_masks
 
-        asked = self.loaded.records
-        found = asked.loc[asked["sample_id"] == sample, "task"].unique().tolist()
+        asked = self.loaded.answers.tasks
+        found = [name for name, own in asked.items() if sample in own.sample_ids]
         if task is not None and task not in self.experiment["tasks"]:
             raise UnknownNameError("task of this run", task, self.experiment["tasks"])
         if not found or (task is not None and task not in found):
-            raise UnknownNameError("question", sample, asked["sample_id"].unique()[:NAMED].tolist())
+            ids = dict.fromkeys(known for own in asked.values() for known in own.sample_ids[:NAMED])
+            raise UnknownNameError("question", sample, list(ids)[:NAMED])
         if task is None and len(found) > 1:
             raise InvalidValueError(
                 f"question {sample} is in the tasks {', '.join(found)}: give one, task={found[0]!r}"

@@ -259,6 +259,7 @@ def read_lines(
     make: Callable[[Row], T] | None = None,
     damaged: list[str] | None = None,
     wanted: Callable[[bytes], bool] | None = None,
+    opened: Callable[[], IO[bytes]] | None = None,
 ) -> Iterator[Line[T]]:
     """Iterate over the readable rows of a JSONL file; a missing file has none.
 
@@ -271,6 +272,7 @@ def read_lines(
             for one that this version of the package cannot read.
         damaged: list to append the reports to; None logs them as warnings.
         wanted: which lines are parsed; the others are skipped.
+        opened: opens the file; None opens `path`.
 
     Raises:
         MissingFileError: the file exists but cannot be read.
@@ -278,7 +280,7 @@ def read_lines(
     """
     offset = 0
     try:
-        file = path.open("rb")
+        file = path.open("rb") if opened is None else opened()
     except FileNotFoundError:
         return
     except OSError as error:

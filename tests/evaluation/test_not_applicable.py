@@ -2,7 +2,6 @@
 
 import json
 
-import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from zoo_exp.evaluation import module
 from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.rehearsal import made_data, slim
 from zoo_exp.runs import reading
+from zoo_exp.runs.answers import Answers
 from zoo_exp.runs.records import Record
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import group
@@ -175,11 +175,10 @@ def test_questions_that_nobody_can_answer_do_not_cost_an_arm_its_number():
         for a in "ab"
         for s in "123"
     ]
-    records = pd.DataFrame(rows)
-    found = applicable(records, group(rows))
+    found = applicable(Answers.of(rows), group(rows))
     assert found.left_out == {("t", "b")}
-    assert sorted(zip(found.records["arm_id"], found.records["sample_id"], strict=True)) == [
-        ("a", "2"),
-        ("a", "3"),
-    ]
+    task = found.answers.tasks["t"]
+    assert {arm: [task.sample_ids[n] for n in own.values("sample")] for arm, own in task.arms.items()} == {
+        "a": ["2", "3"]
+    }
     assert [note.split(":")[0] for note in found.notes] == ["t", "t"]

@@ -11,6 +11,7 @@ from zoo_exp.errors import UnknownNameError
 from zoo_exp.report.build import build
 from zoo_exp.report.runs import results_of
 from zoo_exp.report.side_by_side import side_by_side
+from zoo_exp.runs.answers import Answers
 from zoo_exp.runs.load import find_runs, load_run
 from zoo_exp.statistics.compare_runs import compare_runs
 from zoo_exp.statistics.focus import focus_rows
@@ -88,7 +89,7 @@ def test_runs_stand_side_by_side_with_the_differences_of_compare(make_whole_run)
     cell = by_arm[ZOO][3]
     assert cell.value == pytest.approx(pair["difference"])
     assert cell.text == f"{pair['difference']:+.1f} [{pair['low']:+.1f}, {pair['high']:+.1f}]"
-    fewer = replace(runs[1], records=runs[1].records[runs[1].records["sample_id"] != "000-0"])
+    fewer = replace(runs[1], answers=Answers.of(runs[1].records[runs[1].records["sample_id"] != "000-0"]))
     unpaired = side_by_side([runs[0], fewer], results)
     assert unpaired.headers == ["Arm", "embedded %", "big %"]
     assert "their tasks or questions differ" in unpaired.notes[0]

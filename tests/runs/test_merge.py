@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo_exp.files import DamagedRowError, encode
-from zoo_exp.runs import folder, merge, reading
+from zoo_exp.runs import folder, lines, merge, reading
 from zoo_exp.runs.journal import Journal
 from zoo_exp.runs.records import MaskArm, MaskRow, Record, Timing, record_row
 
@@ -86,7 +86,7 @@ def test_a_merge_opens_a_bounded_number_of_journals(tmp_path, monkeypatch):
             file.append([record("pope", "full", str(number)), record("pope", "full", str(number + 100))])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(merge, "OPEN", 8)
+    monkeypatch.setattr(lines, "OPEN", 8)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, before[1]))
     try:
         assert merge.merge(tmp_path) == 180

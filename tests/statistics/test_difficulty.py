@@ -9,6 +9,7 @@ import pytest
 from made_up_run import write_jsonl
 
 from zoo_exp import tasks
+from zoo_exp.runs.answers import Answers
 from zoo_exp.statistics.alignment import align
 from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.comparisons import above_budget
@@ -55,7 +56,8 @@ def records(right, task="t"):
 def rows_of(*frames, draws=400):
     rows = group(ARMS)
     samples = [
-        align(frame, named(frame["task"].iloc[0]), [arm["arm_id"] for arm in ARMS]) for frame in frames
+        align(Answers.of(frame), named(frame["task"].iloc[0]), [arm["arm_id"] for arm in ARMS])
+        for frame in frames
     ]
     reference = next(i for i, row in enumerate(rows) if row.selector == "full")
     above = above_budget(rows, samples)
@@ -128,7 +130,7 @@ def test_the_interval_has_the_width_of_the_known_variance():
 def test_without_a_resize_arm_or_a_full_one_there_is_no_split(make_whole_run):
     frame = records({name: [1, 0] for name in ("full", "resize", "zoo", "divprune")})
     rows = group(ARMS)
-    samples = [align(frame, named("t"), [arm["arm_id"] for arm in ARMS])]
+    samples = [align(Answers.of(frame), named("t"), [arm["arm_id"] for arm in ARMS])]
     assert split(rows, samples, None, set(), 50, 0).empty
     others = [row for row in rows if row.selector != "resize"]
     assert split(others, samples, 0, set(), 50, 0).empty

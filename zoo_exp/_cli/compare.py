@@ -105,7 +105,7 @@ def _draw(found: "Comparison", changed: int) -> list[Path]:
         raise InvalidValueError("--masks draws the questions that changed: add --changed N")
     wanted: dict[str, list[str]] = {}
     for pair in found.pairs:
-        for task, sample in pair.changed.head(changed)[["task", "sample_id"]].itertuples(index=False):
+        for task, sample in pair.changes.frame(changed)[["task", "sample_id"]].itertuples(index=False):
             wanted.setdefault(task, []).append(sample)
     wanted = {task: list(dict.fromkeys(samples)) for task, samples in wanted.items()}
     paths = []

@@ -27,7 +27,7 @@ def results_of(run: Run, draws: int = DRAWS, focus: str | None = None) -> Result
     timings = read_timings(run.folder)
     results = compute(
         run.name,
-        run.records,
+        run.answers,
         timings,
         known,
         run.experiment["arms"],
@@ -35,7 +35,7 @@ def results_of(run: Run, draws: int = DRAWS, focus: str | None = None) -> Result
         claims=run.experiment.get("claims", ()),
     )
     if focus is not None:
-        results = about(results, run.records, focus)
+        results = about(results, run.answers, focus)
     joined, left_out = beside(results.frame, run.experiment)
     notes = [sharing.text(note, run.experiment) for note in (*results.notes, *run.notes, *left_out)]
     return replace(results, provenance=run.provenance, notes=notes, published=joined)

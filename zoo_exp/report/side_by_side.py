@@ -96,10 +96,10 @@ def _cell(result: Results, row: ArmRow, retains: bool) -> Cell:
 
 def _paired(first: Run, other: Run) -> bool:
     """Whether two runs have answered the same questions, so that the draws of their bootstraps are paired."""
-    questions = [
-        set(zip(run.records["task"], run.records["sample_id"], strict=True)) for run in (first, other)
-    ]
-    return questions[0] == questions[1]
+    one, two = first.answers.tasks, other.answers.tasks
+    return one.keys() == two.keys() and all(
+        set(one[name].sample_ids) == set(two[name].sample_ids) for name in one
+    )
 
 
 def _difference(first: Results, row: ArmRow, second: Results, other: ArmRow) -> dict[str, Any] | None:
@@ -109,7 +109,8 @@ def _difference(first: Results, row: ArmRow, second: Results, other: ArmRow) -> 
         return None
     i, j = first.rows.index(row), second.rows.index(other)
     scores = [
-        {f"0 {arm}": units for arm, units in mine.items()} | {f"1 {arm}": units for arm, units in own.items()}
+        {f"0 {arm}": mine[arm] for arm in row.members if arm in mine}
+        | {f"1 {arm}": own[arm] for arm in other.members if arm in own}
         for mine, own in zip(one.scores, two.scores, strict=True)
     ]
     contest = Contest(

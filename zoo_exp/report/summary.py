@@ -14,8 +14,9 @@ from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.published import beside
 from zoo_exp.report.run_document import markdown_document, show, write_csv, write_json
 from zoo_exp.runs import folder
+from zoo_exp.runs.answers import read_answers
 from zoo_exp.runs.provenance import versions
-from zoo_exp.runs.reading import read_records, read_timings, recorded_arms
+from zoo_exp.runs.reading import read_timings
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS
 from zoo_exp.statistics.results import Results, compute
@@ -49,16 +50,16 @@ def write(
         MissingFileError: no records, a damaged file, or a folder that cannot be written to.
     """
     run_dir = Path(run_dir)
-    records = read_records(run_dir, {str(arm["arm_id"]) for arm in arms})
+    answers = read_answers(run_dir, {str(arm["arm_id"]) for arm in arms})
     timings = read_timings(run_dir)
     claims = (config or {}).get("claims", ())
-    results = compute(experiment_name, records, timings, tasks, arms, draws, seed, claims)
+    results = compute(experiment_name, answers, timings, tasks, arms, draws, seed, claims)
     joined, left_out = beside(results.frame, config or {})
     notes = [sharing.text(note, config) for note in (*results.notes, *left_out)]
     results = replace(results, provenance=versions(), published=joined, notes=notes)
     write_csv(results, folder.results(run_dir, ".csv"))
     write_json(results, folder.results(run_dir, ".json"))
-    rows = group(list(arms) or recorded_arms(records))
+    rows = group(list(arms) or answers.arms)
     galleries = write_galleries(run_dir, rows, results.tasks)
     document = markdown_document(results, galleries[0].name if galleries else None)
     write_text(folder.results(run_dir, ".md"), document)

@@ -128,7 +128,7 @@ def changed_table(pair: Paired, most: int, name: str = "changed") -> Table:
             "asked": short_text(line["question"]),
             "answer": short_text(answer_text(line["reference"])),
         }
-        for line in plain_lines(pair.changed.head(most))
+        for line in plain_lines(pair.changes.frame(most))
     ]
     columns = [
         Column("task", text("task"), left=True),
@@ -139,7 +139,7 @@ def changed_table(pair: Paired, most: int, name: str = "changed") -> Table:
         Column("B", _said("second"), left=True),
     ]
     title = f"Questions that changed. A: {pair.first}; B: {pair.second}"
-    caption = CHANGED.format(shown=len(lines), total=len(pair.changed))
+    caption = CHANGED.format(shown=len(lines), total=len(pair.changes))
     return build(name, title, columns, lines, caption=caption)
 
 
@@ -156,8 +156,8 @@ def document(found: Comparison, changed: int) -> dict[str, Any]:
                 "second": pair.second,
                 "draws": pair.draws,
                 "rows": plain_rows(pair.frame),
-                "changed_total": len(pair.changed),
-                "changed": plain_rows(pair.changed.head(changed)),
+                "changed_total": len(pair.changes),
+                "changed": plain_rows(pair.changes.frame(changed)),
                 "notes": pair.notes,
             }
             for pair in found.pairs

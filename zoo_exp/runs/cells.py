@@ -9,14 +9,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_exp.config.experiment import Cell
 from zoo_exp.files import write_text
 from zoo_exp.runs import folder, lock, reading
-
-if TYPE_CHECKING:
-    import pandas as pd
+from zoo_exp.runs.answers import Answers
 
 STATES = DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 Answered = dict[str, dict[str, set[str]]]
@@ -78,28 +76,28 @@ def states(run: Path, cells: list[Cell]) -> list[State]:
     return [_state(run, cell, records.get(cell.id, {})) for cell in cells]
 
 
-def unfinished(run: Path, records: "pd.DataFrame", cells: Mapping[str, tuple[str, ...]]) -> list[str]:
+def unfinished(run: Path, answers: Answers, cells: Mapping[str, tuple[str, ...]]) -> list[str]:
     """One note for each task with missing responses, for example after an interrupted run.
 
     Args:
         run: the run folder; `cells/TASK.json` has the number of questions.
-        records: from `reading.read_records`.
+        answers: its records.
         cells: task -> cell ids of its records.
     """
-    counts = records.groupby(["task", "arm_id"]).size().unstack(fill_value=0)
     notes = []
-    for name, row in counts.iterrows():
-        task, low, high = str(name), int(row.min()), int(row.max())
+    for task, own in sorted(answers.tasks.items()):
+        counts = [len(own.arms.get(str(arm["arm_id"]), ())) for arm in answers.arms]
+        low, high = min(counts), max(counts)
         content = _read(folder.cell(run, task))
         total = content.get("samples") if content.get("cell") in cells.get(task, ()) else None
         whole = f" of {total}" if total is not None and total > low else ""
         if low < high:
-            answered = f"between {low} and {high}{whole} questions answered, by arm"
+            found = f"between {low} and {high}{whole} questions answered, by arm"
         elif whole:
-            answered = f"{low}{whole} questions answered"
+            found = f"{low}{whole} questions answered"
         else:
             continue
-        notes.append(f"{task}: unfinished, {answered}; rerun the same command to resume")
+        notes.append(f"{task}: unfinished, {found}; rerun the same command to resume")
     return notes
 
 

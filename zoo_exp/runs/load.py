@@ -2,16 +2,19 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from zoo_exp import __version__
 from zoo_exp.config.identity import LATER_FIELDS, MODEL_FIELDS
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.runs import anew, cells, folder, manifest
+from zoo_exp.runs.answers import Answers, read_answers
 from zoo_exp.runs.reading import read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Run:
         experiment: the resolved configuration from its manifest.
         provenance: versions and machine.
         data: task -> data set and revision; empty for older runs that did not record it.
-        records: from `reading.read_records`.
+        answers: its records, from `answers.read_answers`.
         cells: task -> cell ids of its records (hashes of model, weights, data source and seed).
         notes: one sentence for each unfinished task.
     """
@@ -32,9 +35,14 @@ class Run:
     experiment: dict[str, Any]
     provenance: dict[str, Any]
     data: dict[str, Any]
-    records: pd.DataFrame
+    answers: Answers
     cells: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def records(self) -> "pd.DataFrame":
+        """Its records as a data frame, from `reading.read_records`: about a kilobyte each."""
+        return read_records(self.folder, {str(arm["arm_id"]) for arm in self.answers.arms})
 
     @property
     def name(self) -> str:
@@ -104,12 +112,13 @@ def passed_over(found: Sequence[Path], paths: Sequence[Path]) -> list[str]:
     return told
 
 
-def load_run(path: Path, arms: Collection[str] = ()) -> Run:
+def load_run(path: Path, arms: Collection[str] = (), texts: bool = False) -> Run:
     """Load a run folder.
 
     Args:
         path: the run folder.
         arms: ids of the arms whose records are read; empty reads all.
+        texts: see `answers.read_answers`.
 
     Raises:
         MissingFileError: the manifest or the records are missing, or a file cannot be read.
@@ -126,10 +135,10 @@ def load_run(path: Path, arms: Collection[str] = ()) -> Run:
             f"{path} was written by zoo_exp {written}, this is {__version__}: "
             "newer runs may contain data that this version cannot read; install the newer version"
         )
-    records = read_records(path, set(arms) or {arm["arm_id"] for arm in experiment["arms"]})
-    ids = _cells(records)
-    notes = tuple(cells.unfinished(path, records, ids))
-    return Run(path, experiment, provenance, content["data"], records, ids, notes)
+    answers = read_answers(path, set(arms) or {arm["arm_id"] for arm in experiment["arms"]}, texts=texts)
+    ids = {name: own for name, task in answers.tasks.items() if (own := task.cell_ids)}
+    notes = tuple(cells.unfinished(path, answers, ids))
+    return Run(path, experiment, provenance, content["data"], answers, ids, notes)
 
 
 def check_together(runs: Sequence[Run], mixed: bool = False) -> list[str]:
@@ -202,11 +211,6 @@ def _differences(first: Run, second: Run) -> list[str]:
 def _written(run: Path) -> int:
     """Modification time of its newest records, in nanoseconds."""
     return max(path.stat().st_mtime_ns for path in folder.recorded(run))
-
-
-def _cells(records: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    found = records[records["cell"] != ""].groupby("task", sort=False)["cell"].unique()
-    return {str(task): tuple(sorted(map(str, ids))) for task, ids in found.items()}
 
 
 def _release(version: str) -> tuple[int, ...]:

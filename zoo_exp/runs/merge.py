@@ -4,7 +4,6 @@ The result is byte-identical for equal rows, regardless of the number of process
 replaces the merged file and then removes the journals; rows that exist in both after an interruption count once.
 """
 
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,13 +27,12 @@ from zoo_exp.files import (
     set_aside,
 )
 from zoo_exp.runs import folder, kept, lock
+from zoo_exp.runs.lines import Lines, position
 from zoo_exp.runs.reading import join_masks, optional, without_collector
 from zoo_exp.runs.records import MaskRow, Record, Timing, record_row
 
 CHUNK = 20_000
 """Maximum number of rows in memory."""
-OPEN = 64  # journals that are open at a time
-_SHIFT = 44  # position = file number * 2**44 + byte offset: up to 16 TB per file
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class _Index:
             sample = self.names.setdefault(row["sample_id"], row["sample_id"])
             if sample in group:
                 continue
-            place = (number << _SHIFT) + line.offset
+            place = position(number, line.offset)
             group[sample] = place
             self.rows += 1
             if changed:
@@ -223,12 +221,12 @@ def _kind(types: set[type]) -> str:
 
 def _write(run: Path, sources: list[Path], index: _Index) -> None:
     with ExitStack() as stack:
-        files = stack.enter_context(_Lines(sources))
+        files = stack.enter_context(Lines(sources))
         out = stack.enter_context(replaced(folder.merged(run, folder.RECORDS)))
         table = _Table(stack, run, index.columns())
         chunk: list[bytes] = []
         for place in index.places():
-            line = files.at(place >> _SHIFT, place & ((1 << _SHIFT) - 1))
+            line = files.at(place)
             if place in index.changed:
                 line = encode(index.members.record(decode(line))[0])
             chunk.append(line)
@@ -238,47 +236,6 @@ def _write(run: Path, sources: list[Path], index: _Index) -> None:
                 chunk = []
         out.writelines(chunk)
         table.write(chunk)
-
-
-class _Lines:
-    """Random access to lines by offset, with `pread`: a memory map takes memory, a buffer reads too much.
-
-    At most `OPEN` files are open at a time: the journals of many ranks may be more than a process may open.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._files: dict[int, int] = {}  # number of a path -> descriptor, the one used last at the end
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            os.close(file)
-
-    def at(self, number: int, offset: int) -> bytes:
-        """The line of a file at an offset, including its line break."""
-        file, size = self._opened(number), 1024
-        while True:
-            data = os.pread(file, size, offset)
-            end = data.find(b"\n") + 1
-            if end:
-                return data[:end]
-            if data and len(data) < size:  # the last line, saved by an editor without a line break
-                return data + b"\n"
-            if len(data) < size:
-                raise OSError(errno.EIO, "a line has disappeared", str(self._paths[number]))
-            size *= 4
-
-    def _opened(self, number: int) -> int:
-        file = self._files.pop(number, None)
-        if file is None:
-            if len(self._files) >= OPEN:
-                os.close(self._files.pop(next(iter(self._files))))
-            file = os.open(self._paths[number], os.O_RDONLY)
-        self._files[number] = file
-        return file
 
 
 class _Table:

@@ -12,12 +12,17 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import Row, log, read_lines
 from zoo_exp.runs import folder
+from zoo_exp.runs.columns import Column, Numbers
+from zoo_exp.runs.lines import Lines, position
 from zoo_exp.runs.records import MaskRow, Timing, record_row
 
 if TYPE_CHECKING:
@@ -53,21 +58,41 @@ def records(
         MissingFileError: a file exists but cannot be read.
         InvalidValueError: a row was written by a newer version of the package.
     """
+    for _, row in placed(Lines(record_files(run, cells)), damaged, arms):
+        yield row
+
+
+def record_files(run: Path, cells: Collection[str] | None = None) -> list[Path]:
+    """The files of a run's records in the order of reading."""
+    return [*folder.journals(run, folder.RECORDS, cells), folder.merged(run, folder.RECORDS)]
+
+
+def placed(
+    files: Lines, damaged: list[str] | None = None, arms: Collection[str] = ()
+) -> Iterator[tuple[int, Row]]:
+    """Iterate over records with their positions in some files, from which `files` can read them again.
+
+    Args:
+        files: of `record_files`.
+        damaged: see `records`.
+        arms: see `records`.
+    """
     ids = [json.dumps(arm, ensure_ascii=False).encode() for arm in arms]
 
     def wanted(line: bytes) -> bool:
         # Rows of version 1 may lack the id.
         return b'"arm_id"' not in line or any(arm in line for arm in ids)
 
-    for path in [*folder.journals(run, folder.RECORDS, cells), folder.merged(run, folder.RECORDS)]:
-        for line in read_lines(path, record_row, damaged, wanted if ids else None):
-            yield line.row
+    for number, path in enumerate(files.paths):
+        opened = partial(files.stream, number)
+        for line in read_lines(path, record_row, damaged, wanted if ids else None, opened):
+            yield position(number, line.offset), line.row
 
 
 def timings(run: Path, cells: Collection[str] | None = None) -> Iterator[Timing]:
     """Iterate over all readable timings, those not merged yet first."""
     for path in [*folder.journals(run, folder.TIMINGS, cells), folder.merged(run, folder.TIMINGS)]:
-        yield from optional(path, Timing.from_row)
+        yield from _optional(path, Timing.from_row)
 
 
 def masks(run: Path, damaged: list[str] | None = None) -> list[MaskRow]:
@@ -96,14 +121,20 @@ def join_masks(rows: Sequence[MaskRow]) -> list[MaskRow]:
 
 def optional(path: Path, make: Callable[[Mapping[str, Any]], T], damaged: list[str] | None = None) -> list[T]:
     """Rows of an optional file; empty if it cannot be read."""
+    return list(_optional(path, make, damaged))
+
+
+def _optional(
+    path: Path, make: Callable[[Mapping[str, Any]], T], damaged: list[str] | None = None
+) -> Iterator[T]:
     try:
-        return [line.row for line in read_lines(path, make, damaged)]
+        for line in read_lines(path, make, damaged):
+            yield line.row
     except MissingFileError as error:
         if damaged is None:
             log.warning(f"{error}: it is skipped")
         else:
             damaged.append(f"{error}: it is skipped")
-        return []
 
 
 def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> "pd.DataFrame":
@@ -166,22 +197,27 @@ def read_timings(run: Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [
-        {"task": timing.task, "arm": timing.arm, REQUESTS: _requests(timing)}
-        | {name: _per_question(getattr(timing, name), timing.batch_size) for name in MILLISECONDS}
-        for timing in timings(run)
-    ]
-    frame = pd.DataFrame(rows, columns=["task", "arm", *MILLISECONDS, REQUESTS])
-    if frame[REQUESTS].isna().all():
-        frame = frame.drop(columns=REQUESTS)
-    return frame.groupby(["task", "arm"], sort=False, as_index=False).median()
+    names = (*MILLISECONDS, REQUESTS)
+    found: dict[tuple[str, str], list[Column]] = {}
+    for timing in timings(run):
+        key = timing.task, timing.arm
+        if key not in found:
+            found[key] = [Column("d") for _ in names]
+        columns = found[key]
+        for column, name in zip(columns, MILLISECONDS, strict=False):
+            column.append(_per_question(getattr(timing, name), timing.batch_size))
+        columns[-1].append(_requests(timing))
+        for column in columns:
+            column.pack()
+    rows = [(*key, *(_median(column.values()) for column in columns)) for key, columns in found.items()]
+    frame = pd.DataFrame(rows, columns=["task", "arm", *names])
+    return frame.drop(columns=REQUESTS) if frame[REQUESTS].isna().all() else frame
 
 
-def recorded_arms(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The arms that have records, in order of appearance, as mappings for `statistics.arm_rows.group`."""
-    arms = frame.drop_duplicates("arm_id")[ARM_COLUMNS].to_dict("records")
-    # pandas converts a missing budget to nan; nan != nan.
-    return [{str(key): value if value == value else None for key, value in arm.items()} for arm in arms]
+def _median(values: Numbers) -> float:
+    """Median of the numbers that are not nan; nan if there are none."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else math.nan
 
 
 def _requests(timing: Timing) -> float:

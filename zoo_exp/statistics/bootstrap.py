@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,18 @@ _POISSON = np.cumsum([math.exp(-1.0) / math.factorial(k) for k in range(16)])
 """Cumulative probabilities of the weights 0 to 15; larger weights have a probability below 1e-14."""
 
 
+class Sums(Protocol):
+    """Contributions of G images to K sums under A arms, read for some images at a time: an array, or similar."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """G, K, A."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Floats: ...
+
+
 @dataclass(frozen=True)
 class Statistic:
     """Metrics of A arms as functions of K sums over G images; exact under every draw.
@@ -48,23 +61,23 @@ class Statistic:
     """
 
     names: tuple[str, ...]
-    sums: Floats
+    sums: Sums
     images: Sequence[str]
     metrics: Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
 
     def value(self, metric: str) -> Floats:
         """The metric without resampling [A]."""
-        values: Floats = self.of(self.sums.sum(0)[None], metric)[0]
+        values: Floats = self.of(self.sums[:].sum(0)[None], metric)[0]
         return values
 
     def draw(self, draws: int = DRAWS, seed: int = 0) -> Floats:
         """Sums of resampled images, computed in bounded memory [draws, K, A]."""
         groups, *shape = self.sums.shape
-        flat, total = self.sums.reshape(groups, -1), np.zeros((draws, math.prod(shape)))
+        total = np.zeros((draws, math.prod(shape)))
         chunk = max(1, WEIGHTS_PER_CHUNK // max(1, draws))
         for start in range(0, groups, chunk):
             part = weights(self.images[start : start + chunk], draws, seed)
-            total += part @ flat[start : start + chunk]
+            total += part @ self.sums[start : start + chunk].reshape(part.shape[1], -1)
         return total.reshape(draws, *shape)
 
     def of(self, sums: Floats, metric: str) -> Floats:

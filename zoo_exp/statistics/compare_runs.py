@@ -73,7 +73,7 @@ def compare_runs(
         needed.setdefault(place.run, set()).update(
             member for row in (place.row, *fulls) for member in row.members
         )
-    loaded = {run: load_run(run, ids) for run, ids in needed.items()}
+    loaded = {run: load_run(run, ids, texts=True) for run, ids in needed.items()}
     runs = list(loaded.values())
     names = dict(zip(loaded, columns(runs), strict=True)) if len(runs) > 1 else {}
     sides = [
@@ -199,4 +199,4 @@ def _side(place: Place, run: Run, name: str | None) -> Side:
     full = next((row for row in place.rows if row.selector == REFERENCE), None)
     ids |= set(full.members if full is not None else ())
     label = f"{place.row.label} [{name}]" if name is not None else place.row.label
-    return Side(label, place.row, run.records[run.records["arm_id"].isin(ids)], full)
+    return Side(label, place.row, run.answers.only(ids), full)

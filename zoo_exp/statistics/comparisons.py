@@ -1,6 +1,6 @@
 """Paired comparisons between table rows, and the selection of rows to print in bold."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -41,7 +41,7 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
     """
     found = set()
     for index, row in enumerate(rows):
-        kept = [task.measured[:, task.columns(row.members)].ravel() for task in samples]
+        kept = [task.measured(task.columns(row.members)).ravel() for task in samples]
         measured = np.concatenate(kept) if kept else np.empty(0)
         visual = np.concatenate([task.n_visual for task in samples]) if samples else np.empty(0)
         if row.budget is None or np.isnan(measured).all() or np.isnan(visual).all():
@@ -53,6 +53,28 @@ def above_budget(rows: Sequence[ArmRow], samples: Sequence[TaskSamples]) -> set[
             if budget.per != "tile" and np.nanmean(measured) > SLACK * allowed:
                 found.add(index)
     return found
+
+
+class ArmScores(Mapping[str, Floats]):
+    """Arm id -> scores, which are computed when they are asked for.
+
+    Args:
+        arm_ids: the arms.
+        scores: function from the number of an arm to its scores.
+    """
+
+    def __init__(self, arm_ids: Sequence[str], scores: Callable[[int], Floats]) -> None:
+        self._places = {arm: place for place, arm in enumerate(arm_ids)}
+        self._scores = scores
+
+    def __getitem__(self, arm: str) -> Floats:
+        return self._scores(self._places[arm])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(frozen=True)
@@ -207,5 +229,5 @@ def average_contest(tasks: Sequence[TaskEstimate], value: Floats, resampled: Flo
     return Contest(value, resampled, images, [_unit_scores(task) for task in tasks])
 
 
-def _unit_scores(task: TaskEstimate) -> dict[str, Floats]:
-    return {arm: task.tallied.unit_scores[:, column] for column, arm in enumerate(task.samples.arm_ids)}
+def _unit_scores(task: TaskEstimate) -> "ArmScores":
+    return ArmScores(task.samples.arm_ids, task.tallied.unit_scores)

@@ -8,6 +8,7 @@ import pandas as pd
 from zoo_exp.statistics.alignment import TaskSamples
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.estimates import TaskEstimate
+from zoo_exp.tasks.base import Task
 
 COLUMNS = ("task", "group", "metric", "arm", "value", "unit")
 
@@ -40,6 +41,9 @@ def details(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.DataFra
 
 def _of_arm(samples: TaskSamples, arm: int) -> dict[tuple[str, str], float]:
     """(group, metric) -> value of one arm."""
-    rows = samples.rows[arm]
+    kind = type(samples.task)
+    if kind.details is Task.details and kind.breakdown is Task.breakdown:
+        return {}
+    rows = list(samples.rows[arm])  # those of one arm at a time
     groups = {"": samples.task.details(rows), **samples.task.breakdown(rows)}
     return {(group, metric): value for group, own in groups.items() for metric, value in own.items()}

@@ -5,6 +5,7 @@ it is easy at this budget. The benefit of a selector shows on the difficult ones
 """
 
 from collections.abc import Sequence, Set
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from zoo_exp.statistics.alignment import TaskSamples
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import Statistic, percentile_interval, retained
-from zoo_exp.statistics.comparisons import Contest, best_rows
+from zoo_exp.statistics.comparisons import ArmScores, Contest, best_rows
 from zoo_exp.statistics.estimates import seed_mixing
 from zoo_exp.statistics.intervals import Floats
 
@@ -73,7 +74,7 @@ def split(
                     {key for task, mask in zip(tasks, masks, strict=True) for key in _keys(task, mask)}
                 ),
                 scores=[
-                    {arm: task.scores[mask, column] for column, arm in enumerate(task.arm_ids)}
+                    ArmScores(task.arm_ids, partial(_chosen, task, mask))
                     for task, mask in zip(tasks, masks, strict=True)
                 ],
             )
@@ -96,7 +97,12 @@ def split(
 
 def _right(task: TaskSamples, judge: ArmRow) -> NDArray[np.bool_]:
     """Whether the judge is correct on each question [n]; on average if it has several seeds."""
-    return np.asarray(task.scores[:, task.columns(judge.members)].mean(1) >= RIGHT)
+    return np.asarray(task.values("score", task.columns(judge.members)).mean(1) >= RIGHT)
+
+
+def _chosen(task: TaskSamples, mask: NDArray[np.bool_], arm: int) -> Floats:
+    """Scores of the selected questions under one arm."""
+    return np.asarray(task.values("score", [arm])[mask, 0])
 
 
 def _keys(task: TaskSamples, mask: NDArray[np.bool_]) -> list[str]:
@@ -116,7 +122,7 @@ def _sums(
     value, resampled = np.zeros(len(rows)), np.zeros((draws, len(rows)))
     for task, mask in zip(tasks, masks, strict=True):
         totals = np.zeros((task.images, 1, len(rows)))
-        np.add.at(totals[:, 0], task.clusters[mask], task.scores[mask] @ seed_mixing(task, rows))
+        np.add.at(totals[:, 0], task.clusters[mask], task.values("score")[mask] @ seed_mixing(task, rows))
         value += totals.sum((0, 1))
         resampled += Statistic(("score",), totals, task.keys, dict).draw(draws, seed)[:, 0]
     return value, resampled

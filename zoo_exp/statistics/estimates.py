@@ -86,7 +86,7 @@ def estimate(
         tallied=tallied,
         value=value,
         resampled=resampled,
-        score=samples.scores.mean(0) @ mixing,
+        score=np.array([own.values("score").mean() for own in samples.rows]) @ mixing,
         score_resampled=statistic.of(sums, MEAN_SCORE) @ mixing,
         retained=nothing if reference is None else retained(value, reference),
         retained_resampled=nothing[None].repeat(draws, 0)

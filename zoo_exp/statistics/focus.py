@@ -6,16 +6,22 @@ correct where the mean of their scores is. Other arms of the same selector are n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from zoo_exp.errors import UnknownNameError
+from zoo_exp.runs.answers import Answers, TaskAnswers
 from zoo_exp.statistics.arm_rows import ArmRow
+from zoo_exp.statistics.intervals import Floats
 
 CORRECT = 0.5
 """Responses with at least this score count as correct."""
+NEVER = np.iinfo(np.int64).max
 SUCCESS, FAILURE = "success", "failure"
 COLUMNS = (
     *("task", "sample_id", "question", "reference", "kind", "response", "others_correct", "others"),
@@ -101,49 +107,85 @@ def focus_rows(rows: Sequence[ArmRow], name: str) -> list[ArmRow]:
     raise UnknownNameError("arm with a budget", name, known, "Give a label, with or without its budget.")
 
 
-def outcomes(records: pd.DataFrame, judges: Judges) -> pd.DataFrame:
+def outcomes(answers: Answers, tasks: Sequence[str], judges: Judges) -> pd.DataFrame:
     """The successes and failures of an arm among all recorded questions.
 
     Args:
-        records: from `reading.read_records`.
+        answers: from `answers.read_answers`.
+        tasks: names of the tasks that count.
         judges: the arm and the others.
 
     Returns:
         Rows with `COLUMNS`: successes first, those that the fewest others answer correctly first; then failures, those
         of which the most others and the full model are correct first.
     """
+    found: list[_Judged] = []
+    seen: dict[str, int] = {}
+    begun: dict[str, int] = {}
+    for task in (answers.tasks[name] for name in tasks if name in answers.tasks):
+        places, scores = _scores(task, judges)
+        begun[task.name] = int(places.min(initial=NEVER))
+        found += _judged(task, scores, np.flatnonzero(places < NEVER), judges)
+        for sample, place in zip(task.sample_ids, places.tolist(), strict=True):
+            seen[sample] = min(place, seen.get(sample, NEVER))
+    # Equal ones in the order of the records; an id that several tasks have counts where it was read first.
+    found.sort(key=lambda one: (begun[one.task], seen[answers.tasks[one.task].sample_ids[one.sample]]))
+    if not found:
+        return pd.DataFrame(columns=list(COLUMNS))
+    share = np.array([one.correct / one.others for one in found])
+    success = np.array([one.kind == SUCCESS for one in found])
+    lacks_full = np.array([one.full_correct is not True for one in found])
+    order = np.lexsort((lacks_full, np.where(success, share, -share), ~success))
+    return pd.DataFrame([_line(answers, found[number], judges) for number in order], columns=list(COLUMNS))
+
+
+class _Judged(NamedTuple):
+    """A success or a failure."""
+
+    task: str
+    sample: int
+    kind: str
+    correct: int
+    others: int
+    full_correct: bool | None
+
+
+def _scores(task: TaskAnswers, judges: Judges) -> tuple[NDArray[np.int64], dict[str, Floats]]:
+    """Where the first scored record of each question was read (or `NEVER`), and label -> scores, nan if missing."""
     rows = [judges.focus, *judges.others, *([judges.full] if judges.full is not None else [])]
     ids = {member for row in rows for member in row.members}
-    mine = records[records["arm_id"].isin(ids) & records["score"].notna()]
-    if mine.empty:
-        return pd.DataFrame(columns=list(COLUMNS))
-    scores = mine.pivot_table(index=["task", "sample_id"], columns="arm", values="score", sort=False)
-    first = records[records["arm_id"] == judges.focus.members[0]].set_index(["task", "sample_id"])
-    full = None if judges.full is None else records[records["arm_id"] == judges.full.members[0]]
-    said = (
-        {}
-        if full is None
-        else dict(zip(zip(full["task"], full["sample_id"], strict=True), full["response"], strict=True))
+    places = np.full(len(task.sample_ids), NEVER)
+    sums: dict[str, Floats] = {}
+    counts: dict[str, NDArray[np.int32]] = {}
+    for arm in (own for identity, own in task.arms.items() if identity in ids):
+        known = ~np.isnan(arm.values("score"))
+        samples = arm.values("sample")[known]
+        sums.setdefault(arm.label, np.zeros(len(places)))[samples] += arm.values("score")[known]
+        counts.setdefault(arm.label, np.zeros(len(places), np.int32))[samples] += 1
+        places[samples] = np.minimum(places[samples], arm.values("place")[known])
+    for label, count in counts.items():
+        with np.errstate(invalid="ignore"):
+            sums[label] /= count
+    return places, sums
+
+
+def _judged(
+    task: TaskAnswers, scores: Mapping[str, Floats], questions: NDArray[np.int64], judges: Judges
+) -> Iterator[_Judged]:
+    for number in questions.tolist():
+        own = {label: float(values[number]) for label, values in scores.items()}
+        kind, correct, others = judges.judge(own)
+        if kind:
+            whole = None if judges.full is None else row_correct(own, judges.full)
+            yield _Judged(task.name, number, kind, correct, others, whole)
+
+
+def _line(answers: Answers, found: _Judged, judges: Judges) -> tuple[Any, ...]:
+    """A row with `COLUMNS`, with the texts of the records."""
+    task = answers.tasks[found.task]
+    mine = task.record(judges.focus.members[0], found.sample) or {}
+    full = {} if judges.full is None else task.record(judges.full.members[0], found.sample) or {}
+    return (
+        *(found.task, task.sample_ids[found.sample], mine.get("question"), mine.get("reference"), found.kind),
+        *(mine.get("response"), found.correct, found.others, found.full_correct, full.get("response")),
     )
-    lines = []
-    labels = list(scores.columns)
-    for (task, sample), values in zip(scores.index, scores.to_numpy(), strict=True):
-        own = dict(zip(labels, values.tolist(), strict=True))
-        kind, number, count = judges.judge(own)
-        if not kind:
-            continue
-        whole = None if judges.full is None else row_correct(own, judges.full)
-        lines.append((task, sample, kind, number, count, whole, said.get((task, sample))))
-    names = ["task", "sample_id", "kind", "others_correct", "others", "full_correct", "full_response"]
-    table = pd.DataFrame(lines, columns=names).join(
-        first[["question", "reference", "response"]], on=["task", "sample_id"]
-    )
-    share = table["others_correct"] / table["others"]
-    order = pd.DataFrame(
-        {
-            "kind": table["kind"] == FAILURE,
-            "share": share.where(table["kind"] == SUCCESS, -share),
-            "full": table["full_correct"] != True,  # noqa: E712 - None, if there is no full model
-        }
-    ).sort_values(["kind", "share", "full"], kind="stable")
-    return table.loc[order.index, list(COLUMNS)].reset_index(drop=True)

@@ -137,13 +137,8 @@ def _retained(share: Floats, resampled: Floats, index: int, images: int) -> dict
 def _measured(samples: TaskSamples, row: ArmRow) -> dict[str, float]:
     members = samples.columns(row.members)
     return {
-        "kept_tokens": _mean(samples.kept[:, members]),
-        "layer_tokens": _mean(samples.layers[:, members]),
-        "n_visual": _mean(samples.n_visual),
-        **{
-            name: _mean(samples.costs[name][:, members]) if name in samples.costs else math.nan
-            for name in COSTS
-        },
+        name: _mean(samples.n_visual if name == "n_visual" else samples.values(name, members))
+        for name in ("kept_tokens", "layer_tokens", "n_visual", *COSTS)
     }
 
 

@@ -4,22 +4,22 @@ The two sides may be arms of one run, or arms of two runs: other models, other p
 both have answered, with the same text and reference answer, are compared.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from zoo_exp.errors import InvalidValueError, ZooExpError
-from zoo_exp.runs.records import NOT_APPLICABLE
+from zoo_exp.runs.answers import Answers
+from zoo_exp.runs.joint import Joint
 from zoo_exp.statistics.alignment import align
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import DRAWS, retained
+from zoo_exp.statistics.changes import Both, Changes
 from zoo_exp.statistics.comparisons import Contest, task_contest
 from zoo_exp.statistics.estimates import TaskEstimate, estimate, fewest_images, mean_over_tasks
 from zoo_exp.statistics.intervals import CONFIDENCE, Floats, minimum_detectable_difference
@@ -31,10 +31,6 @@ COLUMNS = (
     *("task", "metric", "unit", "n", "images", "first", "second", "difference", "low", "high", "significant"),
     *("detectable", "first_higher", "second_higher", "p_value", "same_score", "same_response"),
 )
-CHANGED = (
-    *("task", "sample_id", "question", "reference", "difference"),
-    *("first_score", "first_response", "second_score", "second_response"),
-)
 _SIDES = ("first", "second")
 
 
@@ -45,13 +41,13 @@ class Side:
     Attributes:
         label: what tables call it.
         row: the arm.
-        records: records of its members, and of the members of `full`.
+        answers: records of its members, and of the members of `full`, with hashes of their texts.
         full: the run's arm that keeps every token, if there is one.
     """
 
     label: str
     row: ArmRow
-    records: pd.DataFrame
+    answers: Answers
     full: ArmRow | None = None
 
 
@@ -71,8 +67,7 @@ class Paired:
             detectable: smallest true difference that is found with 80 % power.
             first_higher, second_higher, p_value: exact sign test over the metric's units.
             same_score, same_response: share of questions with equal scores and equal responses, 0 to 1.
-        changed: the questions with different scores, the largest difference first, then in random (seeded) order.
-            Columns: see `CHANGED`; scores are means over the seeds of an arm, responses those of its first seed.
+        changes: the questions with different scores, see `changed`.
         notes: what was left out, and why.
         draws: bootstrap draws.
     """
@@ -80,9 +75,17 @@ class Paired:
     first: str
     second: str
     frame: pd.DataFrame
-    changed: pd.DataFrame
+    changes: Changes
     notes: list[str]
     draws: int
+
+    @cached_property
+    def changed(self) -> pd.DataFrame:
+        """The questions with different scores, the largest difference first, then in random (seeded) order.
+
+        Columns: see `changes.COLUMNS`; scores are means over the seeds of an arm, responses those of its first seed.
+        """
+        return self.changes.frame()
 
 
 def compare_arms(
@@ -126,7 +129,7 @@ def compare_arms(
         first=first.label,
         second=second.label,
         frame=pd.DataFrame(lines, columns=list(COLUMNS)),
-        changed=_changed(found, seed),
+        changes=Changes.of([one.both for one in found], seed),
         notes=notes,
         draws=draws,
     )
@@ -139,23 +142,22 @@ class _Compared:
     Attributes:
         estimate: its rows are the two arms and, where both runs have it, the two full models.
         rows: the two arms; their members have the side in front, as both sides may have arms with the same id.
-        records: one per question, by arm id, in the order of the estimate's questions.
+        both: the records of the two arms, by seed, in the order of the estimate's questions.
     """
 
     estimate: TaskEstimate
     rows: tuple[ArmRow, ArmRow]
-    records: dict[str, pd.DataFrame]
-
-    def table(self, side: int, column: str) -> NDArray[Any]:
-        """Values of a column under every seed of a side [n, seeds]."""
-        return np.stack([self.records[arm][column].to_numpy() for arm in self.rows[side].members], axis=1)
+    both: Both
 
     def agreement(self) -> tuple[float, float]:
         """Share of equal scores and of equal responses, over all pairs of seeds."""
         shares = []
         for column in ("score", "response"):
-            one, other = self.table(0, column), self.table(1, column)
-            shares.append(float(np.mean(one[:, :, None] == other[:, None, :])))
+            one, other = (
+                [own.values(column) for own in side] for side in (self.both.first, self.both.second)
+            )
+            equal = sum(int((a == b).sum()) for a in one for b in other)
+            shares.append(equal / (len(one) * len(other) * len(one[0])))
         return shares[0], shares[1]
 
 
@@ -163,32 +165,38 @@ def _on(side: str, row: ArmRow) -> ArmRow:
     return replace(row, members=tuple(f"{side} {member}" for member in row.members))
 
 
-def _joined(first: Side, second: Side, task: Task, notes: list[str]) -> pd.DataFrame | None:
+def _joined(first: Side, second: Side, task: Task, notes: list[str]) -> Answers | None:
     """Records of both sides on the questions that they share, with arm ids as in `_on`; None if there are none."""
     sides = first, second
     if task.submission_only:
         notes.append(f"{task.name}: left out, because only the benchmark's server can score its responses")
         return None
-    mine = [side.records[side.records["task"] == task.name] for side in sides]
-    own = [part[part["arm_id"].isin(side.row.members)] for part, side in zip(mine, sides, strict=True)]
-    lacking = [side.label for part, side in zip(own, sides, strict=True) if part.empty]
-    if lacking:
+    tasks = [side.answers.tasks.get(task.name) for side in sides]
+    own = [
+        [] if part is None else [part.arms[arm] for arm in side.row.members if arm in part.arms]
+        for part, side in zip(tasks, sides, strict=True)
+    ]
+    lacking = [side.label for part, side in zip(own, sides, strict=True) if not any(map(len, part))]
+    if lacking or tasks[0] is None or tasks[1] is None:
         notes += (
             [f"{task.name}: left out, because {lacking[0]} has no records of it"] if len(lacking) == 1 else []
         )
         return None
-    questions = [part.drop_duplicates("sample_id").set_index("sample_id") for part in own]
-    shared = questions[0].index.intersection(questions[1].index)
+    joint = Joint(tasks[0], tasks[1])
+    questions = [joint.questions(side, part) for side, part in enumerate(own)]
+    has = [part.recorded for part in questions]
+    shared = has[0] & has[1]
     differs = np.zeros(len(shared), bool)
     for column in ("question", "reference"):
-        one, other = (part.loc[shared, column].map(_plain).to_numpy(str) for part in questions)
-        differs |= (one != other) & (one != "") & (other != "")
-    refused = {name for part in own for name in part.loc[part[NOT_APPLICABLE].notna(), "sample_id"]}
-    kept = set(shared[~differs]) - refused
-    for side, other, part in zip(sides, reversed(sides), questions, strict=True):
-        if len(part) > len(shared):
+        texts = [part.texts[column] for part in questions]
+        differs |= (texts[0] != texts[1]) & (texts[0] != 0) & (texts[1] != 0)
+    differs &= shared
+    refused = shared & (questions[0].refused | questions[1].refused)
+    kept = shared & ~differs & ~refused
+    for side, other, mine in zip(sides, reversed(sides), has, strict=True):
+        if mine.sum() > shared.sum():
             notes.append(
-                f"{task.name}: {len(part) - len(shared)} of {len(part)} questions of {side.label} are left out, "
+                f"{task.name}: {mine.sum() - shared.sum()} of {mine.sum()} questions of {side.label} are left out, "
                 f"because {other.label} has not answered them"
             )
     if differs.any():
@@ -196,34 +204,30 @@ def _joined(first: Side, second: Side, task: Task, notes: list[str]) -> pd.DataF
             f"{task.name}: {differs.sum()} questions are left out, because they have the same id in both runs, but "
             "another text or reference answer"
         )
-    if refused & set(shared):
-        notes.append(f"{task.name}: {len(refused & set(shared))} questions are not applicable to both arms")
-    if not kept:
+    if refused.any():
+        notes.append(f"{task.name}: {refused.sum()} questions are not applicable to both arms")
+    if not kept.any():
         return None
-    mine = [part[part["sample_id"].isin(kept)] for part in mine]
     whole = all(
         side.full is not None
-        and all((part["arm_id"] == member).sum() == len(kept) for member in side.full.members)
-        for part, side in zip(mine, sides, strict=True)
+        and all(joint.count(number, member, kept) == kept.sum() for member in side.full.members)
+        for number, side in enumerate(sides)
     )
-    if not whole:  # a full model that lacks some of these questions must not leave them out
-        mine = [part[part["arm_id"].isin(side.row.members)] for part, side in zip(mine, sides, strict=True)]
-    return pd.concat(
-        [part.assign(arm_id=f"{name} " + part["arm_id"]) for name, part in zip(_SIDES, mine, strict=True)]
+    # A full model that lacks some of these questions must not leave them out.
+    rows = [[side.row, *([side.full] if whole and side.full is not None else [])] for side in sides]
+    members = [[member for row in part for member in row.members] for part in rows]
+    return joint.answers(
+        members, kept, [[f"{side} {arm}" for arm in part] for side, part in zip(_SIDES, members, strict=True)]
     )
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
 
 
 def _compared(
-    first: Side, second: Side, joint: pd.DataFrame, task: Task, draws: int, seed: int, notes: list[str]
+    first: Side, second: Side, joint: Answers, task: Task, draws: int, seed: int, notes: list[str]
 ) -> _Compared:
     sides = first, second
     rows = [_on(name, side.row) for name, side in zip(_SIDES, sides, strict=True)]
     fulls = [_on(name, side.full) for name, side in zip(_SIDES, sides, strict=True) if side.full is not None]
-    begun = set(joint["arm_id"])
+    begun = set(joint.tasks[task.name].arms)
     with_full = len(fulls) == 2 and all(begun >= set(full.members) for full in fulls)
     shown = [*rows, *(fulls if with_full else [])]
     ids = list(dict.fromkeys(member for row in shown for member in row.members))
@@ -232,11 +236,9 @@ def _compared(
         raise InvalidValueError("no question has a response of both arms under every seed")
     if samples.dropped:
         notes.append(f"{task.name}: {samples.dropped} questions are left out, because a response is missing")
-    by_arm = {str(arm): part.set_index("sample_id") for arm, part in joint.groupby("arm_id", sort=False)}
+    one, other = ([samples.rows[column] for column in samples.columns(row.members)] for row in rows)
     return _Compared(
-        estimate(samples, shown, None, draws, seed),
-        (rows[0], rows[1]),
-        {arm: by_arm[arm].loc[samples.sample_ids].reset_index() for arm in ids},
+        estimate(samples, shown, None, draws, seed), (rows[0], rows[1]), Both(task.name, one, other)
     )
 
 
@@ -301,26 +303,3 @@ def _numbers(rows: tuple[ArmRow, ArmRow], contest: Contest, factor: float) -> di
         "second_higher": None if test is None else test.second,
         "p_value": p_value,
     }
-
-
-def _changed(found: Sequence[_Compared], seed: int) -> pd.DataFrame:
-    """Questions with different scores: the largest difference first, then in an order that the seed draws."""
-    parts = []
-    for one in found:
-        scores = [one.table(side, "score").astype(float).mean(axis=1) for side in (0, 1)]
-        places = np.flatnonzero(scores[0] != scores[1])
-        said = [one.records[row.members[0]].iloc[places].reset_index(drop=True) for row in one.rows]
-        part = said[0][["task", "sample_id", "question", "reference"]].copy()
-        part["difference"] = (scores[0] - scores[1])[places]
-        for name, own, answers in zip(_SIDES, scores, said, strict=True):
-            part[f"{name}_score"], part[f"{name}_response"] = own[places], answers["response"]
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
-    drawn = [_drawn(seed, *key) for key in zip(table["task"], table["sample_id"], strict=True)]
-    size = table["difference"].abs().tolist()
-    order = sorted(range(len(table)), key=lambda place: (-size[place], drawn[place]))
-    return table.iloc[order].reset_index(drop=True)[list(CHANGED)]
-
-
-def _drawn(seed: int, task: str, sample_id: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{task}\0{sample_id}".encode(errors="replace"), digest_size=8).digest()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.errors import MissingFileError, ZooExpError
-from zoo_exp.runs.reading import recorded_arms
+from zoo_exp.runs.answers import Answers
 from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import ArmRow, group
@@ -127,7 +127,7 @@ class Results:
 
 def compute(
     experiment: str,
-    records: pd.DataFrame,
+    records: "Answers | pd.DataFrame",
     timings: pd.DataFrame,
     tasks: Sequence[Task] | Mapping[str, Task],
     arms: Sequence[Mapping[str, Any]],
@@ -139,7 +139,7 @@ def compute(
 
     Args:
         experiment: its name.
-        records: from `reading.read_records`.
+        records: from `answers.read_answers`, or a data frame from `reading.read_records`, which takes more memory.
         timings: from `reading.read_timings`.
         tasks: in the order of the table's columns.
         arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows; if empty, the
@@ -153,9 +153,9 @@ def compute(
         ZooExpError: no metric can be computed.
     """
     known = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
-    rows = group(list(arms) or recorded_arms(records))
-    usable = applicable(records, rows)
-    records = usable.records
+    answers = records if isinstance(records, Answers) else Answers.of(records)
+    rows = group(list(arms) or answers.arms)
+    usable = applicable(answers, rows)
     ids = [member for row in rows for member in row.members]
     reference = next((i for i, row in enumerate(rows) if row.selector == REFERENCE), None)
     notes: list[str] = list(usable.notes)
@@ -167,7 +167,7 @@ def compute(
                 f"{task.name}: excluded, because only the benchmark's server can score its responses"
             )
             continue
-        samples = align(records, task, ids)
+        samples = align(usable.answers, task, ids)
         if samples is None:
             notes.append(f"{task.name}: excluded, because no question has responses under every arm yet")
             continue
@@ -219,12 +219,12 @@ def compute(
     )
 
 
-def about(results: Results, records: pd.DataFrame, name: str) -> Results:
+def about(results: Results, answers: Answers, name: str) -> Results:
     """Results with what a report about one arm says: comparisons against it, and its successes and failures.
 
     Args:
         results: of `compute`.
-        records: the same records.
+        answers: the same records.
         name: see `focus.focus_rows`.
 
     Raises:
@@ -243,7 +243,7 @@ def about(results: Results, records: pd.DataFrame, name: str) -> Results:
         results,
         focus=mine[-1].label,
         focus_comparisons=compare(results.rows, results.contest, results.above, places),
-        outcomes=outcomes(records[records["task"].isin(results.tasks)], judges),
+        outcomes=outcomes(answers, results.tasks, judges),
         notes=[*results.notes, *notes],
     )
 
