@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from zoo_exp import tasks
-from zoo_exp.runs.answers import Answers
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import percentile_interval

@@ -12,8 +12,8 @@ from zoo_exp.evaluation import module
 from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.rehearsal import made_data, slim
 from zoo_exp.runs import reading
-from zoo_exp.runs.answers import Answers
 from zoo_exp.runs.records import Record
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import group
 

@@ -11,8 +11,8 @@ from zoo_exp.errors import UnknownNameError
 from zoo_exp.report.build import build
 from zoo_exp.report.runs import results_of
 from zoo_exp.report.side_by_side import side_by_side
-from zoo_exp.runs.answers import Answers
 from zoo_exp.runs.load import find_runs, load_run
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.compare_runs import compare_runs
 from zoo_exp.statistics.focus import focus_rows
 

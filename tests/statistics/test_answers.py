@@ -12,11 +12,11 @@ from made_up_run import TASKS, arms, manifest, write_jsonl
 from zoo_exp import tasks
 from zoo_exp.errors import MissingFileError
 from zoo_exp.report.runs import results_of
-from zoo_exp.runs import answers, columns
-from zoo_exp.runs.answers import Answers, read_answers
-from zoo_exp.runs.columns import Column
+from zoo_exp.runs import packed, run_answers
 from zoo_exp.runs.load import load_run
+from zoo_exp.runs.packed import Column
 from zoo_exp.runs.reading import read_records
+from zoo_exp.runs.run_answers import Answers, read_answers
 from zoo_exp.statistics import alignment, tallies
 from zoo_exp.statistics.bootstrap import percentile_interval, weights
 from zoo_exp.statistics.compare_runs import compare_runs
@@ -53,7 +53,7 @@ def test_numbers_are_those_of_a_slow_computation_from_whole_records(make_whole_r
     """Values and intervals of a report and of `compare`, with questions in parts that are smaller than the task."""
     run = make_whole_run()
     monkeypatch.setattr(tallies, "PART", 7)
-    monkeypatch.setattr(answers, "MOST_PARTS", 3)  # most score parts are read again
+    monkeypatch.setattr(run_answers, "MOST_PARTS", 3)  # most score parts are read again
     loaded = load_run(run)
     found, records = results_of(loaded, draws=DRAWS), loaded.records
     pair = compare_runs([run], ["zoo multiply @16", "zoo none @16"], draws=DRAWS).pairs[0]
@@ -175,10 +175,10 @@ def peak_of(work):
 
 def test_memory_per_record_is_that_of_a_few_numbers(tmp_path, monkeypatch):
     """The worst case: distinct score parts, costs and responses, three arms. Whole records take 2 kB each."""
-    for module in (columns, answers, alignment):
+    for module in (packed, run_answers, alignment):
         monkeypatch.setattr(module, "BLOCK", 128)
     monkeypatch.setattr(tallies, "PART", 64)
-    monkeypatch.setattr(answers, "MOST_PARTS", 50)
+    monkeypatch.setattr(run_answers, "MOST_PARTS", 50)
     sizes = [write_run(tmp_path / str(n), n) for n in (300, 1300)]
     report = [lambda n=n: results_of(load_run(tmp_path / str(n)), draws=10) for n in (300, 1300)]
     pairs = ["zoo multiply @16", "zoo none @16"]

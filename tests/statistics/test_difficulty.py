@@ -9,7 +9,7 @@ import pytest
 from made_up_run import write_jsonl
 
 from zoo_exp import tasks
-from zoo_exp.runs.answers import Answers
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.alignment import align
 from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.comparisons import above_budget

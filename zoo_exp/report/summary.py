@@ -14,9 +14,9 @@ from zoo_exp.report.mask_items import RULE, choose, read_masks
 from zoo_exp.report.published import beside
 from zoo_exp.report.run_document import markdown_document, show, write_csv, write_json
 from zoo_exp.runs import folder
-from zoo_exp.runs.answers import read_answers
 from zoo_exp.runs.provenance import versions
 from zoo_exp.runs.reading import read_timings
+from zoo_exp.runs.run_answers import read_answers
 from zoo_exp.statistics.arm_rows import ArmRow, group
 from zoo_exp.statistics.bootstrap import DRAWS
 from zoo_exp.statistics.results import Results, compute

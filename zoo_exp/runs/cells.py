@@ -14,7 +14,7 @@ from typing import Any
 from zoo_exp.config.experiment import Cell
 from zoo_exp.files import write_text
 from zoo_exp.runs import folder, lock, reading
-from zoo_exp.runs.answers import Answers
+from zoo_exp.runs.run_answers import Answers
 
 STATES = DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 Answered = dict[str, dict[str, set[str]]]

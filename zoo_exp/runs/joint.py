@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_exp.runs.answers import Answers, ArmAnswers, TaskAnswers
-from zoo_exp.runs.columns import Column, Numbers
+from zoo_exp.runs.packed import Column, Numbers
+from zoo_exp.runs.run_answers import Answers, ArmAnswers, TaskAnswers
 
 
 @dataclass(frozen=True)

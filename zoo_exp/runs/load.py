@@ -10,8 +10,8 @@ from zoo_exp import __version__
 from zoo_exp.config.identity import LATER_FIELDS, MODEL_FIELDS
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.runs import anew, cells, folder, manifest
-from zoo_exp.runs.answers import Answers, read_answers
 from zoo_exp.runs.reading import read_records
+from zoo_exp.runs.run_answers import Answers, read_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ class Run:
         experiment: the resolved configuration from its manifest.
         provenance: versions and machine.
         data: task -> data set and revision; empty for older runs that did not record it.
-        answers: its records, from `answers.read_answers`.
+        answers: its records, from `run_answers.read_answers`.
         cells: task -> cell ids of its records (hashes of model, weights, data source and seed).
         notes: one sentence for each unfinished task.
     """
@@ -118,7 +118,7 @@ def load_run(path: Path, arms: Collection[str] = (), texts: bool = False) -> Run
     Args:
         path: the run folder.
         arms: ids of the arms whose records are read; empty reads all.
-        texts: see `answers.read_answers`.
+        texts: see `run_answers.read_answers`.
 
     Raises:
         MissingFileError: the manifest or the records are missing, or a file cannot be read.

@@ -21,8 +21,8 @@ import numpy as np
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import Row, log, read_lines
 from zoo_exp.runs import folder
-from zoo_exp.runs.columns import Column, Numbers
 from zoo_exp.runs.lines import Lines, position
+from zoo_exp.runs.packed import Column, Numbers
 from zoo_exp.runs.records import MaskRow, Timing, record_row
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_exp.runs.columns import coded, smallest
+from zoo_exp.runs.packed import coded, smallest
 from zoo_exp.statistics.intervals import Floats
 
 MOST = 2**16

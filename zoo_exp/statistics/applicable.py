@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_exp.runs.answers import Answers, ArmAnswers
+from zoo_exp.runs.run_answers import Answers, ArmAnswers
 from zoo_exp.statistics.arm_rows import ArmRow
 
 
@@ -32,7 +32,7 @@ def applicable(answers: Answers, rows: Sequence[ArmRow]) -> Applicable:
     other arms would not compare, and leaving its questions out of every arm would change their numbers.
 
     Args:
-        answers: from `answers.read_answers`.
+        answers: from `run_answers.read_answers`.
         rows: the rows of the table.
     """
     found: dict[str, dict[str, ArmAnswers]] = {}

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zoo_exp.errors import UnknownNameError
-from zoo_exp.runs.answers import Answers, TaskAnswers
+from zoo_exp.runs.run_answers import Answers, TaskAnswers
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.intervals import Floats
 
@@ -111,7 +111,7 @@ def outcomes(answers: Answers, tasks: Sequence[str], judges: Judges) -> pd.DataF
     """The successes and failures of an arm among all recorded questions.
 
     Args:
-        answers: from `answers.read_answers`.
+        answers: from `run_answers.read_answers`.
         tasks: names of the tasks that count.
         judges: the arm and the others.
 

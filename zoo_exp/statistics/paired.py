@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.errors import InvalidValueError, ZooExpError
-from zoo_exp.runs.answers import Answers
 from zoo_exp.runs.joint import Joint
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.alignment import align
 from zoo_exp.statistics.arm_rows import ArmRow
 from zoo_exp.statistics.bootstrap import DRAWS, retained

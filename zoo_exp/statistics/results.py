@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.errors import MissingFileError, ZooExpError
-from zoo_exp.runs.answers import Answers
+from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.applicable import applicable
 from zoo_exp.statistics.arm_rows import ArmRow, group
@@ -139,7 +139,7 @@ def compute(
 
     Args:
         experiment: its name.
-        records: from `answers.read_answers`, or a data frame from `reading.read_records`, which takes more memory.
+        records: from `run_answers.read_answers`, or a data frame from `reading.read_records`, which takes more memory.
         timings: from `reading.read_timings`.
         tasks: in the order of the table's columns.
         arms: mappings with `arm`, `arm_id`, `selector`, `options`, `budget`, in the order of the rows; if empty, the

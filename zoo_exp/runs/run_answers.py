@@ -17,8 +17,8 @@ import numpy as np
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import Row, decode
 from zoo_exp.runs import folder
-from zoo_exp.runs.columns import BLOCK, Column, Numbers
 from zoo_exp.runs.lines import Lines
+from zoo_exp.runs.packed import BLOCK, Column, Numbers
 from zoo_exp.runs.reading import ARM_COLUMNS, placed, record_files, without_collector
 from zoo_exp.runs.records import NOT_APPLICABLE, record_row
 
