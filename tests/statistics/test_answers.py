@@ -176,13 +176,13 @@ def peak_of(work):
 def test_memory_per_record_is_that_of_a_few_numbers(tmp_path, monkeypatch):
     """The worst case: distinct score parts, costs and responses, three arms. Whole records take 2 kB each."""
     for module in (packed, run_answers, alignment):
-        monkeypatch.setattr(module, "BLOCK", 128)
-    monkeypatch.setattr(tallies, "PART", 64)
+        monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(tallies, "PART", 32)
     monkeypatch.setattr(run_answers, "MOST_PARTS", 50)
-    sizes = [write_run(tmp_path / str(n), n) for n in (300, 1300)]
-    report = [lambda n=n: results_of(load_run(tmp_path / str(n)), draws=10) for n in (300, 1300)]
+    sizes = [write_run(tmp_path / str(n), n) for n in (200, 700)]
+    report = [lambda n=n: results_of(load_run(tmp_path / str(n)), draws=10) for n in (200, 700)]
     pairs = ["zoo multiply @16", "zoo none @16"]
-    both = [lambda n=n: compare_runs([tmp_path / str(n)], pairs, draws=10).pairs for n in (300, 1300)]
+    both = [lambda n=n: compare_runs([tmp_path / str(n)], pairs, draws=10).pairs for n in (200, 700)]
     for few, many in (report, both):
         few()  # imports and caches
         slope = (peak_of(many) - peak_of(few)) / (sizes[1] - sizes[0])

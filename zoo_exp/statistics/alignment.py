@@ -116,7 +116,7 @@ class TaskSamples:
         """A column of the records under some arms, computed when it is asked for.
 
         Args:
-            name: one of `runs.run_answers.MEASURED`: `score` (0 to 1), `kept_tokens` that entered the language model, for
+            name: one of `MEASURED`: `score` (0 to 1), `kept_tokens` that entered the language model, for
                 layer selectors `layer_tokens` (mean over decoder layers of those at their input), and TFLOP, nan if not
                 recorded. Tokens are nan for questions without an image, and layer_tokens for input selectors.
             columns: numbers of the arms; None for all.
