@@ -41,7 +41,7 @@ def make_learner(plan: Plan, start: str | None = None, decoder: str | None = Non
             or for embedded_next and embedded_qwen a LLaVA whose weights or decoder are taken). None takes
             `world1` for embedded, and the shipped `embedded` for the others.
         decoder: folder of a LLaVA of world 2 whose decoder replaces that of the model to start from (embedded_qwen).
-            Where the model starts from a LLaVA's decoder, it learns to write places as that decoder does.
+            Behind a LLaVA's decoder, the plan's layers in front are added.
 
     Raises:
         InvalidValueError: a model of another world, or of another kind.
@@ -50,22 +50,16 @@ def make_learner(plan: Plan, start: str | None = None, decoder: str | None = Non
     if decoder is not None and plan.model != "embedded_qwen":
         raise InvalidValueError(f"decoder={decoder}: {plan.model} takes it from start=; leave decoder= out")
     learner = _learner(plan, start, decoder)
-    source = decoder or start
-    if plan.side_weight and source not in (None, START_WORLD_1, "scratch"):
-        teacher = load_start(str(source), plan.model)
-        if teacher.config.model_type == "llava":
+    if plan.front_layers and plan.model != "embedded" and start not in (START_WORLD_1, "scratch"):
+        teacher = load_start(decoder or start or str(shipped_folder("embedded")), plan.model)
+        if teacher.config.model_type == "llava":  # otherwise the model has its layers in front already
             learner.codes = place_codes(teacher)
+            for _ in range(plan.front_layers):
+                insert_first(learner.model)
     return learner
 
 
 def _learner(plan: Plan, start: str | None, decoder: str | None) -> Learner:
-    learner = _without_front(plan, start, decoder)
-    for _ in range(plan.front_layers):
-        insert_first(learner.model)
-    return learner
-
-
-def _without_front(plan: Plan, start: str | None, decoder: str | None) -> Learner:
     if plan.model == "embedded":
         if start in (None, START_WORLD_1, "scratch"):
             return LlavaLearner(plan, make_llava(plan.seed, start or START_WORLD_1))
