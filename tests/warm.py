@@ -53,11 +53,12 @@ class Popen:
         stderr: the same, or `subprocess.STDOUT`.
         text: whether pipes have text instead of bytes.
         start_new_session: whether it leads a process group of its own.
+        tied: whether it is killed when this process ends.
     """
 
     def __init__(
         self, command, *, env=None, cwd=None, stdin=None, stdout=None, stderr=None, text=False,
-        start_new_session=False,
+        start_new_session=False, tied=False,
     ):  # fmt: skip
         assert command[0] == sys.executable, command
         self.args, self.returncode, self.stdin, self.stdout, self.stderr = command, None, None, None, None
@@ -81,7 +82,7 @@ class Popen:
                 )
         request = {
             "command": [str(word) for word in command[1:]], "env": dict(os.environ if env is None else env),
-            "cwd": str(cwd or os.getcwd()), "session": start_new_session,
+            "cwd": str(cwd or os.getcwd()), "session": start_new_session, "tied": tied,
         }  # fmt: skip
         self._status = socket.socket(socket.AF_UNIX)
         self._status.connect(_address())
@@ -180,6 +181,30 @@ def run(command, *, capture_output=False, text=False, timeout=None, check=False,
     return done
 
 
+def interpreter(path):
+    """Write a program that stands for the interpreter where a path is asked for, as in a job of SLURM.
+
+    It passes its signals on to the fork; the fork dies with it.
+    """
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {__file__} --as-child {_address()} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def _as_child(address, *command):
+    """What that program does: ends as the fork ends."""
+    _server.append(address)
+    fork = Popen([sys.executable, *command], tied=True)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: fork.send_signal(number))
+    code = fork.wait()
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
 _environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
 """What libraries read when they are imported; tests may have changed it when the server starts."""
 _server = []
@@ -262,7 +287,14 @@ def _serve(address):
                 return
             if wake in sources:
                 os.read(wake, 4096)
-                _reap(running)
+                for asker in _reap(running):
+                    with contextlib.suppress(KeyError):
+                        ready.unregister(asker)
+                    asker.close()
+            for child, asker in running.items():
+                if asker in sources:
+                    ready.unregister(asker)
+                    os.kill(child, signal.SIGKILL)
             if listener in sources:
                 asker, _ = listener.accept()
                 _, files, _, _ = socket.recv_fds(asker, 1, 3)
@@ -282,15 +314,19 @@ def _serve(address):
                     os.close(file)
                 asker.sendall(f"{child}\n".encode())
                 running[child] = asker
+                if request["tied"]:
+                    ready.register(asker, selectors.EVENT_READ)  # it says nothing more before it ends
 
 
 def _reap(running):
-    """Report the children that have ended to those who asked for them."""
+    """Report the children that have ended to those who asked for them; who asked."""
     for child in list(running):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            with running.pop(child) as asker, contextlib.suppress(OSError):
+            asker = running.pop(child)
+            with contextlib.suppress(OSError):
                 asker.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            yield asker
 
 
 def _become(request):
@@ -307,7 +343,7 @@ def _become(request):
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     from lightning.fabric.utilities import rank_zero  # it reads the environment when it is imported
 
-    rank_zero.rank_zero_only.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
     kind, *rest = request["command"]
     sys.path[0] = request["cwd"] if kind in ("-m", "-c") else os.path.dirname(os.path.abspath(kind))
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -339,6 +375,9 @@ def _warm_up():
     with tempfile.TemporaryDirectory() as folder:
         assert pipeline.run(compose([*_RUN[1:], f"out={folder}"]), Console(quiet=True)) == 0
 
+
+if __name__ == "__main__" and sys.argv[1] == "--as-child":
+    sys.exit(_as_child(*sys.argv[2:]))
 
 if __name__ == "__main__":
     _warm_up()

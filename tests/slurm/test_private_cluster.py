@@ -63,6 +63,17 @@ def shell(cluster):
     return call
 
 
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """`script=FILE`: the batch script, with an interpreter that has no seconds of imports."""
+    folder = tmp_path_factory.mktemp("script")
+    text = (ROOT / "slurm" / "array.sbatch").read_text()
+    assert "\npython=$1\n" in text
+    path = folder / "warm.sbatch"
+    path.write_text(text.replace("\npython=$1\n", f"\npython={warm.interpreter(folder / 'python')}\n"))
+    return f"script={path}"
+
+
 def slurm(shell, out, *more, **options):
     return shell(sys.executable, "-m", "zoo_exp", "slurm", *BASE, f"out={out}", *more, **options)
 
@@ -85,8 +96,11 @@ def rows(folder):
     return sum(1 for _ in reading.records(folder))
 
 
-def test_an_array_with_a_failing_cell_and_the_second_submission(shell, tmp_path):
-    """The others finish, the status names the failed one, and only that one is submitted again."""
+def test_an_array_with_a_failing_cell_and_the_second_submission(shell, script, tmp_path):
+    """The others finish, the status names the failed one, and only that one is submitted again.
+
+    The first jobs are as a user submits them; all others here have a warm interpreter.
+    """
     tasks = ["task=[embedded_pope,embedded_gqa]", "limit=4"]
     expected = single(tmp_path / "single", *tasks)
     out = tmp_path / "array"
@@ -102,20 +116,20 @@ def test_an_array_with_a_failing_cell_and_the_second_submission(shell, tmp_path)
     assert status[2].split()[:3] == ["1", "embedded_gqa", "failed"]
     assert "embedded_gqa.json" in status[2]
     blocked.rmdir()
-    printed = slurm(shell, out, *tasks, "--wait")
+    printed = slurm(shell, out, *tasks, "--wait", script)
     assert "1 of 2 cells (embedded_gqa)" in printed
     assert (folder / "records.jsonl").read_bytes() == expected
     assert (folder / "results.md").exists()
     assert "nothing to submit: 2 done" in slurm(shell, out, *tasks)
 
 
-def test_two_nodes_preempted_and_out_of_time(shell, tmp_path):
+def test_two_nodes_preempted_and_out_of_time(shell, script, tmp_path):
     """One cell on two nodes: requeued by USR1, then by preemption; the bytes are those of one process."""
     task = ["task=embedded_pope", "limit=60"]
     expected = single(tmp_path / "single", *task)
     out = tmp_path / "nodes"
     folder = compose([*BASE, *task, f"out={out}"]).run_dir
-    job = job_of(slurm(shell, out, *task, "nodes=2", "cpus=2"))
+    job = job_of(slurm(shell, out, *task, "nodes=2", "cpus=2", script))
     until(lambda: rows(folder) > 0)
     shell("scancel", f"--signal={signal.SIGUSR1.name.removeprefix('SIG')}", job)
     log = folder / "slurm" / "logs" / f"{job}_0.out"
@@ -125,7 +139,7 @@ def test_two_nodes_preempted_and_out_of_time(shell, tmp_path):
     until(lambda: rows(folder) > before)
     shell("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: "restart 2" in log.read_text())
-    slurm(shell, out, *task, "--wait")
+    slurm(shell, out, *task, "--wait", script)
     assert (folder / "records.jsonl").read_bytes() == expected
     written = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     repeated = sum(row["batch_size"] for row in written) - len(expected.splitlines())
@@ -139,13 +153,13 @@ def holders(folder):
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(shell, tmp_path, nodes):
+def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(shell, script, tmp_path, nodes):
     """SIGKILL at a seeded moment: an array of two cells, and one cell with a rank on each of two nodes."""
     tasks = ["task=[embedded_pope,embedded_gqa]" if nodes == 1 else "task=embedded_pope", "limit=30"]
     expected = single(tmp_path / "single", *tasks)
     out, draw, kills = tmp_path / "array", random.Random(nodes), 0
     folder = compose([*BASE, *tasks, f"out={out}"]).run_dir
-    job, least = job_of(slurm(shell, out, *tasks, f"nodes={nodes}")), draw.randrange(1, 12)
+    job, least = job_of(slurm(shell, out, *tasks, f"nodes={nodes}", script)), draw.randrange(1, 12)
     until(lambda: rows(folder) >= least or not queued(shell, job))
     before = rows(folder)
     for process in holders(folder):
@@ -156,7 +170,7 @@ def test_jobs_that_are_killed_outright_are_submitted_again_and_change_no_byte(sh
     assert kills
     status = slurm(shell, out, *tasks, "--status")
     assert "running" not in status
-    slurm(shell, out, *tasks, f"nodes={nodes}", "--wait")
+    slurm(shell, out, *tasks, f"nodes={nodes}", "--wait", script)
     assert (folder / "records.jsonl").read_bytes() == expected
 
 

@@ -90,15 +90,21 @@ def summary(found: Sequence[Row]) -> str:
 
 
 def wait(experiment: Experiment, say: Callable[[str], None], seconds: float = 5.0) -> None:
-    """Wait until no job of the experiment is in the queue; report every change of the numbers."""
-    before = ""
+    """Wait until no job of the experiment is in the queue; report every change of the numbers.
+
+    Args:
+        experiment: the experiment.
+        say: prints a line.
+        seconds: longest time between two queries. The first come sooner, for jobs that last seconds.
+    """
+    before, started = "", time.monotonic()
     while queue := tools.queue(job_name(experiment)):
         states = list(queue.values())
         now = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
         if now != before:
             say(f"in the queue: {now}")
         before = now
-        time.sleep(seconds)
+        time.sleep(min(seconds, max(0.5, 0.1 * (time.monotonic() - started))))
 
 
 def last_line(logs: Path, index: int) -> str:

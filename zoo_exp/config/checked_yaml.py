@@ -44,11 +44,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is larger than {MAX_BYTES // 2**20} MiB: it is no configuration file"
         )
     try:
-        text = data.decode("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _check(node, path)
-        content = yaml.safe_load(text)
+        content = _content(data.decode("utf-8"), path)
     except UnicodeDecodeError as error:
         raise InvalidValueError(f"{path} is not UTF-8 text: {error.reason}") from None
     except RecursionError:
@@ -67,6 +63,19 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidValueError(f"{path}: a configuration file must be a mapping of keys to values")
     return content
+
+
+def _content(text: str, path: Path) -> Any:
+    """What a YAML text says, once it has been checked."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, path)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _check(root: yaml.Node, path: Path) -> None:

@@ -1,7 +1,9 @@
 """From overrides to an `Experiment`, in one function; Hydra's compose API and its errors stay inside."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -133,14 +135,53 @@ def run_config(
 
 
 def _hydra(request: overrides.Request, search_path: Sequence[Path]) -> DictConfig:
-    """Compose the YAML files."""
+    """Compose the YAML files and set the keys that were given one by one, as Hydra does."""
     texts = [f"+exp@_global_={request.exp}"] if request.exp else []
+    if len(search_path) > 1:
+        config = _composed((*texts, *request.choices), search_path)
+    else:
+        config = deepcopy(_remembered((*texts, *request.choices), _state_of(search_path[0])))
+    for override in request.values:
+        if override.is_sweep_override():
+            raise InvalidValueError(f"override '{override.input_line}': several values need a sweep (-m)")
+        try:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
+        except OmegaConfBaseException as error:
+            raise InvalidValueError(f"Error merging override {override.input_line}") from error
+    return config
+
+
+@lru_cache(maxsize=64)
+def _remembered(texts: tuple[str, ...], _: frozenset[tuple[str, int, int]]) -> DictConfig:
+    """`_composed` of the built-in files: reading them takes a quarter of a second, and a sweep has many points.
+
+    Args:
+        texts: see `_composed`.
+        _: the state of the files.
+    """
+    return _composed(texts, [folders.built_in()])
+
+
+def _state_of(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Paths, sizes and times of the YAML files of a folder: what changes when one is edited."""
+    found = ((path, path.stat()) for path in folder.rglob("*.yaml"))
+    return frozenset((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+
+def _composed(texts: Sequence[str], search_path: Sequence[Path]) -> DictConfig:
+    """Compose the YAML files.
+
+    Args:
+        texts: group choices in Hydra's grammar.
+        search_path: the built-in folder, then the user's folders.
+    """
+    own = []
     if len(search_path) > 1:
         checked_yaml.register_source()
         places = ",".join(f"'checked://{_quoted(folder)}'" for folder in search_path[1:])
-        texts.append(f"hydra.searchpath=[{places}]")
+        own.append(f"hydra.searchpath=[{places}]")
     with initialize_config_dir(str(search_path[0]), version_base="1.3"):
-        config = hydra_compose("config", overrides=[*texts, *request.hydra])
+        config = hydra_compose("config", overrides=[*own, *texts])
     OmegaConf.set_struct(config, False)
     return config
 

@@ -34,8 +34,10 @@ _UNQUOTED = re.compile(
 class Request:
     """A parsed command line."""
 
-    hydra: list[str] = field(default_factory=list)
-    """Overrides for Hydra."""
+    choices: list[str] = field(default_factory=list)
+    """Group choices such as `model=embedded`, in Hydra's grammar."""
+    values: list[Override] = field(default_factory=list)
+    """Overrides of single keys, in their order."""
     exp: str | None = None
     tasks: list[str] | None = None
     task_metric: str | None = None
@@ -177,10 +179,10 @@ def _take(override: Override, request: Request, search_path: Sequence[Path]) -> 
         request.selector_settings[name] = value
     elif key in folders.GROUPS:
         folders.read(folders.find(key, _name(text, value), search_path))
-        request.hydra.append(text)
+        request.choices.append(text)
     else:
         check_key(key)
-        request.hydra.append(f"++{text}")
+        request.values.append(override)
 
 
 def check_key(key: str) -> None:
