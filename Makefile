@@ -15,8 +15,8 @@ help: ## list the targets
 demo: $(VENV)/.installed ## install, then run the fusion ablation on the embedded model
 	$(BIN)/python -m zoo_exp run +exp=ablation_fusion budget=[16,8] limit=38 $(OVERRIDES)
 
-test: $(VENV)/.installed-test ## install the test tools, then run all tests in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+test: $(VENV)/.installed-test ## install the test tools, then run all tests: three processes keep two cores busy, since some tests wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 test-fast: $(VENV)/.installed-test ## the same without the tests marked slow or slurm: under 3 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not slurm"

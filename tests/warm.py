@@ -6,8 +6,8 @@ process are forks too. A test about the first seconds of an interpreter must sta
 sets variables which a library reads while it is imported (`HF_*`). W&B is not imported here for that reason.
 """
 
-import atexit
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -208,22 +208,47 @@ def _as_child(address, *command):
 _environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
 """What libraries read when they are imported; tests may have changed it when the server starts."""
 _server = []
-"""The address and the process, once there is a server."""
+"""The address and the connection that keeps the server, once there is one."""
 
 
 def _address():
-    """Where the server of this process listens; it is started by the first command and ends with this process."""
+    """Where the server listens that all processes of a test run share: the first command starts it.
+
+    It ends with the last process that uses it.
+    """
     if not _server:
-        address = f"{tempfile.mkdtemp(prefix='warm')}/socket"  # the server removes it
-        environment = _environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        process = subprocess.Popen(
-            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout.readline() == "ready\n"
-        _server.extend([address, process])
-        atexit.register(process.stdin.close)
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+        folder = f"{tempfile.gettempdir()}/warm{run[:12]}" if run else tempfile.mkdtemp(prefix="warm")
+        address = f"{folder}/socket"  # the server removes the folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with open(f"{folder}/lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # one process starts it, and the others wait
+            _server.extend([address, _tie(address) or _tie(_start(address))])
     return _server[0]
+
+
+def _tie(address):
+    """A connection that keeps the server until this process ends; None without a server."""
+    tie = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(OSError):
+        tie.connect(address)
+        tie.sendall(b"t")
+        if tie.recv(1):
+            return tie
+    tie.close()
+    return None
+
+
+def _start(address):
+    """Start a server; its address."""
+    os.makedirs(os.path.dirname(address), mode=0o700, exist_ok=True)  # the last server may have removed it
+    environment = _environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        [sys.executable, __file__, address], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return address
 
 
 class _Forked:
@@ -268,8 +293,10 @@ class _Request(Exception):
 
 
 def _serve(address):
-    """Fork a child for each request until standard input ends; raises `_Request` in children."""
+    """Fork a child for each request until nobody is tied to this server; raises `_Request` in children."""
     listener = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)  # of a server that was killed
     listener.bind(address)
     listener.listen()
     wake, woken = os.pipe()
@@ -277,14 +304,18 @@ def _serve(address):
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     print("ready", flush=True)
-    running = {}
+    running, ties = {}, set()
     with selectors.DefaultSelector() as ready:
-        for source in (listener, wake, 0):
+        for source in (listener, wake):
             ready.register(source, selectors.EVENT_READ)
         while True:
             sources = {key.fileobj for key, _ in ready.select()}
-            if 0 in sources:
-                return
+            for tie in ties & sources:
+                ready.unregister(tie)
+                ties.remove(tie)
+                tie.close()
+                if not ties:
+                    return
             if wake in sources:
                 os.read(wake, 4096)
                 for asker in _reap(running):
@@ -297,7 +328,13 @@ def _serve(address):
                     os.kill(child, signal.SIGKILL)
             if listener in sources:
                 asker, _ = listener.accept()
-                _, files, _, _ = socket.recv_fds(asker, 1, 3)
+                what, files, _, _ = socket.recv_fds(asker, 1, 3)
+                if what != b".":
+                    if what:
+                        asker.sendall(what)
+                        ready.register(asker, selectors.EVENT_READ)
+                        ties.add(asker)
+                    continue
                 with asker.makefile() as lines:
                     request = json.loads(lines.readline())
                 child = os.fork()

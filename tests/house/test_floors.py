@@ -1,6 +1,7 @@
 """Imports only go down the floors, and light modules stay light."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def floor(name):
     return FLOORS[max((known for known in FLOORS if below(name, known)), key=len)]
 
 
+@functools.cache
 def imports(source, lazy=True):
     """Dotted names that `source` imports outside of `if TYPE_CHECKING`; functions count with `lazy` only."""
     names = []
@@ -95,7 +97,9 @@ def imports(source, lazy=True):
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 for other in child.orelse:
                     visit(other)
-            elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            elif isinstance(child, ast.expr):
+                continue  # an import is a statement
+            elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 visit(child)
 
     visit(ast.parse(source))

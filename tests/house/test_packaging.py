@@ -177,7 +177,7 @@ def test_make_installs_once_and_runs_the_documented_commands():
     demo = planned("demo")
     assert "pip install" in demo
     assert demo.rstrip().endswith("-m zoo_exp run +exp=ablation_fusion budget=[16,8] limit=38")
-    assert "pytest -n 2" in planned("test")
+    assert "pytest -n 3" in planned("test")
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     assert "make test" in (ROOT / ".ci/run").read_text()
 

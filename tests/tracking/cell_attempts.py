@@ -108,6 +108,7 @@ def attempt(experiment, parts, logger, ranks=1, is_rank_zero=True):
 if __name__ == "__main__":
     experiment = make_experiment(sys.argv[1])
     session.BOUNDS |= {"init_timeout": 120, "finish_timeout": float(sys.argv[2])}
+    session.BOUNDS |= {name: 0.1 for name in session.BOUNDS if "_retry_wait_" in name}  # as many attempts
     logger = CellLogger(experiment, lambda line: print(line, flush=True), every=0)
     for command in map(json.loads, sys.stdin):
         if command == "close":

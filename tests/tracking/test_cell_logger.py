@@ -47,6 +47,13 @@ def folders(experiment):
     return found
 
 
+def until_another_name(experiment):
+    """Wait until W&B gives another name to a folder: it names them by the second."""
+    ((*_, last),) = folders(experiment).values()
+    while time.strftime("run-%Y%m%d_%H%M%S-") in last.name:
+        time.sleep(0.05)
+
+
 def test_each_cell_is_a_run_that_grows_and_is_complete_at_the_end(experiment):
     first, second = experiment.cells()
     lines = []
@@ -91,7 +98,7 @@ def test_a_resumed_cell_keeps_its_id_and_its_last_folder_is_complete(experiment)
     attempt(experiment, [(cell, range(3))], logger)
     logger.close()
     merge_run(experiment)  # what a stopped run does
-    time.sleep(1.1)  # W&B names folders by the second
+    until_another_name(experiment)
     logger = CellLogger(experiment, print, every=0)
     attempt(experiment, [(cell, range(3, QUESTIONS))], logger)
     logger.close()
@@ -167,7 +174,7 @@ def test_both_folders_of_a_resumed_offline_run_sync_to_one_whole_run(experiment,
         logger = CellLogger(experiment, print, every=0)
         attempt(experiment, [(cell, numbers)], logger)
         logger.close()
-        time.sleep(1.1)
+        until_another_name(experiment)
     ((first, second),) = folders(experiment).values()
     keys = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "WANDB_SILENT": "true"}
     command = [sys.executable, "-m", "wandb", "sync", "--yes", str(first), str(second)]

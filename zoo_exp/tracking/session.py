@@ -25,6 +25,12 @@ BOUNDS: dict[str, Any] = {
     "x_graphql_timeout_seconds": 20,
     "x_file_stream_retry_max": 3,
     "x_file_transfer_retry_max": 3,
+    # 1, 2 and 4 s between the attempts: W&B's own waits begin with 2 s and grow to a minute.
+    **{
+        f"x_{part}_retry_wait_{end}_seconds": seconds
+        for part in ("graphql", "file_stream", "file_transfer")
+        for end, seconds in (("min", 1), ("max", 4))
+    },
     "x_transaction_log_flush_interval": 1,  # a killed process loses one second of rows instead of fifteen
 }
 PRIVATE: dict[str, Any] = {
