@@ -13,10 +13,9 @@ time, the longest first, as in a SLURM array; the largest cell is a lower bound 
 
 import argparse
 import json
+import multiprocessing
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +33,6 @@ KEEP = (1 / 3, 2 / 9, 1 / 9)
 SELECTORS_PER_BUDGET = 5  # and the full-token arm: 16
 TEXT_TOKENS, NEW_TOKENS = 60, 4
 WORKERS = (1, 8, 64)
-WAYS = ("report", "compare")
 ARMS = 16
 TASKS = ("gqa", "pope", "vqav2_val")
 RANKS = 8  # of a cell, as `gpus=8` starts them
@@ -68,16 +66,11 @@ def main() -> None:
     read_parser = commands.add_parser("read", help="processor time and memory of report and compare")
     read_parser.add_argument("--answers", type=int, nargs="+", default=[100_000, 400_000, 1_600_000])
     read_parser.add_argument("--dir", type=Path, help="where the temporary run folders are made")
-    measure_parser = commands.add_parser("measure", help="one of them in this process, for `read`")
-    measure_parser.add_argument("what", choices=WAYS)
-    measure_parser.add_argument("run", type=Path)
     args = parser.parse_args()
     if args.command == "merge":
         merge(args.rows, args.dir)
     elif args.command == "read":
         read(args.answers, args.dir)
-    elif args.command == "measure":
-        measure_reading(args.what, args.run)
     elif args.rates:
         encoder, prefill, token = args.rates
         plan(Rates(encoder * 1e12, prefill * 1e12, token / 1e3, "as given"))
@@ -222,50 +215,67 @@ def merge(rows: int, place: Path | None) -> None:
 def read(sizes: Sequence[int], place: Path | None) -> None:
     """Print processor time and peak memory of `report` and `compare` for made-up runs of some sizes, and the slopes.
 
-    Each is measured in a process of its own. A slope is the additional memory per additional answer.
+    Each is measured in a process of its own, which starts with the imports made. A slope is the additional memory per
+    additional answer. Figures, whose cost does not depend on the answers, are not drawn.
     """
-    found: dict[str, list[dict[str, float]]] = {what: [] for what in WAYS}
-    for size in sizes:
-        with tempfile.TemporaryDirectory(dir=place) as name:
-            run = Path(name) / "runs" / "scale" / "0123456789ab"
-            answers = made_up_run(run, size)
-            for what, results in found.items():
-                done = subprocess.run(
-                    [sys.executable, __file__, "measure", what, str(run)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-                results.append({"answers": answers, **json.loads(done.stdout.splitlines()[-1])})
-    print("| command | answers | processor time | per million | peak memory | per additional answer |")
-    print("|---|--:|--:|--:|--:|--:|")
-    for what, results in found.items():
-        for before, own in zip([None, *results], results, strict=False):
-            slope = "-"
-            if before is not None:
-                more = own["answers"] - before["answers"]
-                slope = f"{(own['peak'] - before['peak']) / more:.0f} bytes"
-            million = own["seconds"] / own["answers"] * 1e6
-            print(
-                f"| `{what}` | {own['answers']:,.0f} | {own['seconds']:.1f} s | {million:.0f} s "
-                f"| {own['peak'] / 1e6:.0f} MB | {slope} |"
-            )
-
-
-def measure_reading(what: str, run: Path) -> None:
-    """Run a command, and print its processor time and the peak of this process as JSON."""
-    from zoo_exp.report.build import build
-    from zoo_exp.report.tables_paired import document
+    from zoo_exp.report import run_document, runs, tables_paired
+    from zoo_exp.runs.load import load_run
     from zoo_exp.statistics.compare_runs import compare_runs
 
-    busy = time.process_time()
-    if what == "report":
-        build([run], run / "report")
-    else:
-        document(compare_runs([run], [label(1), label(2)]), 10)
-    seconds = time.process_time() - busy
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    def report(run: Path) -> None:
+        run_document.markdown_document(runs.results_of(load_run(run)))
+
+    def compare(run: Path) -> None:
+        tables_paired.document(compare_runs([run], [label(1), label(2)]), 10)
+
+    print("| command | answers | processor time | per million | peak memory | per additional answer |")
+    print("|---|--:|--:|--:|--:|--:|")
+    last: dict[str, tuple[int, int]] = {}
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        few = Path(name) / "few"
+        made_up_run(few, 480)
+        for size in sizes:
+            run = Path(name) / f"{size}"
+            answers = made_up_run(run, size)
+            for what, work in (("report", report), ("compare", compare)):
+                seconds, peak = in_a_process(
+                    lambda work=work, run=run: work(run), lambda work=work: work(few)
+                )
+                slope = (
+                    f"{(peak - last[what][1]) / (answers - last[what][0]):.0f} bytes" if what in last else "-"
+                )
+                last[what] = answers, peak
+                print(
+                    f"| `{what}` | {answers:,} | {seconds:.1f} s | {seconds / answers * 1e6:.0f} s "
+                    f"| {peak / 1e6:.0f} MB | {slope} |",
+                    flush=True,
+                )
+
+
+def in_a_process(work: Callable[[], None], before: Callable[[], None]) -> tuple[float, int]:
+    """Processor time of some work, and the peak memory of a process that did it [s, bytes].
+
+    Args:
+        work: what is measured.
+        before: what is done before without being timed, for imports and caches.
+    """
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+
+    def measure() -> None:
+        before()
+        busy = time.process_time()
+        work()
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        results.put((time.process_time() - busy, peak))
+
+    process = context.Process(target=measure)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"a measurement ended with exit code {process.exitcode}")
+    seconds, peak = results.get()
+    return float(seconds), int(peak)
 
 
 def made_up_run(run: Path, answers: int) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from zoo_exp.config.schema import ModelConfig
@@ -170,17 +169,23 @@ def differing(run: Path, seed: int, most: int = DIFFERING) -> dict[str, list[str
         seed: of the draw.
         most: largest number per task.
     """
+    from pyarrow import parquet
+
+    columns = ["task", "sample_id", "selector", "score"]
+    right: set[tuple[str, str]] = set()
+    wrong: set[tuple[str, str]] = set()
     try:
-        table = pd.read_parquet(
-            folder.merged(run, folder.RECORDS, ".parquet"), columns=["task", "sample_id", "selector", "score"]
-        )
+        with parquet.ParquetFile(folder.merged(run, folder.RECORDS, ".parquet")) as file:
+            for batch in file.iter_batches(columns=columns):
+                values = (batch.column(name).to_pylist() for name in columns)
+                for task, sample, selector, score in zip(*values, strict=True):
+                    if selector != WITHOUT_TOKENS and score is not None and score == score:
+                        (right if score >= 0.5 else wrong).add((task, sample))
     except (OSError, ValueError, KeyError):
         return {}
-    table = table[(table["selector"] != WITHOUT_TOKENS) & table["score"].notna()]
-    right = (table["score"] >= 0.5).groupby([table["task"], table["sample_id"]]).agg(["any", "all"])
     found: dict[str, list[str]] = {}
-    for task, sample in right.index[right["any"] & ~right["all"]]:
-        found.setdefault(str(task), []).append(str(sample))
+    for task, sample in sorted(right & wrong):
+        found.setdefault(task, []).append(sample)
     return {
         task: sorted(own, key=lambda sample: _drawn(seed, task, sample))[:most] for task, own in found.items()
     }

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import IO, Self
 
 from zoo_exp.errors import MissingFileError
@@ -32,6 +33,7 @@ class Lines:
         self.paths = paths
         self._files: dict[int, int] = {}  # number of a path -> descriptor, the one used last at the end
         self._known: dict[int, tuple[int, int]] = {}
+        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +55,8 @@ class Lines:
         Raises:
             OSError: it cannot be opened.
         """
-        return os.fdopen(os.dup(self._opened(number)), "rb")
+        with self._lock:
+            return os.fdopen(os.dup(self._opened(number)), "rb")
 
     def at(self, place: int) -> bytes:
         """The line at a position, including its line break.
@@ -61,11 +64,15 @@ class Lines:
         Raises:
             MissingFileError: the file was replaced or removed.
         """
-        number, offset, size = place >> _SHIFT, place & ((1 << _SHIFT) - 1), 1024
-        try:
-            file = self._opened(number)
-        except FileNotFoundError:
-            raise self._changed(number) from None
+        number, offset = place >> _SHIFT, place & ((1 << _SHIFT) - 1)
+        with self._lock:  # another thread may close the file
+            try:
+                return self._read(number, self._opened(number), offset)
+            except FileNotFoundError:
+                raise self._changed(number) from None
+
+    def _read(self, number: int, file: int, offset: int) -> bytes:
+        size = 1024
         while True:
             data = os.pread(file, size, offset)
             end = data.find(b"\n") + 1

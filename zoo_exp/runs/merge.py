@@ -6,6 +6,7 @@ replaces the merged file and then removes the journals; rows that exist in both 
 
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -164,17 +165,45 @@ def _replace_rows(path: Path, rows: Iterable[Row], journals: Sequence[Path]) -> 
 
 
 @dataclass
+class _Group:
+    """The records of a task and arm.
+
+    Attributes:
+        samples: number of the question of each record.
+        places: its position.
+        changed: whether it is written differently from how it was read.
+        seen: whether there is a record of a question, by number; shorter than the list of questions.
+    """
+
+    samples: "array[int]" = field(default_factory=lambda: array("i"))
+    places: "array[int]" = field(default_factory=lambda: array("q"))
+    changed: bytearray = field(default_factory=bytearray)
+    seen: bytearray = field(default_factory=bytearray)
+
+    def add(self, sample: int, place: int, changed: bool) -> bool:
+        """Add a record, unless there is one of this question; return whether it was added."""
+        if sample >= len(self.seen):
+            self.seen.extend(bytes(sample + 1 - len(self.seen)))
+        elif self.seen[sample]:
+            return False
+        self.seen[sample] = 1
+        self.samples.append(sample)
+        self.places.append(place)
+        self.changed.append(changed)
+        return True
+
+
+@dataclass
 class _Index:
-    """Position of each record on disk: 120 bytes per row, so that the index of millions of rows fits in memory."""
+    """Position of each record on disk: 14 bytes per row, so that the index of millions of rows fits in memory."""
 
     members: Members
-    groups: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
-    """(task, arm) -> sample id -> position."""
-    changed: set[int] = field(default_factory=set)
-    """Positions of rows that are written differently from how they were read."""
+    groups: dict[tuple[str, str], _Group] = field(default_factory=dict)
+    """(task, arm) -> records."""
     kinds: dict[tuple[tuple[str, ...], tuple[type, ...]], None] = field(default_factory=dict)
     """Distinct combinations of keys and value types of the rows."""
-    names: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Task -> sample id -> number."""
     rows: int = 0
 
     def add(self, number: int, path: Path) -> bool:
@@ -182,27 +211,25 @@ class _Index:
         damaged: list[str] = []
         for line in read_lines(path, self.members.record, damaged):
             row, changed = line.row
-            group = self.groups.setdefault((row["task"], row["arm"]), {})
-            # Share one string per sample id across arms.
-            sample = self.names.setdefault(row["sample_id"], row["sample_id"])
-            if sample in group:
+            group = self.groups.setdefault((row["task"], row["arm"]), _Group())
+            numbers = self.numbers.setdefault(row["task"], {})
+            sample = numbers.setdefault(row["sample_id"], len(numbers))
+            if not group.add(sample, position(number, line.offset), changed):
                 continue
-            place = position(number, line.offset)
-            group[sample] = place
             self.rows += 1
-            if changed:
-                self.changed.add(place)
             self.kinds[tuple(row), tuple(map(type, row.values()))] = None
         for sentence in damaged:
             log.warning(sentence)
         return bool(damaged)
 
-    def places(self) -> Iterator[int]:
-        """Positions of all records, in order."""
-        for key in sorted(self.groups):
-            group = self.groups[key]
-            for sample in sorted(group):
-                yield group[sample]
+    def places(self) -> Iterator[tuple[int, bool]]:
+        """Positions of all records, in order, and whether they change."""
+        ids_of = {task: list(numbers) for task, numbers in self.numbers.items()}
+        for (task, _), group in sorted(self.groups.items(), key=itemgetter(0)):
+            ids = ids_of[task]
+            names = [ids[sample] for sample in group.samples]
+            for number in sorted(range(len(names)), key=names.__getitem__):
+                yield group.places[number], bool(group.changed[number])
 
     def columns(self) -> dict[str, str]:
         """Column name -> type: int, float, bool, str, or json for anything else."""
@@ -225,9 +252,9 @@ def _write(run: Path, sources: list[Path], index: _Index) -> None:
         out = stack.enter_context(replaced(folder.merged(run, folder.RECORDS)))
         table = _Table(stack, run, index.columns())
         chunk: list[bytes] = []
-        for place in index.places():
+        for place, changed in index.places():
             line = files.at(place)
-            if place in index.changed:
+            if changed:
                 line = encode(index.members.record(decode(line))[0])
             chunk.append(line)
             if len(chunk) == CHUNK:

@@ -1,11 +1,11 @@
 """The questions of a run, filtered and in pages, with the responses and masks of every arm."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from zoo_exp.errors import UnknownNameError
@@ -49,7 +49,7 @@ class Wanted:
 
 
 class Browser:
-    """Reads a run once and answers from memory.
+    """Reads the scores of a run once, and the texts of the questions that are shown.
 
     Args:
         run_dir: the run folder.
@@ -62,36 +62,41 @@ class Browser:
         run = load_run(run_dir)
         self.name, self.folder = run.name, run_dir
         self.model = str(run.model.get("name", ""))
-        frame = run.records
-        self.tasks = [str(task) for task in frame["task"].unique()]
-        recorded = [str(arm) for arm in frame["arm"].unique()]
+        tasks = run.answers.tasks
+        self.tasks = list(tasks)
+        self._listed = {str(arm["arm"]): arm for arm in run.answers.arms}
+        recorded = list(self._listed)
         listed = [str(arm["arm"]) for arm in run.experiment["arms"]]
         self.arms = [*dict.fromkeys(arm for arm in listed if arm in recorded)]
         self.arms += [arm for arm in recorded if arm not in self.arms]
-        self._frame = frame
-        keys = frame["task"].astype(str) + "\0" + frame["sample_id"].astype(str)
-        codes, names = pd.factorize(keys)
-        order = {arm: place for place, arm in enumerate(self.arms)}
-        columns = frame["arm"].map(order).to_numpy()
-        self._rows = np.full((len(names), len(self.arms)), -1, np.int64)
-        self._rows[codes, columns] = np.arange(len(frame))
-        self._first = np.array([row[row >= 0][0] for row in self._rows])
-        scores = frame["score"].to_numpy()
-        self._score = np.where(self._rows >= 0, scores[self._rows], np.nan)
-        refused = frame["not_applicable"].notna().to_numpy()
-        self._refused = np.where(self._rows >= 0, refused[self._rows], False).astype(bool)
+        labels = {arm["arm_id"]: str(arm["arm"]) for arm in run.answers.arms}
+        counts = [len(task.sample_ids) for task in tasks.values()]
+        self._task = np.repeat(np.arange(len(counts)), counts)
+        shape = sum(counts), len(self.arms)
+        self._places = np.full(shape, -1, np.int64)  # where each record is
+        self._score = np.full(shape, np.nan)
+        self._refused = np.zeros(shape, bool)
+        start = 0
+        for task, count in zip(tasks.values(), counts, strict=True):
+            for identity, arm in task.arms.items():
+                numbers, column = start + arm.values("sample"), self.arms.index(labels[identity])
+                self._places[numbers, column] = arm.values("place")
+                self._score[numbers, column] = arm.values("score")
+                self._refused[numbers, column] = arm.values("refused") > 0
+                self._record = arm.store.row
+            start += count
+        self._first = self._places[np.arange(shape[0]), (self._places >= 0).argmax(axis=1)]
         self._masks: dict[tuple[str, str], MaskItem] | None = None
 
     @property
     def questions(self) -> int:
         """Number of questions."""
-        return len(self._rows)
+        return len(self._places)
 
     def default_arm(self) -> str:
         """The arm that "mine" means at first: ZOO's last one, or else the last that has a budget."""
-        arms = self._frame.drop_duplicates("arm").set_index("arm").loc[self.arms]
-        zoo = arms.index[arms["selector"] == "zoo"]
-        budgeted = arms.index[arms["budget"].notna()]
+        zoo = [arm for arm in self.arms if self._listed[arm]["selector"] == "zoo"]
+        budgeted = [arm for arm in self.arms if self._listed[arm]["budget"] is not None]
         return str([*self.arms, *budgeted, *zoo][-1])
 
     def page(self, wanted: Wanted) -> dict[str, Any]:
@@ -122,20 +127,19 @@ class Browser:
             raise UnknownNameError(
                 "question", str(number), (), f"This run has questions 0 to {self.questions - 1}."
             )
-        first = self._frame.iloc[self._first[number]]
+        first = self._record(int(self._first[number]))
         task, sample = str(first["task"]), str(first["sample_id"])
         item = self._mask(task, sample)
         kept = {} if item is None else {arm.arm: arm.indices for arm in item.arms}
         arms = []
         for place, arm in enumerate(self.arms):
-            row = self._rows[number, place]
-            if row < 0:
+            if self._places[number, place] < 0:
                 continue
-            record = self._frame.iloc[row]
+            record = self._record(int(self._places[number, place]))
             figure = None
             if item is not None and arm in kept:
                 figure = data_url(overlaid(item.image, kept[arm], item.grid, 360))
-            refused = record["not_applicable"]
+            refused = record.get("not_applicable")
             arms.append(
                 {
                     "arm": arm,
@@ -143,9 +147,9 @@ class Browser:
                     "right": self._right(number, place),
                     "kept": int(record["kept_tokens"]),
                     "layers": None
-                    if pd.isna(record["layer_tokens"])
+                    if record["layer_tokens"] is None
                     else round(float(record["layer_tokens"]), 1),
-                    "problem": "" if refused is None or refused != refused else _text(refused),
+                    "problem": "" if refused is None else _text(refused),
                     "figure": figure,
                 }
             )
@@ -165,16 +169,14 @@ class Browser:
             raise UnknownNameError("filter", wanted.kind, FILTERS)
         if wanted.mine and wanted.mine not in self.arms:
             raise UnknownNameError("arm", wanted.mine, self.arms)
-        first = self._frame.iloc[self._first]
         chosen = np.ones(self.questions, bool)
         if wanted.task:
             if wanted.task not in self.tasks:
                 raise UnknownNameError("task", wanted.task, self.tasks)
-            chosen &= (first["task"] == wanted.task).to_numpy()
+            chosen &= self._task == self.tasks.index(wanted.task)
         if wanted.text:
-            words = first["question"].astype(str) + "\n" + first["reference"].map(answer_text)
-            words = words + "\n" + first["sample_id"].astype(str)
-            chosen &= words.str.lower().str.contains(wanted.text.lower(), regex=False).to_numpy()
+            text = wanted.text.lower()
+            chosen &= np.fromiter((text in words for words in self._words), bool, self.questions)
         if wanted.kind == "all":
             return chosen
         known = ~np.isnan(self._score)
@@ -192,8 +194,17 @@ class Browser:
         }
         return chosen & kinds[wanted.kind]
 
+    @cached_property
+    def _words(self) -> list[str]:
+        """What a search for text looks at, by question; read at the first search."""
+        records = map(self._record, self._first.tolist())
+        return [
+            f"{one['question']}\n{answer_text(one['reference'])}\n{one['sample_id']}".lower()
+            for one in records
+        ]
+
     def _line(self, number: int, mine: str) -> dict[str, Any]:
-        record = self._frame.iloc[self._first[number]]
+        record = self._record(int(self._first[number]))
         known = [
             right for place in range(len(self.arms)) if (right := self._right(number, place)) is not None
         ]
@@ -207,9 +218,9 @@ class Browser:
             "scored": len(known),
         }
         if mine:
-            row = self._rows[number, self.arms.index(mine)]
-            if row >= 0:
-                line["response"] = _text(self._frame.iloc[row]["response"])
+            place = int(self._places[number, self.arms.index(mine)])
+            if place >= 0:
+                line["response"] = _text(self._record(place)["response"])
                 line["mine"] = self._right(number, self.arms.index(mine))
         return line
 
