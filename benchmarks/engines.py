@@ -22,11 +22,12 @@ import zoo_exp
 from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.embedded.shipped import shipped_folder
-from zoo_exp.models.answering import EncodedBatch, count_new, select
+from zoo_exp.models.answering import EncodedBatch, select
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.generators import HfGenerator
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, prune_prompt
+from zoo_exp.models.responses import count_new
 from zoo_exp.serving.vllm_engine import EngineOptions, VllmGenerator
 from zoo_exp.tasks import data, get
 

@@ -238,7 +238,8 @@ def stock_loop(arm: str, args: argparse.Namespace, loaded: Any) -> tuple[Answers
     import zoo_exp
     from zoo_exp import tasks
     from zoo_exp.evaluation.sample_batches import Collate, Sample
-    from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, cut
+    from zoo_exp.models.answering import DEFAULT_NEW_TOKENS
+    from zoo_exp.models.responses import cut
     from zoo_exp.tasks import data
 
     answers: Answers = {}

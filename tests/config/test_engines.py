@@ -45,6 +45,7 @@ REFUSED = {
     ("engine.version=new",): "vLLM new",
     ("engine.url=http://node7:8000",): "another machine.*ZOO_EXP_REMOTE_ENGINE=1",
     ("engine.url=nowhere",): "give http://HOST:PORT",
+    ("engine.arms_per_call=4",): r"engine\.arms_per_call=4 is for engine=hf",
     ("engine.via=pixels",): "allowed are auto, image_embeds, prompt_embeds",
     ("engine=hf", "engine.url=8000"): "type engine=vllm",
 }

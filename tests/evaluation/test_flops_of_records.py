@@ -8,12 +8,13 @@ import pytest
 from zoo_exp import cli
 from zoo_exp.config import compose
 from zoo_exp.evaluation.module import PrunedVLM
+from zoo_exp.evaluation.record_maker import RecordMaker
 from zoo_exp.evaluation.sample_batches import Collate, Sample
 from zoo_exp.evaluation.sources import load_configured
 from zoo_exp.evaluation.work import load_work
 from zoo_exp.measure.stages import FlopProbe, answer, exclusive
-from zoo_exp.models.answering import Answer
 from zoo_exp.models.families import adapter_for
+from zoo_exp.models.responses import Answer
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 
 ARMS = "[full,blind,zoo,zoo_closed_form,divprune,vispruner,mmtok,text_attention,fastv,sparsevlm,dart]"
@@ -70,7 +71,6 @@ def test_newline_tokens_cost_the_vision_encoder_nothing(tmp_path):
     task = SimpleNamespace(
         name="t", score=lambda doc, response: {"score": 1.0}, image_name=str, question=str, reference=str
     )
-    module.task, module.cell = task, SimpleNamespace(id="c")
     fields = {
         "arm": "a",
         "arm_id": "a",
@@ -81,7 +81,8 @@ def test_newline_tokens_cost_the_vision_encoder_nothing(tmp_path):
         "seed": 0,
     }
     arm = SimpleNamespace(as_dict=lambda: fields)
-    record = module._record(arm, Sample(0, "s", {}), Answer("yes", 5, None, 20, 3, []), images, 1000)
+    answer = Answer("yes", 5, None, 20, 3, [])
+    record = RecordMaker(task, "c", module.costs).answered(arm, Sample(0, "s", {}), answer, images, 1000)
     stages = module.costs.stages(images, 20, 3)
     assert record.flops_tflop == round((stages.total + 1000) / 1e12, 9)
     assert record.prefill_tflop == round(stages.prefill / 1e12, 9)

@@ -137,14 +137,14 @@ def test_a_processor_that_refuses_a_whole_batch_for_another_reason_is_an_error()
 
 
 def test_answers_of_other_arms_are_kept_when_one_fails(tmp_path, sources, monkeypatch):
-    answer = module.PrunedVLM._answer
+    generate = module.generate
 
-    def failing(self, arm, *rest):
-        if arm.selector == "divprune":
+    def failing(loaded, batch, selector, *rest, **more):
+        if selector.name == "divprune":
             raise InvalidValueError("no such thing")
-        return answer(self, arm, *rest)
+        return generate(loaded, batch, selector, *rest, **more)
 
-    monkeypatch.setattr(module.PrunedVLM, "_answer", failing)
+    monkeypatch.setattr(module, "generate", failing)
     experiment = compose([*RUN, *sources, f"out={tmp_path}", "selector=[full,divprune]"])
     with pytest.raises(InvalidValueError, match="no such thing"):
         pipeline.run(experiment, Console(quiet=True))

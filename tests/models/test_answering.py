@@ -11,10 +11,11 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import Budget
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.models.answering import EncodedBatch, Probe, Ratings, count_new, cut, generate, keep_all, select
+from zoo_exp.models.answering import EncodedBatch, Probe, Ratings, generate, keep_all, select
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 from zoo_exp.models.pruning import generate_layer_pruned
+from zoo_exp.models.responses import count_new, cut
 from zoo_exp.selectors.controls import CONTROLS
 from zoo_exp.selectors.zoo import Zoo
 from zoo_exp.tasks import data, get

@@ -20,10 +20,10 @@ from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.lmms_eval_plugin import answers, manifests
 from zoo_exp.lmms_eval_plugin.answers import Settings
 from zoo_exp.lmms_eval_plugin.turns import from_context, from_messages
-from zoo_exp.models.answering import cut
 from zoo_exp.models.chat import chat_inputs
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.responses import cut
 from zoo_exp.selectors.layer.fastv import FastV
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -217,7 +217,11 @@ def test_a_run_without_timings_has_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"batch_size": 0}, {"select_ms": -1.0}, {"select_ms": "fast"}, {"task": 3}, {"sample_ids": [1]}]
+    "bad",
+    [
+        *({"batch_size": 0}, {"select_ms": -1.0}, {"select_ms": "fast"}, {"task": 3}, {"sample_ids": [1]}),
+        *({"arms_in_call": "two"}, {"arms_in_call": -1}),
+    ],
 )
 def test_a_bad_timing_is_reported_and_skipped(tmp_path, caplog, bad):
     good = {"task": "gqa", "arm": "a", "batch_size": 1, "select_ms": 1.0}

@@ -20,6 +20,7 @@ Overrides are key=value pairs in Hydra's grammar; key=, +key= and ++key= mean th
   trainer=ddp                   several GPUs, one process each: trainer.devices=4 (trainer=cpu: no GPU)
   engine=vllm                   vLLM generates the responses: engine.url=8000 asks a running server,
                                 engine.tensor_parallel=2 uses 2 GPUs (docs/vllm.md)
+  engine.arms_per_call=8        up to 8 arms of one budget in one call of transformers' generate (docs/speed.md)
   logger=none                   no W&B (default: logger=wandb; logger.mode=offline uploads nothing)
   --config-dir DIR              your own configurations, e.g. DIR/exp/NAME.yaml, in the format of configs/exp
 

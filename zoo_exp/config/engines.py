@@ -36,6 +36,12 @@ def check_engine(config: RunConfig, arms: Sequence[Arm]) -> list[ZooExpError]:
             return [InvalidValueError(f"engine.url={engine.url} is for vLLM: type engine=vllm")]
         return []
     problems: list[ZooExpError] = []
+    if engine.arms_per_call != 1:
+        problems.append(
+            InvalidValueError(
+                f"engine.arms_per_call={engine.arms_per_call} is for engine=hf: vLLM forms batches itself; leave it out"
+            )
+        )
     try:
         if engine.url is not None:
             server_url(engine.url)

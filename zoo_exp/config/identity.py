@@ -39,7 +39,10 @@ FREE = (
         for item in dataclasses.fields(ModelConfig)
         if item.name not in (*MODEL_FIELDS, *LATER_FIELDS)
     ),
-    *(f"engine.{name}" for name in ("via", "tensor_parallel", "max_model_len", "gpu_memory", "url")),
+    *(
+        f"engine.{name}"
+        for name in ("via", "tensor_parallel", "max_model_len", "gpu_memory", "url", "arms_per_call")
+    ),
 )
 """Keys of an experiment that change no record: a run may be resumed with other values of them."""
 

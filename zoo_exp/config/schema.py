@@ -157,6 +157,9 @@ class EngineConfig:
     """Share of the GPU's memory that vLLM takes; the vision encoder of `transformers` needs the rest."""
     url: str | None = None
     """A running vLLM server that is asked over HTTP instead, such as http://127.0.0.1:8000; None starts vLLM here."""
+    arms_per_call: int = at_least(1, 1)
+    """Arms of one budget that `transformers` answers in one call: faster for short prompts and small batches, without
+    times per arm. A call never has more tokens than the unpruned batch."""
     version: str | None = None
     """Version of vLLM; None asks the installed package, or the server. It identifies the records."""
 

@@ -153,7 +153,9 @@ class Attempt:
         loaded = _load(experiment)
         cache = open_cache(experiment, loaded)
         generator = self._generator(loaded)
-        module = self.module = PrunedVLM(loaded, self.folder, cache, generator)
+        module = self.module = PrunedVLM(
+            loaded, self.folder, cache, generator, experiment.engine.arms_per_call
+        )
         if module.costs is None and self.trainer.is_global_zero:
             kind = loaded.model.config.model_type
             self.console.print(

@@ -2,35 +2,31 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import lightning
 import torch
 
 from zoo_exp.config.experiment import Arm
-from zoo_exp.core.tokens import VisualTokens
 from zoo_exp.evaluation import launch, mask_rows, stop
 from zoo_exp.evaluation.feature_cache import FeatureCache
+from zoo_exp.evaluation.record_maker import RecordMaker
 from zoo_exp.evaluation.running_scores import RunningScores
 from zoo_exp.evaluation.sample_batches import Batch, Failure, Sample, opened
 from zoo_exp.evaluation.work import Work
-from zoo_exp.evaluation.writer import CellWriter, Chosen, Rows
+from zoo_exp.evaluation.writer import CellWriter, Rows
 from zoo_exp.measure.cost_model import costs_of
 from zoo_exp.measure.counted_selectors import LayerFlops, SelectorCosts
-from zoo_exp.models.answering import (
-    DEFAULT_NEW_TOKENS,
-    Answer,
-    EncodedBatch,
-    Ratings,
-    generate,
-)
+from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, EncodedBatch, Generated, Ratings, generate
 from zoo_exp.models.applicability import why_not
 from zoo_exp.models.chat import to_device
 from zoo_exp.models.generators import Generator, HfGenerator
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.together import Asked, generate_together, in_groups, is_greedy
 from zoo_exp.runs.records import Record, Timing
+from zoo_exp.selectors.layer.base import LayerSelector
 
 WRITE_EVERY = 1.0
 """Seconds that an answer may wait for others of its batch before it is written."""
@@ -44,6 +40,7 @@ class PrunedVLM(lightning.LightningModule):
         folder: the run folder.
         cache: stores the output of the vision encoder; None runs the encoder every time.
         generator: the engine; None for `transformers`.
+        arms_per_call: most arms that `transformers` answers in one call.
 
     Attributes:
         work: the current cell; None before the first.
@@ -60,9 +57,12 @@ class PrunedVLM(lightning.LightningModule):
         folder: Path,
         cache: FeatureCache | None = None,
         generator: Generator | None = None,
+        arms_per_call: int = 1,
     ) -> None:
         super().__init__()
         self.generator = generator or HfGenerator(loaded.model)
+        shared = isinstance(self.generator, HfGenerator) and is_greedy(loaded.model)
+        self.arms_per_call = arms_per_call if shared else 1
         self.encode = loaded.adapter.encode if cache is None else cache.encode
         self.loaded, self.model, self.folder = loaded, loaded.model, folder
         self.costs, self.selector_costs = costs_of(loaded.model.config), SelectorCosts()
@@ -80,9 +80,16 @@ class PrunedVLM(lightning.LightningModule):
         self.work, self.cell, self.task, self.done = work, work.cell, work.task, work.done
         self.selectors: dict[str, Any] = {arm.id: arm.build() for arm in self.cell.arms}
         self.needs = frozenset().union(*(selector.captures for selector in self.selectors.values()))
+        self.maker = RecordMaker(self.task, self.cell.id, self.costs)
+        self.calls = list(in_groups(self.cell.arms, self._joins, self.arms_per_call))
         self.recorded_in_cell = 0
         self.running_scores.begin(work, self.folder if self.global_rank == 0 else None)
         self._writer = CellWriter(self.folder, self.cell.id, self.global_rank)
+
+    def _joins(self, arm: Arm) -> str | None:
+        """Arms with the same text may share a call; None for an arm that is answered alone."""
+        layer = isinstance(self.selectors[arm.id], LayerSelector)
+        return None if layer or arm.budget is None else str(arm.budget)
 
     def end(self) -> None:
         """Close the journals of the current cell."""
@@ -126,7 +133,7 @@ class PrunedVLM(lightning.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer one batch under every arm; its rows are on disk when this returns.
 
-        A signal to stop ends the batch after the current arm.
+        A signal to stop ends the batch after the current call.
 
         Raises:
             Stopped: a signal arrived before this batch; the batch is not started.
@@ -146,16 +153,41 @@ class PrunedVLM(lightning.LightningModule):
             vision_ms = (time.perf_counter() - started) * 1e3 / len(batch.samples)
             ratings = Ratings(self._synchronise)
             try:
-                for arm in self.cell.arms:
-                    self._ask(arm, batch, encoded, ratings, vision_ms)
+                for arms in self.calls:
+                    self._ask(arms, batch, encoded, ratings, vision_ms)
                     if stop.requested():
                         break
                     self._write(batch, encoded, older_than=WRITE_EVERY)
             finally:  # what other arms have answered is kept
                 self._write(batch, encoded)
 
-    def _ask(self, arm: Arm, batch: Batch, encoded: EncodedBatch, ratings: Ratings, vision_ms: float) -> None:
-        """Answer the samples of a batch that an arm lacks; what it cannot prune becomes a record that says why."""
+    def _ask(
+        self, arms: Sequence[Arm], batch: Batch, encoded: EncodedBatch, ratings: Ratings, vision_ms: float
+    ) -> None:
+        """Answer the samples of a batch that some arms lack, in one call if there are several arms."""
+        missing = [(arm, self._missing(arm, batch, encoded)) for arm in arms]
+        parts = [
+            _Part(arm, self.selectors[arm.id], [batch.samples[p] for p in places], encoded.rows(places))
+            for arm, places in missing
+            if places
+        ]
+        if not parts:
+            return
+        for part, (generated, layer_flops) in zip(
+            parts, self._generate(parts, encoded, ratings), strict=True
+        ):
+            arm, samples, tokens = part.arm, part.samples, part.encoded.tokens
+            rows = self._records(part, generated, layer_flops)
+            kept = mask_rows.shown(samples, tokens, generated)
+            self._rows.records += rows
+            self._rows.timings.append(self._timing(part, generated, vision_ms * len(samples)))
+            self._rows.chosen.append(kept)
+            self._rows.kept.append(mask_rows.kept_row(self.cell, arm.id, samples, tokens, kept))
+            self.running_scores.update(arm, rows)
+            self.after_arm(arm, len(rows))
+
+    def _missing(self, arm: Arm, batch: Batch, encoded: EncodedBatch) -> list[int]:
+        """Places of the samples that an arm has to answer; what it cannot prune becomes a record that says why."""
         done, selector = self.done.get(arm.id, ()), self.selectors[arm.id]
         n_layers = len(self.loaded.adapter.layers)
         places = []
@@ -167,27 +199,15 @@ class PrunedVLM(lightning.LightningModule):
                 places.append(place)
             else:
                 n_visual = sum(image.count for image in encoded.tokens[place])
-                self._rows.records.append(self._not_applicable(arm, sample, reason, n_visual))
+                self._rows.records.append(self.maker.not_applicable(arm, sample, reason, n_visual))
                 self.after_arm(arm, 1)
-        if not places:
-            return
-        samples = [batch.samples[place] for place in places]
-        rows, timing, kept = self._answer(
-            arm, samples, encoded.rows(places), ratings, vision_ms * len(samples)
-        )
-        self._rows.records += rows
-        self._rows.timings.append(timing)
-        self._rows.chosen.append(kept)
-        tokens = [encoded.tokens[place] for place in places]
-        self._rows.kept.append(mask_rows.kept_row(self.cell, arm.id, samples, tokens, kept))
-        self.running_scores.update(arm, rows)
-        self.after_arm(arm, len(rows))
+        return places
 
     def _refuse(self, batch: Batch) -> None:
         """Record the samples of a batch whose image the processor refuses, for every arm."""
         assert self._writer is not None
         rows = [
-            self._not_applicable(arm, sample, reason, 0)
+            self.maker.not_applicable(arm, sample, reason, 0)
             for arm in self.cell.arms
             for sample, reason in batch.refused
             if sample.id not in self.done.get(arm.id, ())
@@ -200,120 +220,79 @@ class PrunedVLM(lightning.LightningModule):
         self.recorded += len(rows)
         self.recorded_in_cell += len(rows)
 
-    def _not_applicable(self, arm: Arm, sample: Sample, reason: str, n_visual: int) -> Record:
-        """The record of a question that an arm cannot answer."""
-        return Record(
-            **self._question(arm, sample),
-            response="",
-            score=None,
-            parts={},
-            kept_tokens=0,
-            layer_tokens=None,
-            n_visual=n_visual,
-            prompt_tokens=None,
-            new_tokens=None,
-            flops_tflop=None,
-            not_applicable=reason,
-        )
-
-    def _question(self, arm: Arm, sample: Sample) -> dict[str, Any]:
-        """What a record says about its arm and its question."""
-        return {
-            "task": self.task.name,
-            "cell": self.cell.id,
-            **arm.as_dict(),
-            "sample_id": sample.id,
-            "image_id": self.task.image_name(sample.doc) or f"sample {sample.id}",
-            "question": str(self.task.question(sample.doc)),
-            "reference": self.task.reference(sample.doc),
-        }
-
-    def _answer(
-        self,
-        arm: Arm,
-        samples: Sequence[Sample],
-        encoded: EncodedBatch,
-        ratings: Ratings,
-        vision_ms: float,
-    ) -> tuple[list[Record], Timing, Chosen]:
-        """Records, timing and selections of one arm on samples that it has not answered yet."""
-        selector, settings = self.selectors[arm.id], self.task.generation
-        flops = None if self.costs is None else LayerFlops(self.costs.text)
-        generated = generate(
-            self.loaded,
-            encoded,
-            selector,
-            arm.budget,
-            [f"{self.task.name}/{sample.id}/{arm.seed_index}" for sample in samples],
-            seed=self.cell.seed,
-            positions=arm.positions,
-            ratings=ratings,
-            probe=flops,
-            generator=self.generator,
-            max_new_tokens=settings.max_new_tokens or DEFAULT_NEW_TOKENS,
-            do_sample=False,
-        )
-        answers = generated.read(self.loaded, settings.until)
-        spent: list[int | None] = [None] * len(samples)
-        if flops is not None:
-            inside = flops.rows(generated)
-            spent = (
-                [self.selector_costs.of(selector, images, arm.budget) for images in encoded.tokens]
-                if inside is None
-                else list(inside)
+    def _generate(
+        self, parts: Sequence["_Part"], encoded: EncodedBatch, ratings: Ratings
+    ) -> list[tuple[Generated, list[int] | None]]:
+        """Responses of each part, and FLOPs of its layer selector by row; None for input selectors."""
+        new_tokens = self.task.generation.max_new_tokens or DEFAULT_NEW_TOKENS
+        options = {"max_new_tokens": new_tokens, "do_sample": False}
+        if len(parts) == 1:
+            (part,) = parts
+            flops = None if self.costs is None else LayerFlops(self.costs.text)
+            generated = generate(
+                self.loaded,
+                part.encoded,
+                part.selector,
+                part.arm.budget,
+                self._names(part),
+                seed=self.cell.seed,
+                positions=part.arm.positions,
+                ratings=ratings,
+                probe=flops,
+                generator=self.generator,
+                **options,
             )
-        records = [
-            self._record(arm, *row) for row in zip(samples, answers, encoded.tokens, spent, strict=True)
+            return [(generated, None if flops is None else flops.rows(generated))]
+        asked = [
+            Asked(part.encoded, part.selector, part.arm.budget, self._names(part), part.arm.positions)
+            for part in parts
         ]
-        timing = Timing(
+        rows, length = encoded.inputs[
+            "input_ids"
+        ].shape  # unpruned: the call needs no more memory than `full`
+        together = generate_together(
+            self.loaded,
+            asked,
+            seed=self.cell.seed,
+            ratings=ratings,
+            most_tokens=rows * (length + new_tokens),
+            **options,
+        )
+        return [(generated, None) for generated in together]
+
+    def _names(self, part: "_Part") -> list[str]:
+        return [f"{self.task.name}/{sample.id}/{part.arm.seed_index}" for sample in part.samples]
+
+    def _records(
+        self, part: "_Part", generated: Generated, layer_flops: Sequence[int] | None
+    ) -> list[Record]:
+        """Records of one arm on samples that it has not answered yet."""
+        answers = generated.read(self.loaded, self.task.generation.until)
+        arm, tokens = part.arm, part.encoded.tokens
+        spent: Sequence[int | None] = [None] * len(answers)
+        if layer_flops is not None:
+            spent = layer_flops
+        elif self.costs is not None:
+            spent = [self.selector_costs.of(part.selector, images, arm.budget) for images in tokens]
+        return [
+            self.maker.answered(arm, *row) for row in zip(part.samples, answers, tokens, spent, strict=True)
+        ]
+
+    def _timing(self, part: "_Part", generated: Generated, vision_ms: float) -> Timing:
+        return Timing(
             task=self.task.name,
             cell=self.cell.id,
-            arm=arm.label,
-            arm_id=arm.id,
-            sample_ids=tuple(sample.id for sample in samples),
-            batch_size=len(samples),
+            arm=part.arm.label,
+            arm_id=part.arm.id,
+            sample_ids=tuple(sample.id for sample in part.samples),
+            batch_size=len(part.samples),
             vision_ms=round(vision_ms, 3),
             select_ms=round(generated.selected.milliseconds, 3),
             # With continuous batching there is no such stage; requests per second follow from `spent_ms`.
             prefill_decode_ms=round(generated.generate_ms, 3) if self.generator.stages else None,
             # The time of this call alone: scores that an earlier arm computed are not in it.
             spent_ms=round(generated.spent_ms, 3),
-        )
-        return records, timing, mask_rows.shown(samples, encoded.tokens, generated)
-
-    def _record(
-        self,
-        arm: Arm,
-        sample: Sample,
-        answer: Answer,
-        images: Sequence[VisualTokens],
-        select_flops: int | None,
-    ) -> Record:
-        """The record of one answer.
-
-        Its FLOPs are those of this answer alone: vision encoder, projector, selector with its scores, prefill, decode;
-        None where the family has no formula.
-        """
-        parts = self.task.score(sample.doc, answer.text)
-        length, counts = answer.prompt_tokens, answer.layer_tokens
-        depth = length if counts is None else [length - answer.kept_tokens + count for count in counts]
-        total = prefill = None
-        if self.costs is not None:
-            stages = self.costs.stages(images, depth, answer.new_tokens)
-            total, prefill = stages.total + (select_flops or 0), stages.prefill
-        return Record(
-            **self._question(arm, sample),
-            response=answer.text,
-            score=parts["score"],
-            parts=parts,
-            kept_tokens=answer.kept_tokens,
-            layer_tokens=None if counts is None else fmean(counts),
-            n_visual=sum(image.count for image in images),
-            prompt_tokens=length,
-            new_tokens=answer.new_tokens,
-            flops_tflop=_tflop(total),
-            prefill_tflop=_tflop(prefill),
-            selector_tflop=_tflop(select_flops),
+            arms_in_call=generated.arms_in_call,
         )
 
     def _write(self, batch: Batch, encoded: EncodedBatch, older_than: float = 0.0) -> None:
@@ -342,5 +321,11 @@ class PrunedVLM(lightning.LightningModule):
             torch.cuda.synchronize(self.device)
 
 
-def _tflop(flops: int | None) -> float | None:
-    return None if flops is None else round(flops / 1e12, 9)
+@dataclass(frozen=True)
+class _Part:
+    """What one arm answers of a batch: these samples, whose visual tokens are in `encoded`."""
+
+    arm: Arm
+    selector: Any
+    samples: Sequence[Sample]
+    encoded: EncodedBatch

@@ -11,9 +11,10 @@ from zoo_exp import selectors
 from zoo_exp.core.budget import WITHOUT_BUDGET, Budget
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.lmms_eval_plugin.turns import ChatRequest
-from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, Answer, EncodedBatch, generate
+from zoo_exp.models.answering import DEFAULT_NEW_TOKENS, EncodedBatch, generate
 from zoo_exp.models.chat import chat_inputs, to_device
 from zoo_exp.models.loading import LoadedModel
+from zoo_exp.models.responses import Answer
 
 _log = logging.getLogger(__name__)
 NOT_FOR_GENERATE = ("until", "image_aspect_ratio", "do_sample", "temperature", "top_p", "use_cache")

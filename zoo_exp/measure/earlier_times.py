@@ -38,6 +38,8 @@ def seconds(out: Path, model: ModelConfig, seed: int) -> dict[tuple[str, str], t
                 wanted = ids.setdefault(row.task, identity.cell_id(model, row.task, seed))
             except ZooExpError:  # a task of the user's own that this process does not know
                 ids[row.task] = wanted = ""
+            if row.arms_in_call > 1:  # a share of a call of several arms
+                continue
             if row.cell == wanted and row.cell and row.spent_ms is not None:
                 one = row.spent_ms / row.batch_size / 1e3, (row.vision_ms or 0.0) / row.batch_size / 1e3
                 spent.setdefault((row.task, row.arm_id), []).append(one)

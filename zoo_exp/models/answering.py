@@ -20,10 +20,11 @@ from zoo_exp.core.checks import deferred_checks
 from zoo_exp.core.seeding import generator_for
 from zoo_exp.core.tokens import Selection, VisualTokens
 from zoo_exp.models.encoded_batch import EncodedBatch
-from zoo_exp.models.generators import Generator, HfGenerator, OnTokens, Watched, end_ids
+from zoo_exp.models.generators import Generator, HfGenerator, OnTokens, Watched
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.prompt import PrunedPrompt, check_positions, prune_prompt
 from zoo_exp.models.pruning import LayerPruned, generate_layer_pruned
+from zoo_exp.models.responses import Answer, count_new, cut
 from zoo_exp.selectors.base import Selector
 from zoo_exp.selectors.layer.base import LayerSelector
 
@@ -180,27 +181,6 @@ def keep_all(tokens: Sequence[Sequence[VisualTokens]]) -> Selected:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The response to one prompt.
-
-    Attributes:
-        text: up to the first stop text, stripped.
-        kept_tokens: visual tokens that entered the language model.
-        layer_tokens: visual tokens at the input of every decoder layer; None for input selectors.
-        prompt_tokens: all tokens that entered the language model.
-        new_tokens: generated tokens, including the end-of-sequence token.
-        selections: selection of each image before the language model; all tokens for layer selectors.
-    """
-
-    text: str
-    kept_tokens: int
-    layer_tokens: list[int] | None
-    prompt_tokens: int
-    new_tokens: int
-    selections: list[Selection]
-
-
-@dataclass(frozen=True)
 class Generated:
     """Generated ids for a batch under one selector.
 
@@ -211,6 +191,7 @@ class Generated:
         layers: result of a layer selector; None for input selectors.
         generate_ms: duration of pruning the prompts, prefill and decoding.
         spent_ms: duration of this call, without scores from `ratings`.
+        arms_in_call: arms that one call of `model.generate` answered; the durations are this arm's share, by rows.
     """
 
     selected: Selected
@@ -219,6 +200,7 @@ class Generated:
     layers: LayerPruned | None
     generate_ms: float
     spent_ms: float
+    arms_in_call: int = 1
 
     def read(self, loaded: LoadedModel, until: Sequence[str]) -> list[Answer]:
         """Decode the responses and cut them at the stop texts `until`."""
@@ -236,6 +218,47 @@ class Generated:
                 strict=True,
             )
         ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One arm of a batch, ready for `model.generate`.
+
+    Attributes:
+        selected: selections before the language model.
+        prompt: the pruned prompts.
+        started: time before selection, in seconds of `time.perf_counter`.
+        chosen: time after it.
+    """
+
+    selected: Selected
+    prompt: PrunedPrompt
+    started: float
+    chosen: float
+
+
+def prepare(
+    loaded: LoadedModel,
+    batch: EncodedBatch,
+    selector: Selector | LayerSelector,
+    budget: Budget | None,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    positions: str | None = None,
+    ratings: Ratings | None = None,
+    probe: Probe | None = None,
+) -> Prepared:
+    """Select and prune one batch; the arguments are those of `generate`."""
+    probe, started = probe or Probe(), time.perf_counter()
+    if isinstance(selector, LayerSelector):
+        selected = keep_all(batch.tokens)
+    else:
+        selected = select(selector, batch.tokens, budget, names, seed=seed, ratings=ratings, probe=probe)
+    chosen = time.perf_counter()
+    with probe.stage("prompt"):
+        prompt = prune_prompt(loaded.adapter, batch.inputs, batch.tokens, selected.selections, positions)
+    return Prepared(selected, prompt, started, chosen)
 
 
 def generate(
@@ -276,24 +299,28 @@ def generate(
     adapter, ratings, probe = loaded.adapter, ratings or Ratings(), probe or Probe()
     generator = generator or HfGenerator(loaded.model)
     generator.check(selector, check_positions(positions, adapter))
-    inside: LayerSelector | None = None
     layers: LayerPruned | None = None
-    started = time.perf_counter()
     # Checks of features are deferred: each would make the host wait for the GPU. tests/models/test_device_discipline.py
     # has the waits that remain before the prefill, each with its reason.
     with deferred_checks():
-        if isinstance(selector, LayerSelector):
-            inside, selected = probe.layer_selector(selector), keep_all(batch.tokens)
-        else:
-            selected = select(selector, batch.tokens, budget, names, seed=seed, ratings=ratings, probe=probe)
-        chosen = time.perf_counter()
-        with probe.stage("prompt"):
-            prompt = prune_prompt(adapter, batch.inputs, batch.tokens, selected.selections, positions)
+        inside = probe.layer_selector(selector) if isinstance(selector, LayerSelector) else None
+        ready = prepare(
+            loaded,
+            batch,
+            selector,
+            budget,
+            names,
+            seed=seed,
+            positions=positions,
+            ratings=ratings,
+            probe=probe,
+        )
+        selected, prompt = ready.selected, ready.prompt
         with probe.generation() as more:
             processors = [p for given in (options, more) for p in given.get("logits_processor", ())]
             more = {**options, **more, **({"logits_processor": processors} if processors else {})}
             if inside is None:
-                images = [[len(chosen.indices) for chosen in row] for row in selected.selections]
+                images = kept_by_image(selected)
                 new_tokens = generator.generate(prompt, images, names, on_tokens=on_tokens, **more)
             else:
                 watched = Watched(loaded.model, on_tokens)
@@ -303,27 +330,15 @@ def generate(
     ratings.synchronise()
     finished = time.perf_counter()
     return Generated(
-        selected, prompt, new_tokens, layers, (finished - chosen) * 1e3, (finished - started) * 1e3
+        selected,
+        prompt,
+        new_tokens,
+        layers,
+        (finished - ready.chosen) * 1e3,
+        (finished - ready.started) * 1e3,
     )
 
 
-def count_new(model: Any, new_tokens: Tensor) -> list[int]:
-    """Number of generated tokens in every row of [B, T], including the end-of-sequence token if the model has one."""
-    ends = end_ids(model)
-    if not ends:
-        return [new_tokens.shape[1]] * len(new_tokens)
-    marks = torch.as_tensor(ends, device=new_tokens.device)
-    ended = torch.isin(new_tokens, marks).cumsum(dim=1).clamp(max=1)
-    counts: list[int] = (new_tokens.shape[1] - ended.sum(dim=1) + ended.amax(dim=1)).tolist()
-    return counts
-
-
-def cut(text: str, until: Sequence[str]) -> str:
-    r"""The text before the first of the stop texts, stripped.
-
-    >>> cut(" yes\n\nQ: ", ["\n\n"])
-    'yes'
-    """
-    for end in until:
-        text = text.split(end)[0]
-    return text.strip()
+def kept_by_image(selected: Selected) -> list[list[int]]:
+    """By row, the number of kept visual tokens of each image."""
+    return [[len(chosen.indices) for chosen in row] for row in selected.selections]

@@ -23,7 +23,7 @@ from zoo_exp.files import Row, log, read_lines
 from zoo_exp.runs import folder
 from zoo_exp.runs.lines import Lines, position
 from zoo_exp.runs.packed import Column, Numbers
-from zoo_exp.runs.records import MaskRow, Timing, record_row
+from zoo_exp.runs.records import ARMS_IN_CALL, MaskRow, Timing, record_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,25 +193,34 @@ def read_timings(run: Path) -> "pd.DataFrame":
     """Milliseconds per question by (task, arm): the median over batches, so that warm-up has no influence.
 
     Columns: task, arm, select_ms, prefill_decode_ms, vision_ms, and requests_per_s for engines whose batches have no
-    stages; empty if the run has no timings.
+    stages; empty if the run has no timings. `prefill_decode_ms` of arms that shared calls with others is missing: a
+    share of a larger call is not what the arm takes alone. `arms_in_call`, if any did, is the number of arms in a call.
     """
     import pandas as pd
 
     names = (*MILLISECONDS, REQUESTS)
     found: dict[tuple[str, str], list[Column]] = {}
+    most: dict[tuple[str, str], int] = {}
     for timing in timings(run):
-        key = timing.task, timing.arm
+        key, shared = (timing.task, timing.arm), timing.arms_in_call > 1
         if key not in found:
             found[key] = [Column("d") for _ in names]
+        most[key] = max(timing.arms_in_call, most.get(key, 1))
         columns = found[key]
         for column, name in zip(columns, MILLISECONDS, strict=False):
-            column.append(_per_question(getattr(timing, name), timing.batch_size))
+            known = None if shared and name == "prefill_decode_ms" else getattr(timing, name)
+            column.append(_per_question(known, timing.batch_size))
         columns[-1].append(_requests(timing))
         for column in columns:
             column.pack()
-    rows = [(*key, *(_median(column.values()) for column in columns)) for key, columns in found.items()]
-    frame = pd.DataFrame(rows, columns=["task", "arm", *names])
-    return frame.drop(columns=REQUESTS) if frame[REQUESTS].isna().all() else frame
+    rows = [
+        (*key, *(_median(column.values()) for column in columns), most[key]) for key, columns in found.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["task", "arm", *names, ARMS_IN_CALL])
+    empty = frame[REQUESTS].isna().all(), (frame[ARMS_IN_CALL] == 1).all()
+    return frame.drop(
+        columns=[name for name, drop in zip((REQUESTS, ARMS_IN_CALL), empty, strict=True) if drop]
+    )
 
 
 def _median(values: Numbers) -> float:

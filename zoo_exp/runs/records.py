@@ -19,16 +19,15 @@ LARGEST_COUNT = 2**53
 Types = Mapping[str, tuple[type, ...]]
 _OPTIONAL = ("prefill_tflop", "selector_tflop")
 """Fields of a record that were added after the first rows of version 2."""
-NOT_APPLICABLE = "not_applicable"
-"""Key of a record of a question that its arm cannot answer."""
+NOT_APPLICABLE, ARMS_IN_CALL = "not_applicable", "arms_in_call"
+"""Keys of a record of a question that its arm cannot answer, and of a timing whose arm shared calls with others."""
 _MILLISECONDS = ("vision_ms", "select_ms", "prefill_decode_ms", "spent_ms")
-_NUMBER = (float, int)
 _JSON: dict[Any, tuple[type, ...]] = {
     str: (str,),
     int: (int,),
     str | None: (str, NoneType),
     int | None: (int, NoneType),
-    float | None: (*_NUMBER, NoneType),
+    float | None: (float, int, NoneType),
     Mapping[str, Any]: (dict,),
     Any: (),
 }
@@ -122,6 +121,7 @@ class Timing:
         select_ms: the selector, including scoring in full.
         prefill_decode_ms: the language model.
         spent_ms: wall time of the arm, without scores that an earlier arm has computed.
+        arms_in_call: arms that one call answered, each with its share of the time; the key is written only if several.
     """
 
     version: int = VERSION
@@ -135,26 +135,27 @@ class Timing:
     select_ms: float | None
     prefill_decode_ms: float | None
     spent_ms: float | None
+    arms_in_call: int = 1
 
     def to_row(self) -> Row:
         """Convert to JSON values, in a fixed order of keys."""
-        return {name: getattr(self, name) for name in _TIMING} | {"sample_ids": list(self.sample_ids)}
+        row = {name: getattr(self, name) for name in _TIMING} | {"sample_ids": list(self.sample_ids)}
+        return {name: row[name] for name in row if name != ARMS_IN_CALL or row[name] > 1}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Create a timing from a row of version 1 or 2; raises the errors of `Record.from_row`."""
-        new: Mapping[str, Any] = row
+        new = {ARMS_IN_CALL: 1} | dict(row)
         if version_of(row) == 1:
-            optional = dict.fromkeys(_MILLISECONDS) | {"cell": "", "arm_id": "", "sample_ids": []}
-            new = optional | dict(row) | {"version": VERSION}
+            new = dict.fromkeys(_MILLISECONDS) | {"cell": "", "arm_id": "", "sample_ids": []} | new
+            new["version"] = VERSION
         _check(new, _TIMING)
         if new["batch_size"] < 1:
             raise DamagedRowError(f"batch_size is {_short(new['batch_size'])}")
-        _check_amounts(new, _MILLISECONDS)
+        _check_amounts(new, (*_MILLISECONDS, ARMS_IN_CALL))
         if not all(type(name) is str for name in new["sample_ids"]):
             raise DamagedRowError("sample_ids contains values that are not strings")
-        values = {name: new[name] for name in _TIMING}
-        return cls(**values | {"sample_ids": tuple(new["sample_ids"])})
+        return cls(**{name: new[name] for name in _TIMING} | {"sample_ids": tuple(new["sample_ids"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

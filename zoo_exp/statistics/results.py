@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from zoo_exp.errors import MissingFileError, ZooExpError
+from zoo_exp.runs.records import ARMS_IN_CALL
 from zoo_exp.runs.run_answers import Answers
 from zoo_exp.statistics.alignment import TaskSamples, align
 from zoo_exp.statistics.applicable import applicable
@@ -249,13 +250,19 @@ def about(results: Results, answers: Answers, name: str) -> Results:
 
 
 def _untimed(rows: Sequence[ArmRow], timings: pd.DataFrame) -> list[str]:
-    """Note on arms without times: times are not reused from other runs."""
-    timed = set(timings["arm"])
+    """Notes on arms without times: times are not reused from other runs, and shared calls have none per arm."""
+    notes, timed = [], set(timings["arm"])
     missing = [row.label for row in rows if not timed & set(row.names)]
-    if not missing:
-        return []
-    who = ", ".join(missing) if timed else "any arm"
-    return [f"no times for {who}: the responses were reused from earlier runs"]
+    if missing:
+        who = ", ".join(missing) if timed else "any arm"
+        notes.append(f"no times for {who}: the responses were reused from earlier runs")
+    if ARMS_IN_CALL in timings.columns:
+        untimed = (timings[ARMS_IN_CALL] > 1) & timings["prefill_decode_ms"].isna()
+        shared = set(timings["arm"][untimed])
+        who = ", ".join(row.label for row in rows if shared & set(row.names))
+        why = "several arms were answered in one call (engine.arms_per_call); `bench` measures one arm at a time"
+        notes += [f"no time of the language model for {who}: {why}"] if who else []
+    return notes
 
 
 def _gaps(samples: TaskSamples, rows: Sequence[ArmRow], left_out: frozenset[tuple[str, str]]) -> list[str]:
