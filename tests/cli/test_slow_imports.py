@@ -1,11 +1,12 @@
 """A placeholder stands in for a slow package while another is loaded, and leaves no trace."""
 
 import importlib
+import subprocess
 import sys
 
 import pytest
 
-from zoo_exp.slow_imports import import_without
+from zoo_exp.slow_imports import import_without, later
 
 
 @pytest.fixture
@@ -46,6 +47,34 @@ def test_a_package_that_is_loaded_stays(packages):
     with pytest.raises(AttributeError, match="hamming"):
         import_without("user", "heavy.part", hamming=7)
     assert sys.modules["heavy.part"] is real
+
+
+def test_a_module_is_loaded_when_something_is_looked_up_in_it(packages):
+    """The package and its module; the names of the placeholders end with the block."""
+    with later({"heavy": {}, "heavy.part": {"hamming": 7}}):
+        user = importlib.import_module("user")
+    assert user.found == 7
+    assert not {"heavy", "heavy.part"} & set(sys.modules)
+    assert user.heavy.part.value == 42
+    assert not hasattr(user.heavy.part, "hamming")
+
+
+def test_a_loaded_module_is_not_replaced(packages):
+    real = importlib.import_module("heavy.part")
+    with later({"heavy": {}, "heavy.part": {}}):
+        assert importlib.import_module("heavy.part") is real
+
+
+def test_metrics_are_imported_without_matplotlib_and_can_be_plotted():
+    code = (
+        "import sys; from zoo_exp.slow_imports import torchmetrics; m = torchmetrics()\n"
+        "print('matplotlib' in sys.modules)\n"
+        "import matplotlib; matplotlib.use('agg')\n"
+        "metric = m.MeanMetric(); metric.update(1.0); figure, axes = metric.plot()\n"
+        "print(type(figure).__module__, matplotlib.pyplot.Figure is type(figure))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["False", "matplotlib.figure", "True"], run.stderr
 
 
 def test_torchmetrics_finds_what_it_looks_for():
