@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any
 
 import lightning
-import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
 from zoo_exp.config.experiment import Cell, Experiment
@@ -22,7 +21,8 @@ from zoo_exp.errors import ZooExpError
 from zoo_exp.report.mask_items import choose, read_masks
 from zoo_exp.report.run_document import plain_rows
 from zoo_exp.runs import cells
-from zoo_exp.runs.reading import read_records, read_timings
+from zoo_exp.runs.reading import read_timings
+from zoo_exp.runs.run_answers import Answers, read_answers
 from zoo_exp.statistics.arm_rows import group
 from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import compute
@@ -92,12 +92,12 @@ class CellRun:
             return
         import wandb
 
-        records = cell_records(self.folder, self.cell)
-        row: dict[str, Any] = {STEP: len(records)}
+        answers = cell_answers(self.folder, self.cell)
+        row: dict[str, Any] = {STEP: len(answers)}
         extras: dict[str, Any] = {}
         with suppress(ZooExpError):  # answers that only a server can score have no results
             arms, task = [arm.as_dict() for arm in self.cell.arms], get_task(self.cell.task)
-            results = compute(task.name, records, read_timings(self.folder), [task], arms)
+            results = compute(task.name, answers, read_timings(self.folder), [task], arms)
             rows = plain_rows(results.frame)
             row |= scalars(rows)
             extras["results"] = table([one for one in rows if one["task"] != AVERAGE], wandb.Table)
@@ -109,7 +109,7 @@ class CellRun:
         except Exception:
             # W&B contacts the server while it makes tables and images, but not for numbers.
             self.session.log(row)
-        self.session.finish(digest_of(records))
+        self.session.finish(digest_of(answers))
 
     def _log_running(self) -> None:
         running = self._running()
@@ -211,7 +211,7 @@ class CellLogger(Callback):
 
     def _is_logged(self, cell: Cell) -> bool:
         digest = read_marker(self._place.run_dir, f"cell-{cell.id}").digest
-        return bool(digest) and digest == digest_of(cell_records(self._place.run_dir, cell))
+        return bool(digest) and digest == digest_of(cell_answers(self._place.run_dir, cell))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do W&B work; after a failure online continue offline, after a failure offline stop logging."""
@@ -233,16 +233,25 @@ class CellLogger(Callback):
         self._echo(f"{describe(self._place)} (from now on)")
 
 
-def cell_records(folder: Path, cell: Cell) -> pd.DataFrame:
+def cell_answers(folder: Path, cell: Cell) -> Answers:
     """The records of a cell.
 
     Raises:
         MissingFileError: the run has no records.
     """
-    return read_records(folder, {arm.id for arm in cell.arms}, cell.id)
+    return read_answers(folder, {arm.id for arm in cell.arms}, cell.id)
 
 
-def digest_of(records: pd.DataFrame) -> str:
-    """Hash of the records of a cell, whatever their order."""
-    lines = records["arm_id"] + "\0" + records["sample_id"] + "\0" + records["response"]
-    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()
+def digest_of(answers: Answers) -> str:
+    """Hash of the responses of a cell, whatever their order."""
+    lines = [
+        f"{identity}\0{task.sample_ids[sample]}\0{arm.store.row(place)['response']}"
+        for task in answers.tasks.values()
+        for identity, arm in task.arms.items()
+        for sample, place in zip(arm.values("sample").tolist(), arm.values("place").tolist(), strict=True)
+    ]
+    digest, between = hashlib.sha256(), b""
+    for line in sorted(lines):
+        digest.update(between + line.encode("utf-8", "backslashreplace"))
+        between = b"\n"
+    return digest.hexdigest()
