@@ -2,10 +2,11 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 
-from zoo_exp.config import compose
+from zoo_exp.config import compose, folders
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
 
 
@@ -325,3 +326,21 @@ def test_the_family_of_any_checkpoint_is_read_from_its_config(tmp_path):
         compose(["model=hub", "task=gqa", "selector=full"])
     with pytest.raises(MissingFileError, match=r"no config\.json"):
         compose(["model=hub", f"model.path={tmp_path.parent}", "task=gqa", "selector=full"])
+
+
+def test_composing_again_gives_the_same_and_no_value_stays():
+    texts = ["selector=[zoo]", "budget=16", "limit=3"]
+    first = compose(texts)
+    other = compose(["selector=[zoo]", "budget=16", "limit=5", "model.batch_size=7", "trainer.threads=2"])
+    assert (other.limit, other.model.batch_size, other.trainer.threads) == (5, 7, 2)
+    other.model.budgets.append(1)
+    assert compose(texts) == first
+
+
+def test_an_edited_file_is_read_again(tmp_path, monkeypatch):
+    copied = shutil.copytree(folders.built_in(), tmp_path / "configs")
+    monkeypatch.setattr(folders, "built_in", lambda: copied)
+    assert compose(["selector=[full]"]).seed == 0
+    path = copied / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 12"))
+    assert compose(["selector=[full]"]).seed == 12
