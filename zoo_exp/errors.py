@@ -1,7 +1,7 @@
 """One tree of errors: each message says what was given, what is allowed, and what to type."""
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 _WORKER = "Original Traceback (most recent call last)"
 """In the message of an exception that torch has carried over from a DataLoader worker."""
@@ -12,6 +12,8 @@ LIBRARIES = (
 """Libraries whose complaints about a value, a file or a missing package concern the user, not this package."""
 LONGEST = 600
 """Characters of a library's message that are shown."""
+LISTED = 300
+"""Characters of the list of names in a message."""
 
 
 class ZooExpError(Exception):
@@ -31,10 +33,16 @@ class UnknownNameError(ZooExpError, LookupError):
         given: the name.
         available: known names.
         hint: a sentence behind them.
+        shown: those of the known names that are listed, and others that may be given instead; all by default.
     """
 
     def __init__(
-        self, kind: str, given: str | None = None, available: Iterable[str] = (), hint: str = ""
+        self,
+        kind: str,
+        given: str | None = None,
+        available: Iterable[str] = (),
+        hint: str = "",
+        shown: Iterable[str] | None = None,
     ) -> None:
         if given is None:
             super().__init__(kind)
@@ -42,8 +50,32 @@ class UnknownNameError(ZooExpError, LookupError):
         names = sorted(available)
         close = get_close_matches(given, names, n=1, cutoff=0.5)
         guess = f" Did you mean '{close[0]}'?" if close else ""
-        listing = f" Available: {', '.join(names)}." if names else ""
-        super().__init__(f"unknown {kind} '{given}'.{guess}{listing}{' ' + hint if hint else ''}")
+        listed = listing(given, names if shown is None else sorted(shown))
+        listing_ = f" Available: {listed}." if listed else ""
+        super().__init__(f"unknown {kind} '{given}'.{guess}{listing_}{' ' + hint if hint else ''}")
+
+
+def listing(given: str, names: Sequence[str], most: int = LISTED) -> str:
+    """Names as part of a message: all of them, or the most similar ones first and the number of the others.
+
+    Args:
+        given: what was given instead.
+        names: in the order in which all of them are listed.
+        most: characters.
+
+    >>> listing("zo", ["full", "random", "zoo"]), listing("zo", ["full", "random", "zoo"], 4)
+    ('full, random, zoo', 'zoo and 2 more')
+    """
+    text = ", ".join(names)
+    if len(text) <= most:
+        return text
+    nearest = sorted(names, key=lambda name: -SequenceMatcher(None, given, name).ratio())
+    shown = nearest[:1]
+    for name in nearest[1:]:
+        if sum(map(len, shown)) + 2 * len(shown) + len(name) > most:
+            break
+        shown.append(name)
+    return f"{', '.join(shown)} and {len(names) - len(shown)} more"
 
 
 class MissingFileError(ZooExpError, FileNotFoundError):

@@ -48,3 +48,14 @@ def test_listings_have_no_references_to_missing_documents(capsys):
     for what in listing.LISTINGS:
         assert main(["list", what]) == 0
     assert "spec:" not in capsys.readouterr().out
+
+
+def test_options_of_every_selector_are_listed_with_their_meaning(capsys):
+    for name in selectors.available():
+        assert all(meaning for _, _, meaning in selectors.option_lines(name)), name
+    assert main(["list", "selectors", "zoo_closed_form"]) == 0
+    out = capsys.readouterr().out
+    assert "Preset of zoo: estimator=closed_form" in out
+    assert "n_directions  64           M, random directions per image." in out
+    assert main(["list", "selectors", "zo"]) == 2
+    assert "Did you mean 'zoo'?" in capsys.readouterr().err

@@ -130,12 +130,36 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (["+bugdet=64"], UnknownNameError, ["Did you mean 'budget'?"]),
         (["model.bach_size=2"], UnknownNameError, ["Did you mean 'model.batch_size'?"]),
         (["seed.x=2"], UnknownNameError, ["seed is a value"]),
+        (["budgets=16"], InvalidValueError, ["budgets=16: give a list", "one budget is budget=64"]),
+        (["tasks=gqa"], InvalidValueError, ["tasks=gqa: give a list", "one task is task=NAME"]),
+        (["limit=abc"], InvalidValueError, ["limit=abc: give a whole number or null"]),
+        (["limit=[1]"], InvalidValueError, ["limit=[1]: give a whole number or null"]),
+        (["fresh=maybe"], InvalidValueError, ["fresh=maybe: give true or false"]),
+        (["model.zoo=3"], InvalidValueError, ["model.zoo=3: give a mapping"]),
+        (["out=[1,2]"], InvalidValueError, ["out=[1, 2]: give a text"]),
+        (["selector=zoo", "selector.seeds=x"], InvalidValueError, ["selector.seeds=x: give a whole number"]),
+        (["trainer=gpu"], UnknownNameError, ["trainer=default uses a GPU", "trainer.accelerator=gpu"]),
         (["model=llava15_7"], UnknownNameError, ["model 'llava15_7'", "'llava15_7b'", "list models"]),
         (["+exp=ablation_fuson"], UnknownNameError, ["experiment", "'ablation_fusion'", "list exps"]),
         (["selector=zo"], UnknownNameError, ["selector 'zo'", "'zoo'"]),
         (["selector=full", "task=embeded_pope"], UnknownNameError, ["task", "'embedded_pope'"]),
         (["selector=zoo", "selector.options.fuson=sum"], UnknownNameError, ["'fuson'", "'fusion'"]),
         (["selector=zoo", "selector.fusion=sum"], UnknownNameError, ["selector.options.fusion"]),
+        (
+            ["selector=zoo", "selector.option.fusion=sum"],
+            UnknownNameError,
+            ["Did you mean 'selector.options.fusion'?"],
+        ),
+        (
+            ["selector=[full,zoo]", "selector.options.fusin=sum"],
+            UnknownNameError,
+            ["Did you mean 'fusion'?", "zoo has", "n_directions", "full has newline", "list selectors zoo"],
+        ),
+        (
+            ["selector=[full,zoo]", "selector.options.M=-3"],
+            UnknownNameError,
+            ["'M'. zoo has", "n_directions"],
+        ),
         (["selector=zoo", "selector.options.fusion=mulitply"], InvalidValueError, ["mulitply", "multiply"]),
         (["selector.options.fusion=sum"], InvalidValueError, ["selector=NAME"]),
         (["selector=zoo", "budget=0"], InvalidValueError, ["budget 0"]),
@@ -150,7 +174,7 @@ def test_task_replaces_the_tasks_by_name_by_list_or_by_set():
         (["selector=full", "task=[gqa,gqa]"], InvalidValueError, ["'gqa' is listed twice"]),
         (["selector=full", "seed=-1"], InvalidValueError, ["seed=-1", "between 0"]),
         (["selector=full", "limit=0"], InvalidValueError, ["limit=0", "between 1"]),
-        (["selector=full", "limit=some"], InvalidValueError, ["limit", "'some'", "Integer"]),
+        (["selector=full", "limit=some"], InvalidValueError, ["limit=some", "a whole number"]),
         (["selector=full", "model.dtype=float8"], InvalidValueError, ["model.dtype=float8", "bfloat16"]),
         (["selector=full", "data=folder"], InvalidValueError, ["data.root"]),
         ([], InvalidValueError, ["has no arms", "+exp=NAME"]),
@@ -344,3 +368,28 @@ def test_an_edited_file_is_read_again(tmp_path, monkeypatch):
     path = copied / "config.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 12"))
     assert compose(["selector=[full]"]).seed == 12
+
+
+def test_a_wrong_number_of_repetitions_is_one_line():
+    """Without arms that can be built, nothing else is said about them."""
+    with pytest.raises(InvalidValueError) as caught:
+        compose(["selector=[zoo,random]", "budget=16", "selector.seeds=0"])
+    assert str(caught.value) == "selector.seeds=0: it must be between 1 and 2147483647"
+
+
+def test_an_unknown_task_gets_a_short_list_of_what_list_tasks_shows():
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'world2_gqa'\?") as caught:
+        compose(["selector=full", "task=word2_gqa"])
+    assert len(str(caught.value)) < 700
+    assert "_confirm" not in str(caught.value)
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'nine'\? Available: nine, "):
+        compose(["selector=full", "task=nin"])
+
+
+def test_options_of_a_selector_may_be_one_mapping():
+    assert (
+        compose(["selector=zoo", "budget=16", "selector.options={fusion: sum}"]).arms[0].label
+        == "zoo sum @16"
+    )
+    with pytest.raises(InvalidValueError, match=r"give selector.options.KEY=VALUE"):
+        compose(["selector=zoo", "budget=16", "selector.options=sum"])

@@ -282,3 +282,10 @@ def test_an_unknown_partition_in_a_list_is_found(fake):
 @pytest.mark.parametrize("script", ["array.sbatch", "local_cluster.sh"])
 def test_the_shell_scripts_parse(script):
     subprocess.run(["bash", "-n", str(ROOT / "slurm" / script)], check=True)
+
+
+def test_a_misspelt_job_setting_is_refused_with_the_job_settings():
+    with pytest.raises(
+        UnknownNameError, match=r"'gpu'. Did you mean 'gpus'\? Job settings are partition, gpus"
+    ):
+        resources.split(["+exp=ablation_fusion", "gpu=1"])

@@ -326,6 +326,27 @@ def test_few_discordant_answers_are_not_bold(make_run):
         assert (pair["only_arm_right"], pair["only_against_right"], pair["significant"]) == (n, 0, bold)
 
 
+def test_an_average_that_is_undefined_because_full_scores_0_is_explained(make_run):
+    run = make_run(images=8, per_image=1)
+    records = read_records(run)
+    full = (records["arm"] == "full") & (records["task"] == TASKS[0])
+    records.loc[full, "score"] = 0.0
+    records.loc[full, "parts"] = pd.Series([{"score": 0.0}] * int(full.sum()), records.index[full])
+    results = results_of(run, records)
+    assert np.isnan(line(results, "zoo none @16", "average")["retained"])
+    (note,) = [note for note in results.notes if "full scores 0" in note]
+    assert f"full scores 0 in {TASKS[0]}," in note
+    assert f"task=[{TASKS[1]},{TASKS[2]}]" in note
+
+
+@pytest.mark.parametrize(("limit", "more"), [(None, False), (8, True), (50, False)])
+def test_more_units_are_asked_for_only_where_the_data_has_more(make_run, limit, more):
+    """A task with fewer units than the limit has given all that it has."""
+    notes = results_of(make_run(images=8, per_image=1), limit=limit).notes
+    (few,) = (note for note in notes if note.startswith("fewer than"))
+    assert few.endswith("increase the limit") == more
+
+
 def test_an_average_without_an_interval_is_explained(make_run):
     run = make_run(images=8, per_image=1)
     records = read_records(run)

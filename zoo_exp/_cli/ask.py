@@ -15,7 +15,7 @@ Examples:
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def ask(args: argparse.Namespace) -> int:
     from zoo_exp.config.compose import compose
     from zoo_exp.config.engines import needs_transformers
     from zoo_exp.console import plain_console
-    from zoo_exp.embedded.shipped import is_shipped
+    from zoo_exp.embedded.shipped import is_shipped, own_world
 
     words, given = split(args.overrides)
     if len(words) != 2:
@@ -75,6 +75,7 @@ def ask(args: argparse.Namespace) -> int:
     device = device_for(experiment.trainer.accelerator)
 
     from zoo_exp.evaluation.sources import load_configured
+    from zoo_exp.models.unknown_words import sentence
     from zoo_exp.report.renderers import print_table
     from zoo_exp.workbench.panels import draw_panels, panel_table
     from zoo_exp.workbench.questioner import NO_GRID, Questioner, read_image
@@ -89,11 +90,9 @@ def ask(args: argparse.Namespace) -> int:
     panels = questioner.ask(looked, arms, seed=experiment.seed, new_tokens=new_tokens)
     print_table(panel_table(looked, panels, name), console)
     if is_shipped(experiment.model.path):
-        console.print(
-            f"{name} knows its own world only; a photograph needs model=NAME", style="dim", soft_wrap=True
-        )
+        console.print(own_world(name), style="dim", soft_wrap=True)
     if looked.unknown:
-        console.print(f"words that {name} does not know: {', '.join(looked.unknown)}", style="dim")
+        console.print(sentence(name, looked.unknown), style="dim", soft_wrap=True)
     moment = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     target = args.png or experiment.out / "ask" / f"{path.stem[:80]}_{moment}.png"
     if draw_panels(looked, panels, name, target):
@@ -109,10 +108,9 @@ def split(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> split(["a.png", "Is x=3?", "budget=16"])
     (['a.png', 'Is x=3?'], ['budget=16'])
     """
-    from zoo_exp.config.overrides import WORDS
-    from zoo_exp.config.schema import RunConfig
+    from zoo_exp.config.overrides import KEYS
 
-    keys = {*WORDS, *SETTINGS, *(item.name for item in fields(RunConfig))}
+    keys = {*KEYS, *SETTINGS}
     overrides = [t for t in texts if "=" in t and t.lstrip("+").partition("=")[0].partition(".")[0] in keys]
     words = [text for text in texts if text not in overrides]
     for text in words[2:]:

@@ -13,16 +13,12 @@ def without_dashes(arguments: Sequence[str], flags: Sequence[str]) -> str:
     Returns:
         The end of the error message, or an empty string if no flag has the name of an override.
     """
-    from dataclasses import fields
+    from zoo_exp.config.overrides import KEYS
 
-    from zoo_exp.config.overrides import WORDS
-    from zoo_exp.config.schema import RunConfig
-
-    keys = {*WORDS, *(item.name for item in fields(RunConfig))}
     meant = []
     for flag in flags:
         key, equals, value = flag.lstrip("-").partition("=")
-        if key.partition(".")[0] not in keys:
+        if key.partition(".")[0] not in KEYS:
             continue
         following = arguments[arguments.index(flag) + 1 :][:1]
         if not equals:

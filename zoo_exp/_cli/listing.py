@@ -1,9 +1,11 @@
 """List selectors, tasks, models, exps or runs, one line each.
 
+`list selectors NAME` shows the options of one selector (selector.options.KEY=VALUE) and their defaults.
 `list runs [DIR]` shows the run folders below DIR (default: runs), newest first: recorded and expected answers, size.
 
 Examples:
   python -m zoo_exp list selectors
+  python -m zoo_exp list selectors zoo
   python -m zoo_exp list exps --config-dir my_configs
   python -m zoo_exp list runs
 """
@@ -31,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("what", metavar="selectors|tasks|models|exps|runs")
     parser.add_argument(
-        "folder", nargs="?", type=Path, metavar="DIR", help="list runs: parent of the run folders"
+        "which",
+        nargs="?",
+        metavar="NAME|DIR",
+        help="list selectors: the selector whose options are shown; list runs: parent of the run folders",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_config_dir(parser)
@@ -43,11 +48,16 @@ def list_names(args: argparse.Namespace) -> int:
     from zoo_exp.config.folders import search_path
 
     if args.what == RUNS:
-        return _list_runs(args.folder or Path("runs"))
+        return _list_runs(Path(args.which or "runs"))
     if args.what not in LISTINGS:
         raise UnknownNameError("listing", args.what, [*LISTINGS, RUNS])
-    if args.folder is not None:
-        raise InvalidValueError(f"list {args.what} takes no folder; list runs {args.folder} lists runs")
+    if args.which is not None and args.what == "selectors":
+        return _options(args.which)
+    if args.which is not None:
+        raise InvalidValueError(
+            f"list {args.what} takes no further word; list selectors {args.which} shows the options of a selector, "
+            f"list runs {args.which} the runs of a folder"
+        )
     head, rows = LISTINGS[args.what](search_path(args.config_dir))
     _print([head, *rows])
     return 0
@@ -59,6 +69,22 @@ def _print(rows: Rows) -> None:
     wrapped = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = shutil.get_terminal_size((120, 24)).columns if wrapped else 10_000
     print("\n".join(table(rows, width)))
+
+
+def _options(name: str) -> int:
+    """Print one line per option of a selector."""
+    from zoo_exp import selectors
+
+    lines = selectors.option_lines(name)
+    resolved, preset = selectors.resolve(name)
+    print(selectors.describe(resolved)[0].summary)
+    if preset:
+        print(f"Preset of {resolved}: {', '.join(f'{key}={value}' for key, value in preset.items())}")
+    print(
+        f"An option is set by selector.options.KEY=VALUE, such as selector.options.{'='.join(lines[-1][:2])}\n"
+    )
+    _print([("option", "default", "meaning"), *lines])
+    return 0
 
 
 def _list_runs(above: Path) -> int:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from zoo_exp.errors import InvalidValueError
+from zoo_exp.config.overrides import KEYS
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 
@@ -60,6 +61,7 @@ def split(texts: Sequence[str]) -> tuple[Resources, list[str]]:
 
     Raises:
         InvalidValueError: not a whole number, or not a time in SLURM's format.
+        UnknownNameError: neither a job setting nor a key of `run`.
     """
     names = {item.name: item for item in fields(Resources)}
     given: dict[str, int | str] = {}
@@ -67,6 +69,12 @@ def split(texts: Sequence[str]) -> tuple[Resources, list[str]]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name not in names:
+            key = name.lstrip("+").partition(".")[0]
+            if equals and key not in KEYS:
+                raise UnknownNameError(
+                    "job setting or config key", name, [*names, *KEYS],
+                    f"Job settings are {', '.join(names)}.", shown=(),
+                )  # fmt: skip
             rest.append(text)
         elif not value:
             raise InvalidValueError(f"{text}: a value is expected")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo_exp import presets
 from zoo_exp.config import identity
 from zoo_exp.config.experiment import Arm
 from zoo_exp.config.schema import ArmConfig, ClaimConfig
@@ -313,6 +314,7 @@ def check_tasks(names: Sequence[str]) -> list[ZooExpError]:
     problems: list[ZooExpError] = []
     for name in names:
         try:
+            tasks.refuse_unknown(name, presets.names("task"))
             tasks.get(name)
         except ZooExpError as error:
             problems.append(error)

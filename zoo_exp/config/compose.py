@@ -1,5 +1,6 @@
 """From overrides to an `Experiment`, in one function; Hydra's compose API and its errors stay inside."""
 
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -27,9 +28,12 @@ from zoo_exp.config.arms import (
 from zoo_exp.config.engines import check_engine, with_version
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, ClaimConfig, RunConfig, violations
+from zoo_exp.config.wrong_types import in_one_line
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 from zoo_exp.models.llava_protocol import check_protocol
 from zoo_exp.registry import is_code_file
+
+_OF_ARM = re.compile(r"^arms\[\d+\]\.")
 
 
 def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Experiment:
@@ -48,7 +52,11 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     config = run_config(texts, config_dirs, notes)
     if config.model.family == AUTO:
         config.model.family = family_of(config.model.path, config.model.revision)
-    problems: list[ZooExpError] = [InvalidValueError(text) for text in violations(config)]
+    wrong = list(violations(config))
+    if any(text.lstrip("+").startswith("selector.") for text in texts):  # the arms are those of selector=
+        wrong = list(dict.fromkeys(_OF_ARM.sub("selector.", text) for text in wrong))
+    problems: list[ZooExpError] = [InvalidValueError(text) for text in wrong]
+    wrong_arms = any(text.startswith(("arms[", "selector.")) for text in wrong)
     config.tasks, unread = open_tasks(config.tasks)
     if config.split is not None:
         config.tasks = tasks_of_split(config.tasks, config.split, problems)
@@ -58,7 +66,7 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
         if config.model.protocol == "llava":
             check_protocol("llava", config.model.family, config.model.name)
         mine = [arm for arm in config.arms if config.model.family not in arm.without]
-        arms = expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
+        arms = () if wrong_arms else expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
         config.claims = resolve_claims(config.claims, config.arms, arms, config.model.zoo)
     except ZooExpError as error:
         problems.append(error)
@@ -113,6 +121,7 @@ def run_config(
     search_path = folders.search_path(config_dirs)
     request = overrides.read(texts, search_path)
     files = [folders.find("exp", request.exp, search_path)] if request.exp else []
+    composed = None
     try:
         composed = _hydra(request, search_path)
         _refuse_unknown_keys(composed, [*files, search_path[0] / "config.yaml"])
@@ -126,7 +135,7 @@ def run_config(
             raise InvalidValueError(f"no value for {', '.join(missing)}: add {missing[0]}=VALUE")
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, HydraException) as error:
-        raise InvalidValueError(_translate(error)) from error
+        raise InvalidValueError(in_one_line(error, composed)) from error
     except RecursionError:
         files_ = ", ".join(map(str, files)) or "the configuration"
         raise InvalidValueError(f"{files_}: its `defaults` include each other without end") from None
@@ -233,16 +242,20 @@ def _arm_of(name: str, request: overrides.Request, search_path: Sequence[Path]) 
 def _give_options(arms: Sequence[dict[str, Any]], request: overrides.Request) -> None:
     """Set `selector.options.KEY` for the selectors that have the option; `request.notes` says which do not.
 
-    An option that none of them has goes to all, which is then refused with the names of the options that they have.
+    Raises:
+        UnknownNameError: none of them has the option; the message has the options that each of them has.
     """
     from zoo_exp import selectors
 
+    of = {name: selectors.options_of(name) for name in (str(arm.get("selector")) for arm in arms)}
     for option, value in request.selector_options.items():
-        having = [arm for arm in arms if option in selectors.options_of(str(arm.get("selector")))]
-        for arm in having or arms:
+        having = [arm for arm in arms if option in of[str(arm.get("selector"))]]
+        if not having:
+            raise selectors.unknown_option(option, of)
+        for arm in having:
             arm["options"] = {**arm["options"], option: value}
         lacking = [str(arm.get("selector")) for arm in arms if arm not in having]
-        if having and lacking:
+        if lacking:
             named = ", ".join(str(arm.get("selector")) for arm in having)
             verb = "has" if len(lacking) == 1 else "have"
             request.notes.append(
@@ -300,12 +313,3 @@ def _unknown(content: Any, schema: Any, above: str = "") -> Iterator[tuple[str, 
             for entry_schema in (kind for kind in (ArmConfig, ClaimConfig) if kind in get_args(hints[name])):
                 for number, entry in enumerate(value):
                     yield from _unknown(entry, entry_schema, f"{above}{name}[{number}].")
-
-
-def _translate(error: Exception) -> str:
-    """Hydra's or OmegaConf's message in one line: the key, then the problem with its value."""
-    key = getattr(error, "full_key", None)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    text = " ".join(kept) or type(error).__name__
-    return f"{key}: {text}" if key and key not in text else text

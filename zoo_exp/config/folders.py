@@ -36,6 +36,9 @@ def find(group: str, name: str, folders: Sequence[Path]) -> Path:
     if name not in names:
         kind = "experiment" if group == "exp" else group
         hint = f"(python -m zoo_exp list {group}s)" if group in ("exp", "model") else ""
+        if group == "trainer" and name in ("cuda", "gpu", "mps"):
+            hint = f"trainer=default uses a GPU where there is one; trainer.accelerator={name} requires it."
+            raise UnknownNameError(kind, name, (), hint, shown=names)  # "cpu" is near in letters only
         raise UnknownNameError(kind, name, names, hint)
     return names[name]
 

@@ -21,6 +21,8 @@ from zoo_exp.config.schema import ArmConfig, RunConfig
 from zoo_exp.errors import InvalidValueError, UnknownNameError, ZooExpError
 
 WORDS = ("budget", "exp", "selector", "task")
+KEYS = (*WORDS, *(item.name for item in fields(RunConfig)))
+"""First parts of all keys."""
 _UNSET: Any = object()
 _UNQUOTED = re.compile(
     r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
@@ -102,7 +104,7 @@ def _meant(text: str, search_path: Sequence[Path] | None) -> str:
     }
     # The first kind that has the name is suggested.
     typed = {name: f"{key}={name}" for key, found in reversed(names.items()) for name in found}
-    typed |= {key: f"{key}=VALUE" for key in (*WORDS, *(item.name for item in fields(RunConfig)))}
+    typed |= {key: f"{key}=VALUE" for key in KEYS}
     if word in typed:
         return f"type {typed[word]}"
     close = get_close_matches(word, sorted(typed), n=1)
@@ -166,16 +168,21 @@ def _take(override: Override, request: Request, search_path: Sequence[Path]) -> 
         request.budgets = value if isinstance(value, list) else [value]
         if not request.budgets or None in request.budgets:
             raise InvalidValueError(f"override '{text}': give a count (64), a keep ratio (11.1%), or [64,32]")
+    elif key == "selector.options":
+        if not isinstance(value, dict):
+            raise InvalidValueError(f"override '{text}': give selector.options.KEY=VALUE")
+        request.selector_options |= value
     elif key.startswith("selector.options."):
         request.selector_options[key.removeprefix("selector.options.")] = value
     elif key.startswith("selector."):
         allowed = [item.name for item in fields(ArmConfig) if item.name != "selector"]
         name = key.removeprefix("selector.")
         if name not in allowed:
+            option = f"selector.options.{name.rpartition('.')[2]}"
+            names = [option if item == "options" else f"selector.{item}" for item in allowed]
             raise UnknownNameError(
-                "config key", key, [f"selector.{item}" for item in allowed],
-                f"An option of the selector is selector.options.{name}.",
-            )  # fmt: skip
+                "config key", key, names, "Options of a selector: python -m zoo_exp list selectors NAME."
+            )
         request.selector_settings[name] = value
     elif key in folders.GROUPS:
         folders.read(folders.find(key, _name(text, value), search_path))

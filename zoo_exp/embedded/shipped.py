@@ -25,6 +25,15 @@ def is_shipped(path: str) -> bool:
     return path in FOLDERS
 
 
+def own_world(name: str) -> str:
+    """What a user should know who shows a shipped model an image of another kind.
+
+    Args:
+        name: of the model.
+    """
+    return f"{name} knows its own world only; a photograph needs model=NAME (python -m zoo_exp list models)"
+
+
 def shipped_folder(name: str) -> Path:
     """The folder of a shipped model, for `from_pretrained`.
 

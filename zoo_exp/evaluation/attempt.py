@@ -19,7 +19,7 @@ from zoo_exp.evaluation.module import PrunedVLM
 from zoo_exp.evaluation.progress import RunProgress
 from zoo_exp.evaluation.sample_batches import Collate
 from zoo_exp.evaluation.sources import describe_model, half_on_cpu, load_configured
-from zoo_exp.evaluation.work import Work, load_work
+from zoo_exp.evaluation.work import Work, load_work, own_questions
 from zoo_exp.measure import cost_estimate
 from zoo_exp.models.generators import Generator
 from zoo_exp.models.loading import LoadedModel
@@ -171,6 +171,8 @@ class Attempt:
                 soft_wrap=True,
                 markup=False,
             )
+            for line in own_questions(self.work, loaded.processor, experiment.model):
+                self.console.print(line, style="yellow", markup=False, soft_wrap=True, highlight=False)
             if generator.stages:  # estimates measure transformers
                 self._tell_costs(loaded)
             progress.expect(self.missing)

@@ -2,14 +2,22 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 from zoo_exp.config.experiment import Cell
+from zoo_exp.config.schema import ModelConfig
+from zoo_exp.embedded.shipped import is_shipped, own_world
+from zoo_exp.models.unknown_words import sentence, unknown_words
 from zoo_exp.tasks import data
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.own_files import OwnFile
 
 Done = Mapping[str, Collection[str]]
 """Arm id -> ids of the samples with a record."""
+ROWS = 1000
+"""Questions of a file whose words are looked up."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,21 @@ class Work:
             if any(name not in done.get(arm.id, ()) for arm in self.cell.arms)
         ]
         return self.take(todo, done)
+
+
+def own_questions(work: Sequence[Work], processor: Any, model: ModelConfig) -> list[str]:
+    """What a user should know of a model that may not know the questions of his own file, as `ask` says it.
+
+    Args:
+        work: the cells; benchmarks are left out.
+        processor: of the model.
+        model: its configuration.
+    """
+    own = [item for item in work if item.todo and isinstance(item.task, OwnFile)]
+    texts = [row["question"] for item in own for row in islice(item.rows.texts(), ROWS)]
+    unknown = sentence(model.name, unknown_words(processor, texts))
+    lines = [f"{', '.join(item.task.name for item in own)}: {unknown}"] if unknown else []
+    return [*lines, own_world(model.name)] if own and is_shipped(model.path) else lines
 
 
 def load_work(cell: Cell, root: str | None, limit: int | None) -> Work:

@@ -33,6 +33,7 @@ def results_of(run: Run, draws: int = DRAWS, focus: str | None = None) -> Result
         run.experiment["arms"],
         draws,
         claims=run.experiment.get("claims", ()),
+        limit=run.experiment.get("limit"),
     )
     if focus is not None:
         results = about(results, run.answers, focus)

@@ -52,8 +52,8 @@ def write(
     run_dir = Path(run_dir)
     answers = read_answers(run_dir, {str(arm["arm_id"]) for arm in arms})
     timings = read_timings(run_dir)
-    claims = (config or {}).get("claims", ())
-    results = compute(experiment_name, answers, timings, tasks, arms, draws, seed, claims)
+    claims, limit = (config or {}).get("claims", ()), (config or {}).get("limit")
+    results = compute(experiment_name, answers, timings, tasks, arms, draws, seed, claims, limit)
     joined, left_out = beside(results.frame, config or {})
     notes = [sharing.text(note, config) for note in (*results.notes, *left_out)]
     results = replace(results, provenance=versions(), published=joined, notes=notes)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_exp import presets
@@ -22,9 +26,11 @@ __all__ = [
     "describe",
     "from_file",
     "get",
+    "option_lines",
     "options_of",
     "register",
     "resolve",
+    "unknown_option",
 ]
 
 REGISTRY: Registry[Any] = Registry(
@@ -54,6 +60,13 @@ REGISTRY: Registry[Any] = Registry(
     "List them: python -m zoo_exp list selectors. Your own: selector=FILE.py:CLASS, or an installed package with the "
     "entry point zoo_exp.selectors (docs/adding_a_selector.md)",
 )
+
+
+_SECTION = re.compile(r"^(?:Attributes|Args):\n((?:(?: .*)?\n?)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^    (\w+)(?: \(.*?\))?: (.*(?:\n     .*)*)", re.MULTILINE)
+"""Name and description in such a section of a docstring."""
+MOST_SELECTORS = 4
+"""Selectors whose options one message names."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,48 @@ def options_of(name: str) -> list[str]:
     return [item.name for item in dataclasses.fields(selector) if item.init]
 
 
+def option_lines(name: str) -> list[tuple[str, str, str]]:
+    """Name, default and meaning of each option of a selector or preset.
+
+    The meanings are those of the docstring's section `Attributes:` (or `Args:`), of the class or of a base class.
+    """
+    resolved, preset = resolve(name)
+    selector = REGISTRY.load(resolved)
+    meanings: dict[str, str] = {}
+    for kind in reversed(selector.__mro__):
+        section = _SECTION.search(inspect.cleandoc(vars(kind).get("__doc__") or ""))
+        entries = _ENTRY.findall(section[1]) if section else []
+        meanings |= {option: " ".join(text.split()) for option, text in entries}
+    built = get(name)
+    return [
+        (option, str(preset.get(option, getattr(built, option))), meanings.get(option, ""))
+        for option in options_of(name)
+    ]
+
+
+def unknown_option(option: str, having: Mapping[str, Sequence[str]]) -> UnknownNameError:
+    """The error for an option that none of some selectors has.
+
+    Args:
+        option: as given.
+        having: selector -> names of its options.
+    """
+    more = f"Their values: python -m zoo_exp list selectors {next(iter(having))}."
+    if len(having) == 1:
+        ((name, names),) = having.items()
+        return UnknownNameError(f"option of selector {name}", option, names, more)
+    # The selector whose option was meant comes first.
+    by_nearness = sorted(
+        having, key=lambda name: (not get_close_matches(option, having[name], cutoff=0.5), -len(having[name]))
+    )
+    told = [f"{name} has {', '.join(having[name]) or 'no options'}" for name in by_nearness[:MOST_SELECTORS]]
+    if len(having) > MOST_SELECTORS:
+        told.append(f"{len(having) - MOST_SELECTORS} more selectors have others")
+    more = f"{'; '.join(told)}. Their values: python -m zoo_exp list selectors {by_nearness[0]}."
+    known = {name for names in having.values() for name in names}
+    return UnknownNameError("option of these selectors", option, known, more, shown=())
+
+
 def get(name: str, **options: Any) -> Any:
     """Build a selector.
 
@@ -135,7 +190,7 @@ def get(name: str, **options: Any) -> Any:
     fields = options_of(name)
     for option in options:
         if option not in fields:
-            raise UnknownNameError(f"option of selector {name}", option, fields)
+            raise unknown_option(option, {name: fields})
     try:
         return selector(**options)
     except TypeError as error:  # e.g. rank="many", which cannot be compared with a number

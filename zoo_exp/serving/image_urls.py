@@ -76,7 +76,7 @@ def _file(url: str, place: str, root: Path | None) -> Path:
             raise invalid(f"{place}: a file URL has no host: file:///...", place, "invalid_image")
         path = unquote(parts.path)
     try:
-        return ImageFile(path, (root,)).find(place)
+        return ImageFile(path, (root,), own=True).find(place)
     # Messages of data sets name the folder, which is none of the client's business.
     except MissingFileError:
         raise invalid(f"{place}: no such image below the server's folder", place, "invalid_image") from None

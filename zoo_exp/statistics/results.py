@@ -135,6 +135,7 @@ def compute(
     draws: int = DRAWS,
     seed: int = 0,
     claims: Sequence[Mapping[str, Any]] = (),
+    limit: int | None = None,
 ) -> Results:
     """Compute every number of an experiment's tables.
 
@@ -148,6 +149,7 @@ def compute(
         draws: bootstrap draws.
         seed: seed of the draws.
         claims: mappings with `claim`, `arm` and `against` (rows without their budget).
+        limit: units of each task that the experiment asked for; None asked for all.
 
     Raises:
         MissingFileError: none of the tasks has records.
@@ -202,7 +204,8 @@ def compute(
         notes=[
             *notes,
             *_untimed(rows, timings),
-            *_few_units(computed),
+            *_few_units(computed, limit),
+            *_zero_reference(table),
             *_without_interval(table),
         ],
         draws=draws,
@@ -281,14 +284,38 @@ def _gaps(samples: TaskSamples, rows: Sequence[ArmRow], left_out: frozenset[tupl
     return notes
 
 
-def _few_units(tasks: Sequence[TaskEstimate]) -> list[str]:
+def _few_units(tasks: Sequence[TaskEstimate], limit: int | None) -> list[str]:
     few = [f"{task.task.name} ({task.tallied.units})" for task in tasks if task.tallied.units < FEW_UNITS]
     if not few:
         return []
+    # A task with fewer units than the limit has no more of them.
+    more = limit is not None and any(limit <= task.tallied.units < FEW_UNITS for task in tasks)
     return [
         f"fewer than {FEW_UNITS} units (questions, MME pairs, MMBench groups) in {', '.join(few)}: "
-        "95 % intervals from so few cover the true value in less than 95 % of cases; increase the limit"
+        "95 % intervals from so few cover the true value in less than 95 % of cases"
+        f"{'; increase the limit' if more else ''}"
     ]
+
+
+def _zero_reference(table: Table) -> list[str]:
+    """Note on tasks in which the full-token arm scores 0, so that there is no share of its score."""
+    reference = table.reference
+    zero = [] if reference is None else [task for task in table.tasks if task.value[reference] == 0]
+    if not zero:
+        return []
+    others = [task for task in table.tasks if task not in zero]
+    names, label = ", ".join(task.task.name for task in zero), table.rows[reference or 0].label
+    leave_out = f"; task={_list(others)} gives the average of the other tasks" if others else ""
+    return [
+        f"no retained average, because {label} scores 0 in {names}, and nothing is a share of 0: see whether the "
+        f"model can answer its questions (records.csv has the responses), or ask more of them{leave_out}"
+    ]
+
+
+def _list(tasks: Sequence[TaskEstimate]) -> str:
+    """Tasks as the value of `task=`."""
+    names = ",".join(task.task.name for task in tasks)
+    return names if len(tasks) == 1 else f"[{names}]"
 
 
 def _without_interval(table: Table) -> list[str]:

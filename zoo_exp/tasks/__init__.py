@@ -1,9 +1,10 @@
 """Registry of the benchmarks, with their prompts, scoring and metrics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from zoo_exp.errors import InvalidValueError
+from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.registry import Registry
 from zoo_exp.tasks.base import DataSource, GenerationSettings, Task
 from zoo_exp.tasks.own_files import is_own_file, known, open_file
@@ -19,7 +20,9 @@ __all__ = [
     "get",
     "given",
     "is_own_file",
+    "refuse_unknown",
     "register",
+    "shown",
 ]
 
 TaskType = TypeVar("TaskType", bound=Task | type[Task])
@@ -86,6 +89,25 @@ class Description:
     summary: str
 
 
+def shown() -> list[str]:
+    """Names of the tasks that `list tasks` shows: of world 2's, only the test split."""
+    return [name for name in available() if not (name.startswith("world2") and name.endswith(HIDDEN))]
+
+
+def refuse_unknown(name: str, sets: Sequence[str] = ()) -> None:
+    """Raise an error for an unknown name; imports nothing.
+
+    Args:
+        name: of a task, or of a file.
+        sets: names of sets of tasks, where one may be given.
+
+    Raises:
+        UnknownNameError: no such task; the message suggests the nearest name.
+    """
+    if not is_own_file(name) and name not in REGISTRY:
+        raise UnknownNameError("task", name, [*available(), *sets], REGISTRY.hint, [*shown(), *sets])
+
+
 def available() -> list[str]:
     """Names of all tasks: built-in, registered, and installed as entry points."""
     return REGISTRY.names()
@@ -108,6 +130,7 @@ def get(name: str) -> Task:
         UnknownNameError: no such task.
         InvalidValueError: the object registered under the name is not a task, or has another name.
     """
+    refuse_unknown(name)
     if is_own_file(name):
         return known(name)
     found = REGISTRY.load(name)
@@ -140,9 +163,7 @@ def register(task: TaskType) -> TaskType:
 def describe() -> list[Description]:
     """Name, main metric and description of every task; of world 2's tasks, only the test split."""
     lines = []
-    for name in available():
-        if name.startswith("world2") and name.endswith(HIDDEN):
-            continue
+    for name in shown():
         task = get(name)
         inside = "inside the package: " if task.source.kind == "embedded" else ""
         lines.append(Description(name, task.main_metric, inside + task.summary))

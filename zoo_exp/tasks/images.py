@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ class ImageFile:
 
     path: str
     folders: tuple[Path, ...]
+    own: bool = False
+    """Whether the row is one of a user's own file, and not of a downloaded data set."""
 
     def find(self, where: str) -> Path:
         """The file, with links resolved.
@@ -68,17 +70,18 @@ class ImageFile:
             if regular:
                 return path
         looked = " or ".join(map(str, self.folders))
-        raise MissingFileError(
-            f"{where}: no image file {self.path[:200]!r} below {looked}; download it again"
-        )
+        advice = "check the path" if self.own else "download it again"
+        raise MissingFileError(f"{where}: no image file {self.path[:200]!r} below {looked}; {advice}")
 
 
-def located(value: Any, folders: Sequence[Path]) -> Any:
+def located(value: Any, folders: Sequence[Path], own: bool = False) -> Any:
     """An image column's value with paths bound to the folders they may be in; stored bytes are left as they are."""
     if isinstance(value, list):
-        return [located(one, folders) for one in value]
+        return [located(one, folders, own) for one in value]
+    if isinstance(value, ImageFile):  # of a parquet file, which has bound it already
+        return replace(value, own=own)
     path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
-    return ImageFile(path, tuple(folders)) if isinstance(path, str) else value
+    return ImageFile(path, tuple(folders), own) if isinstance(path, str) else value
 
 
 def decode_image(value: object, where: str) -> "Image":

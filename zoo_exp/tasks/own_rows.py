@@ -95,7 +95,7 @@ class OwnRows:
         """One row with its image: a path bound to the folders that it may be in, or encoded bytes."""
         row = self.rows[number]
         image = row["image"] if self._parquet is None else self._parquet[number]["image"]
-        return {**row, "image": located(image, self.folders)}
+        return {**row, "image": located(image, self.folders, own=True)}
 
     @property
     def has_paths(self) -> bool:

@@ -18,6 +18,7 @@ from zoo_exp.models.chat import chat_inputs, to_device, user_turn
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.seen import Seen, seen_all
 from zoo_exp.models.showing import joined
+from zoo_exp.models.unknown_words import unknown_words
 from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.tasks.images import FORMATS, decode_image
 
@@ -128,7 +129,8 @@ class Questioner:
             self._synchronise()
         milliseconds = (time.perf_counter() - started) * 1e3
         view = seen_all(batch.tokens[0], image, inputs, self.loaded.processor)
-        return Looked(image, question, batch, view, milliseconds, self._unknown(question), refused)
+        words = unknown_words(self.loaded.processor, [question])
+        return Looked(image, question, batch, view, milliseconds, words, refused)
 
     def warm_up(self, looked: Looked, arm: Arm) -> None:
         """Generate one token without measuring: the first pass of a process allocates memory and picks kernels."""
@@ -215,15 +217,6 @@ class Questioner:
             except InvalidValueError as error:
                 refused[need] = str(error)
         return needs - set(refused), refused
-
-    def _unknown(self, question: str) -> tuple[str, ...]:
-        """Words that the tokenizer maps to its unknown token, such as most words on the embedded models."""
-        tokenizer = getattr(self.loaded.processor, "tokenizer", None)
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        if tokenizer is None or unknown is None:
-            return ()
-        words = dict.fromkeys(question.replace("?", " ").split())
-        return tuple(w for w in words if unknown in tokenizer(w, add_special_tokens=False)["input_ids"])
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
