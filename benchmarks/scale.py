@@ -64,7 +64,7 @@ def main() -> None:
     merge_parser.add_argument("--rows", type=int, default=100_000)
     merge_parser.add_argument("--dir", type=Path, help="where the temporary run folder is made")
     read_parser = commands.add_parser("read", help="processor time and memory of report and compare")
-    read_parser.add_argument("--answers", type=int, nargs="+", default=[100_000, 400_000, 1_600_000])
+    read_parser.add_argument("--answers", type=int, nargs="+", default=[200_000, 800_000, 1_600_000])
     read_parser.add_argument("--dir", type=Path, help="where the temporary run folders are made")
     args = parser.parse_args()
     if args.command == "merge":
