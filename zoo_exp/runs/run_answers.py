@@ -1,7 +1,8 @@
 """The records of a run in little memory: per task and arm, columns of what statistics need.
 
-A record takes 13 bytes in a typical run, about 60 where all numbers differ, instead of a kilobyte. Its texts stay in the files of the run, from which single records
-are read again where a view shows them (`Store.row`). Of the score parts, those that many records share are kept.
+A record takes 13 bytes in a typical run, about 60 where all numbers differ, instead of a kilobyte. Its texts stay in
+the files of the run, from which single records are read again where a view shows them (`Store.row`). Of the score
+parts, those that many records share are kept.
 """
 
 import json
