@@ -1,9 +1,9 @@
-"""Fill the README's table of selectors and budgets from the committed results of an experiment.
+"""Fill the tables of selectors and budgets of README.md and docs/which_selector.md from committed results.
 
     python benchmarks/advice.py            print the table
-    python benchmarks/advice.py --write    put it into README.md
+    python benchmarks/advice.py --write    put it into both pages, and fill the other tables of docs/which_selector.md
 
-Run it after experiments/embedded_nine was answered again; a test compares the README with it.
+Run it after experiments/embedded_nine, ablation_fusion or sanity was answered again; tests compare both pages with it.
 """
 
 import argparse
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from zoo_exp.report.readme import fill
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "embedded_nine" / "results.csv"
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "which_selector.md")
 BEGIN = "<!-- filled by: python benchmarks/advice.py --write -->"
 END = "<!-- end -->"
 SHOWN = (
@@ -70,20 +72,21 @@ def _interval(row: pd.Series) -> str:
 
 
 def filled(text: str, block: str) -> str:
-    """The README with the block between its marks."""
+    """A page with the block between its marks, and its tables of results (`<!-- table: experiments/... -->`)."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{README.name} lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+        raise SystemExit(f"the page lacks the lines {BEGIN} and {END}")
+    return fill(f"{before}{BEGIN}\n{block}\n{END}{after}", ROOT)
 
 
 def main() -> None:
     """Print or write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages")
     if parser.parse_args().write:
-        README.write_text(filled(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(filled(page.read_text(encoding="utf-8"), table()), encoding="utf-8")
     else:
         print(table())
 

@@ -35,6 +35,7 @@ from zoo_exp._cli import (
     slurm,
     tokens,
 )
+from zoo_exp._cli.help_text import HelpFormatter
 from zoo_exp.console import announce_torch
 from zoo_exp.errors import UnknownNameError, ending
 from zoo_exp.evaluation import stop
@@ -123,7 +124,7 @@ def parsers(names: Collection[str]) -> "tuple[argparse.ArgumentParser, argparse.
         prog="python -m zoo_exp",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"zoo_exp {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -135,7 +136,7 @@ def parsers(names: Collection[str]) -> "tuple[argparse.ArgumentParser, argparse.
             help=summary.rstrip(".").replace("%", "%%"),  # argparse formats it
             description=summary,
             epilog=details.strip("\n"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         if name in names:
             module.add_arguments(command)

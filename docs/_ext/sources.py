@@ -3,15 +3,15 @@
 Pages are Markdown that also reads well in the repository. Comments are replaced while the site is built:
 
     <!-- table: experiments/NAME/results.csv columns=arm,kept,retained --> ... <!-- end of table -->
-    <!-- include: ../CHANGELOG.md -->
-    <!-- reference of the command line -->
+    <!-- include: ../CHANGELOG.md --> ... <!-- end of include -->
+    <!-- reference of the command line --> ... <!-- end of reference -->
 
-The first is the block of `zoo_exp/report/readme.py`, here with paths from the top of the repository, so that no number
-of an experiment is copied into a page.
+The first is the block of `zoo_exp/report/readme.py`, here with paths from the top of the repository. What stands
+between the comments is read in the repository: the numbers that `benchmarks/advice.py --write` puts there, which a test
+compares with the results, or where the text is.
 """
 
 import re
-import sys
 from pathlib import Path, PurePosixPath
 
 from zoo_exp.report.readme import fill
@@ -19,11 +19,10 @@ from zoo_exp.report.readme import fill
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 STUDIES = DOCS / "studies"
-INCLUDE = re.compile(r"^<!-- include: (?P<path>\S+) -->$", re.MULTILINE)
-COMMAND_LINE = "<!-- reference of the command line -->"
-ADVICE = re.compile(
-    r"(?P<begin><!-- filled by: python benchmarks/advice.py --write -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+INCLUDE = re.compile(
+    r"^<!-- include: (?P<path>\S+) -->\n.*?^<!-- end of include -->$", re.DOTALL | re.MULTILINE
 )
+COMMAND_LINE = re.compile(r"<!-- reference of the command line -->\n.*?<!-- end of reference -->", re.DOTALL)
 LINK = re.compile(
     r"(?P<image>!?)\[(?P<text>[^\]\n]*(?:\n[^\]\n]*)?)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)"
 )
@@ -89,12 +88,10 @@ def prepared(text: str, page: str) -> str:
         return text  # written by `write_studies`
     text = relinked(fill(text, ROOT), f"docs/{page}", page)
     text = INCLUDE.sub(lambda found: _included(found["path"], page), text)
-    if ADVICE.search(text):
-        text = ADVICE.sub(lambda found: f"{found['begin']}{_advice()}\n{found['end']}", text)
-    if COMMAND_LINE in text:
+    if COMMAND_LINE.search(text):
         from command_line import reference
 
-        text = text.replace(COMMAND_LINE, reference())
+        text = COMMAND_LINE.sub(lambda _: reference(), text)
     return text
 
 
@@ -123,13 +120,6 @@ def _text(path: Path, page: str) -> str:
 
 def _included(target: str, page: str) -> str:
     return _text((DOCS / PurePosixPath(page).parent / target).resolve(), page)
-
-
-def _advice() -> str:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import advice
-
-    return str(advice.table())
 
 
 def _normal(path: PurePosixPath) -> str:

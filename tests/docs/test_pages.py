@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo_exp import errors
+from zoo_exp.report.readme import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -77,13 +78,24 @@ def test_the_figure_of_the_concepts_is_current(monkeypatch):
     sys.modules.pop("draw_concepts")
 
 
-def test_tables_of_results_are_filled_by_the_site_alone():
+def test_tables_of_results_are_those_of_the_experiments(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import advice
+
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for body in re.findall(r"<!-- table: .*? -->\n(.*?)<!-- end of table -->", text, re.DOTALL):
-            assert body.startswith("(The site shows"), (
-                f"{page.name}: numbers are filled in while the site is built"
-            )
+        assert fill(text, ROOT) == text, f"{page.name}: run python benchmarks/advice.py --write"
+    page = (DOCS / "which_selector.md").read_text(encoding="utf-8")
+    assert advice.filled(page, advice.table()) == page, "run python benchmarks/advice.py --write"
+    assert len(re.findall(r"^\| .*\d\.\d", page, re.MULTILINE)) > 20
+    sys.modules.pop("advice")
+
+
+def test_a_page_that_the_site_fills_says_where_its_text_is():
+    for name in ("changelog.md", "contributing.md", "slurm.md", "cli.md"):
+        text = (DOCS / name).read_text(encoding="utf-8")
+        begin = re.search(r"^<!-- (?:include: \S+|reference of the command line) -->$", text, re.MULTILINE)
+        assert text[begin.end() :].startswith("\nThe site shows "), name
 
 
 def test_modules_of_the_reference_exist():

@@ -33,9 +33,9 @@ share one, which finds what it needs by inspection and proves it by value.
 
 | family | images | video | batch | int8 | compile | PEFT | vLLM |
 | --- | --- | --- | --- | --- | --- | --- | --- |
-| LLaVA-1.5 (`llava`) | tested | no | tested | tested | tested | tested | no |
-| LLaVA-NeXT (`llava_next`) | tested | no | tested | tested | not tested | not tested | no |
-| Qwen2.5-VL (`qwen2_5_vl`) | tested | tested | tested | tested | not tested | not tested | no |
+| LLaVA-1.5 (`llava`) | tested | no | tested | tested | tested | tested | tested |
+| LLaVA-NeXT (`llava_next`) | tested | no | tested | tested | not tested | not tested | tested |
+| Qwen2.5-VL (`qwen2_5_vl`) | tested | tested | tested | tested | not tested | not tested | tested |
 | Qwen2-VL (`qwen2_vl`) | tested | tested | tested | not tested | not tested | not tested | no |
 | Qwen3-VL (`qwen3_vl`) | tested | tested | tested | tested | not tested | tested | no |
 | InternVL (`internvl`) | tested | frames as images | tested | tested | not tested | not tested | no |
@@ -50,6 +50,7 @@ share one, which finds what it needs by inspection and proves it by value.
 4-bit weights, are not tested. *compile*: `generate` of a model given to `torch.compile`; calls that read images inside
 compiled code are refused. DataParallel and FSDP (`FullyShardedDataParallel`, `fully_shard`) are refused. *frames as
 images*: the processor gives the frames of a video as images, each with a budget of its own; not tested with videos.
+*vLLM*: prompts pruned here are answered by vLLM as by transformers; *no*: refused ([Pruned prompts in vLLM](vllm.md)).
 
 Offloading by accelerate (`cpu_offload`, `disk_offload`, `dispatch_model`, `device_map`) is tested on one device with
 LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL and InternVL: same logits, ids, kept tokens and scores as without it, as zoo reads

@@ -55,6 +55,13 @@ def test_with_few_questions_no_difference_is_significant(compute_some):
     assert {name for name, _ in found.rivals} <= told
 
 
+def test_an_interval_that_excludes_0_has_the_p_value_that_says_why_it_is_not_significant(compute_some):
+    results = compute_some(images=6)
+    pairs = results.comparisons.assign(low=6.7, high=49.4, difference=30.0, p_holm=0.281, significant=False)
+    sentence = headline(replace(results, comparisons=pairs)).sentences()[1]
+    assert "(+30.0 [+6.7, +49.4], but p = 0.281 after Holm's correction)" in sentence
+
+
 def test_without_a_full_arm_or_a_budget_there_is_none(compute_some):
     assert headline(compute_some(without=("full",))) is None
     assert headline(compute_some(without=("zoo", "random"))) is None

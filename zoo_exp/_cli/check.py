@@ -10,11 +10,9 @@ Examples:
 """
 
 import argparse
-import shutil
-import sys
 from typing import Any
 
-from zoo_exp._cli.listing import table
+from zoo_exp.console import aligned, columns, wrapped
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 KINDS = ("selector",)
@@ -42,15 +40,13 @@ def check(args: argparse.Namespace) -> int:
     selector = selectors.get(args.name, **options)
     found = list(outcomes(selector))
     failed = [outcome for outcome in found if outcome.error is not None]
-    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
     rows = [(one.name, "passed" if one.error is None else "FAILED", one.summary) for one in found]
-    print("\n".join(table([("check", "result", "what it checks"), *rows], width)))
+    print("\n".join(aligned([("check", "result", "what it checks"), *rows], columns(120))))
     for sentence in dict.fromkeys(str(outcome.error) for outcome in failed[1:]):
         if sentence != str(failed[0].error):
-            print(f"also: {sentence}")
-    print(
-        f"\n{len(found) - len(failed)} of {len(found)} checks passed: selector {selector.name} ({selector})"
-    )
+            print("\n".join(wrapped(f"also: {sentence}", columns())))
+    passed = f"{len(found) - len(failed)} of {len(found)} checks passed"
+    print("\n" + "\n".join(wrapped(f"{passed}: selector {selector.name} ({selector})", columns())))
     if failed and failed[0].error is not None:
         raise failed[0].error
     return 0

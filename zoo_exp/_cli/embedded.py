@@ -7,6 +7,8 @@ Examples:
 
 import argparse
 
+from zoo_exp._cli.help_text import HelpFormatter
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of `embedded`."""
@@ -17,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train",
         help="train an embedded model, or resume a training run",
         description="Train an embedded model, or resume a training run.",
-        epilog="example: python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next",
+        epilog="Examples:\n  python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next",
+        formatter_class=HelpFormatter,
     )
     train.add_argument(
         "overrides",
@@ -33,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "samples",
         help="write a page of images, questions and answers of the nine families",
         description="Write a page of images, questions and answers of the nine families.",
-        epilog="example: python -m zoo_exp embedded samples",
+        epilog="Examples:\n  python -m zoo_exp embedded samples\n"
+        "  python -m zoo_exp embedded samples --view world2 --scene 0 --out photo.png",
+        formatter_class=HelpFormatter,
     )
     cli.add_samples_arguments(samples)
     samples.set_defaults(handler=cli.samples)

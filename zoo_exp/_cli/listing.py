@@ -1,5 +1,6 @@
-"""List selectors, tasks, models, exps or runs, one line each.
+"""List selectors, tasks, models, exps or runs.
 
+A terminal wraps the descriptions; in a pipe each has one line (an exp has one for its question and one per command).
 `list selectors NAME` shows the options of one selector (selector.options.KEY=VALUE) and their defaults.
 `list runs [DIR]` shows the run folders below DIR (default: runs), newest first: recorded and expected answers, size.
 
@@ -11,16 +12,14 @@ Examples:
 """
 
 import argparse
-import os
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo_exp._cli.run import add_config_dir
+from zoo_exp.console import aligned, columns, wrapped
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 
 Rows = list[tuple[str, ...]]
@@ -65,10 +64,11 @@ def list_names(args: argparse.Namespace) -> int:
 
 def _print(rows: Rows) -> None:
     """Print aligned lines, wrapped to the terminal."""
-    # One line each if the output is not a terminal.
-    wrapped = sys.stdout.isatty() or "COLUMNS" in os.environ
-    width = shutil.get_terminal_size((120, 24)).columns if wrapped else 10_000
-    print("\n".join(table(rows, width)))
+    print("\n".join(aligned(rows, columns())))
+
+
+def _say(sentence: str) -> None:
+    print("\n".join(wrapped(sentence, columns())))
 
 
 def _options(name: str) -> int:
@@ -77,12 +77,11 @@ def _options(name: str) -> int:
 
     lines = selectors.option_lines(name)
     resolved, preset = selectors.resolve(name)
-    print(selectors.describe(resolved)[0].summary)
+    _say(selectors.describe(resolved)[0].summary)
     if preset:
-        print(f"Preset of {resolved}: {', '.join(f'{key}={value}' for key, value in preset.items())}")
-    print(
-        f"An option is set by selector.options.KEY=VALUE, such as selector.options.{'='.join(lines[-1][:2])}\n"
-    )
+        _say(f"Preset of {resolved}: {', '.join(f'{key}={value}' for key, value in preset.items())}")
+    _say(f"An option is set by selector.options.KEY=VALUE, such as selector.options.{'='.join(lines[-1][:2])}")
+    print()
     _print([("option", "default", "meaning"), *lines])
     return 0
 
@@ -103,23 +102,6 @@ def _list_runs(above: Path) -> int:
     if not found:
         print(f"no runs in {above}: create one with python -m zoo_exp run")
     return 0
-
-
-def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Aligned lines; the last column is wrapped to the rest of `width` characters.
-
-    >>> table([("name", "what"), ("zoo", "drops tokens")], 80)
-    ['name  what', 'zoo   drops tokens']
-    """
-    sizes = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
-    indent = sum(sizes) + 2 * len(sizes)
-    lines = []
-    for row in rows:
-        start = "".join(f"{text:<{size}}  " for text, size in zip(row[:-1], sizes, strict=True))
-        parts = textwrap.wrap(row[-1], max(40, width - indent), break_on_hyphens=False) or [""]
-        lines.append((start + parts[0]).rstrip())
-        lines += [" " * indent + part for part in parts[1:]]
-    return lines
 
 
 def _selectors(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
@@ -162,8 +144,8 @@ def _models(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:
     rows: Rows = []
     for name, path in choices("model", folders).items():
         content = read(path)
-        rows.append((name, str(content.get("family", "")), str(content.get("path", "")), _summary(path)))
-    return ("name", "family", "checkpoint", "description"), rows
+        rows.append((name, f"{_summary(path)} [{content.get('family', '')}; {content.get('path', '')}]"))
+    return ("name", "description [family; checkpoint]"), rows
 
 
 def _exps(folders: Sequence[Path]) -> tuple[tuple[str, ...], Rows]:

@@ -8,8 +8,8 @@ Examples:
 """
 
 import argparse
-import textwrap
 
+from zoo_exp.console import columns, wrapped
 from zoo_exp.errors import UnknownNameError
 
 ACTIONS = ("audit",)
@@ -33,5 +33,5 @@ def paper(args: argparse.Namespace) -> int:
         mine = [finding.text for finding in result.findings if finding.topic == topic]
         print(f"{topic}: {count} checked, {len(mine)} findings")
         for text in mine:
-            print(textwrap.fill(text, 110, initial_indent="  - ", subsequent_indent="    "))
+            print("  - " + "\n    ".join(wrapped(text, columns(110) - 4)))
     return 0

@@ -68,18 +68,19 @@ def score(args: argparse.Namespace) -> int:
 
 def report(scored: "ScoredFile", scale: str, intervals: "Mapping[str, Interval]") -> list[str]:
     """The printed lines: metrics with their intervals, then metrics of groups of rows."""
-    from zoo_exp._cli.listing import table
+    from zoo_exp.console import aligned, columns
 
     spread = {name: f"{_text(one.low)} to {_text(one.high)}" for name, one in intervals.items()}
     head = ("metric", "value", "95 % interval" if spread else "")
     lines = [f"{scored.task}: {len(scored.rows)} responses, scale {scale}"]
-    lines += table(
-        [head, *((name, _text(value), spread.get(name, "")) for name, value in scored.metrics.items())], 120
+    width = columns(120)
+    lines += aligned(
+        [head, *((name, _text(value), spread.get(name, "")) for name, value in scored.metrics.items())], width
     )
     if scored.breakdown:
         names = list(next(iter(scored.breakdown.values())))
         rows = [(group, *map(_text, values.values())) for group, values in scored.breakdown.items()]
-        lines += ["", *table([("group", *names), *rows], 120)]
+        lines += ["", *aligned([("group", *names), *rows], width)]
     return lines
 
 

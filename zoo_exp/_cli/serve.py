@@ -22,7 +22,7 @@ Examples:
   python -m zoo_exp serve
   python -m zoo_exp serve model=llava15_7b selector=zoo budget=64 serve.root=photos
   python -m zoo_exp serve model=llava15_7b selector=zoo budget=64 engine=vllm
-  ZOO_EXP_API_KEY=... python -m zoo_exp serve model=qwen25_vl_7b budget=22.2% host=0.0.0.0
+  ZOO_EXP_API_KEY=... python -m zoo_exp serve model=qwen25_vl_7b budget=20% host=0.0.0.0
 """
 
 import argparse

@@ -13,10 +13,14 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from zoo_exp._cli.run import add_config_dir
+from zoo_exp.console import columns, wrapped
 from zoo_exp.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Experiment
+
+LAST_WORD = 18
+"""Characters by which PyYAML exceeds a width: it breaks behind the word or value that does."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +44,26 @@ def show(args: argparse.Namespace) -> int:
             "show needs an experiment: exp=NAME (python -m zoo_exp list exps) or overrides of `run`"
         )
     experiment = compose(args.overrides, args.config_dir)
-    print(f"# python -m zoo_exp run {shlex.join(args.overrides)}")
+    _comment(f"python -m zoo_exp run {shlex.join(args.overrides)}")
     for budget in dict.fromkeys(arm.budget for arm in experiment.arms if arm.budget is not None):
-        print(f"# budget {budget}: {budget.meaning()}")
+        _comment(f"budget {budget}: {budget.meaning()}")
     for sentence in experiment.left_out:
-        print(f"# {sentence}")
-    print(experiment.to_yaml(), end="")
+        _comment(sentence)
+    print(experiment.to_yaml(min(80, columns() - LAST_WORD)), end="")
     cells, basis = _cells(experiment)
-    print(f"# hours and memory_gib: {basis}")
-    print(yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=200), end="")
+    _comment(f"hours and memory_gib: {basis}")
+    print(
+        yaml.safe_dump(
+            {"cells": cells}, sort_keys=False, default_flow_style=None, width=columns(200) - LAST_WORD
+        ),
+        end="",
+    )
     return 0
+
+
+def _comment(text: str) -> None:
+    """Print a comment of YAML."""
+    print("\n".join(f"# {line}" for line in wrapped(text, columns() - 2)))
 
 
 def _cells(experiment: "Experiment") -> tuple[list[dict[str, Any]], str]:

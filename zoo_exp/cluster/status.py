@@ -9,6 +9,7 @@ from pathlib import Path
 from zoo_exp.cluster import tools
 from zoo_exp.cluster.submission import LOGS, folder_of, job_name
 from zoo_exp.config.experiment import Experiment
+from zoo_exp.console import aligned, columns
 from zoo_exp.runs import cells
 
 QUEUED = "queued"
@@ -70,13 +71,7 @@ def table(found: Sequence[Row]) -> str:
     """The rows as text."""
     lines = [("cell", "task", "state", "answers", "")]
     lines += [(str(r.index), r.task, r.state, r.answers, r.note) for r in found]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    return "\n".join(
-        "  ".join(
-            [*(text.ljust(width) for text, width in zip(line[:4], widths, strict=True)), line[4]]
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(aligned(lines, columns()))
 
 
 def summary(found: Sequence[Row]) -> str:

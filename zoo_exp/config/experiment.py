@@ -164,6 +164,10 @@ class Experiment:
             "logger": asdict(self.logger),
         }
 
-    def to_yaml(self) -> str:
-        """The resolved configuration as YAML, for readers and for the run folder."""
-        return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
+    def to_yaml(self, width: int = 80) -> str:
+        """The resolved configuration as YAML, for readers and for the run folder.
+
+        Args:
+            width: characters of a line after which it is broken.
+        """
+        return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=width))

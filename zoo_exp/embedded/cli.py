@@ -116,7 +116,7 @@ def _report(model: Any, path: Path) -> None:
 def add_samples_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `embedded samples`."""
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)"
+        "--out", type=Path, default=Path("samples.png"), help="the image file (default samples.png)"
     )
     parser.add_argument(
         "--split",
@@ -128,15 +128,26 @@ def add_samples_arguments(parser: argparse.ArgumentParser) -> None:
         "--view",
         default="world1",
         choices=("world1", "world2", "world2_tiles", "world2_sizes"),
-        help="which images (default world1)",
+        metavar="VIEW",
+        help="which images: world1, world2, world2_tiles or world2_sizes (default world1)",
+    )
+    parser.add_argument(
+        "--scene",
+        type=int,
+        metavar="N",
+        help="only the image of scene N of the split, from 0, such as for `ask`; its question is printed",
     )
     parser.add_argument("--per-family", type=int, default=3, help="scenes per question family (default 3)")
 
 
 def samples(args: argparse.Namespace) -> int:
     """Draw held-out scenes with their questions."""
-    from zoo_exp.embedded.samples import draw_samples
+    from zoo_exp.embedded.samples import draw_samples, draw_scene
 
+    if args.scene is not None:
+        question = draw_scene(args.out, args.scene, args.split, args.view)
+        print(f"{args.out}: {question.prompt} (answer: {question.answer})")
+        return 0
     if args.per_family < 1:
         raise InvalidValueError(f"--per-family {args.per_family}: give 1 or more")
     draw_samples(args.out, args.split, args.per_family, args.view)

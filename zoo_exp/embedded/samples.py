@@ -1,10 +1,10 @@
-"""Image of the embedded world: held-out scenes with a question of each family."""
+"""Images of the embedded worlds: held-out scenes with a question of each family, or one scene alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo_exp.embedded.benchmarks import asked, held_out_scene
+from zoo_exp.embedded.benchmarks import UNITS, asked, held_out_scene
 from zoo_exp.embedded.questions import FAMILIES, Question
 from zoo_exp.errors import InvalidValueError
 
@@ -23,10 +23,7 @@ def draw_samples(path: Path, split: str = "test", per_family: int = 3, view: str
     Raises:
         InvalidValueError: world 1 has no such split.
     """
-    if view == WORLD_1 and split == "confirm":
-        raise InvalidValueError(
-            "world 1 has no split confirm: give --split validation or test, or --view world2"
-        )
+    _check_split(split, view)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -58,6 +55,47 @@ def draw_samples(path: Path, split: str = "test", per_family: int = 3, view: str
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def draw_scene(path: Path, number: int, split: str = "test", view: str = WORLD_1) -> Question:
+    """Save the image of one scene in its own size.
+
+    Args:
+        path: the image file; its ending decides the format.
+        number: which of the scenes that POPE asks about, from 0.
+        split: validation or test; world 2 also has confirm.
+        view: world1, or a view of world 2.
+
+    Returns:
+        The first question about it.
+
+    Raises:
+        InvalidValueError: world 1 has no such split, a negative number, or an ending that is no image format.
+    """
+    _check_split(split, view)
+    if not 0 <= number < UNITS:
+        raise InvalidValueError(f"--scene {number}: give 0 to {UNITS - 1}")
+    from PIL import Image
+
+    scenes: dict[int, tuple[Any, Question]] = {}
+    for index, pixels, question in _asked("pope", split, view):
+        scenes.setdefault(index, (pixels, question))
+        if len(scenes) > number:
+            break
+    pixels, question = list(scenes.values())[number]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Image.fromarray(pixels).save(path)
+    except ValueError as error:
+        raise InvalidValueError(f"--out {path}: give a name that ends in .png or .jpg") from error
+    return question
+
+
+def _check_split(split: str, view: str) -> None:
+    if view == WORLD_1 and split == "confirm":
+        raise InvalidValueError(
+            "world 1 has no split confirm: give --split validation or test, or --view world2"
+        )
 
 
 def _asked(family: str, split: str, view: str) -> Iterator[tuple[int, Any, Question]]:

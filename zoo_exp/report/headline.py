@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from zoo_exp.report.tabular import DASH, count, signed, with_interval
+from zoo_exp.report.tabular import DASH, count, known, p_text, signed, with_interval
 from zoo_exp.statistics.frame import AVERAGE, measured_tokens
 from zoo_exp.statistics.results import Results
 
@@ -102,7 +102,7 @@ def headline(results: Results) -> Headline | None:
     best: dict[str, Any] = (leaders if len(leaders) else small).sort_values("retained").iloc[-1].to_dict()
     against = pairs[pairs["arm"] == best["arm"]]
     rivals = tuple(
-        (str(line["against"]), signed(line["difference"], line["low"], line["high"]))
+        (str(line["against"]), _difference(line))
         for line in against.sort_values("difference").to_dict("records")
         if not line["significant"]
     )
@@ -118,6 +118,13 @@ def headline(results: Results) -> Headline | None:
         random=_random(against, small),
         flops=_share(frame, best),
     )
+
+
+def _difference(line: dict[str, Any]) -> str:
+    """A difference that is not significant; where its interval excludes 0, also the p value that says so."""
+    shown = signed(line["difference"], line["low"], line["high"])
+    excluded = known(line["low"]) and (line["low"] > 0 or line["high"] < 0)
+    return f"{shown}, but p = {p_text(line['p_holm'])} after Holm's correction" if excluded else shown
 
 
 def _random(against: pd.DataFrame, small: pd.DataFrame) -> str:

@@ -198,6 +198,13 @@ def contribution_table(results: Results) -> Table:
     return build("contribution", "Image contribution", columns, lines, caption=CONTRIBUTION)
 
 
+YES = {
+    "yes_rate": "yes_rate: share of the responses that are yes.",
+    "pope_yes_ratio": "pope_yes_ratio: share of the reference answers that are yes, as in lmms-eval.",
+}
+"""Two metrics of POPE that are easily confused."""
+
+
 def detail_table(results: Results, task: str) -> Table:
     """Metrics of a task besides the main one, and metrics of groups of its questions; no rows if there are none."""
     mine = results.details[results.details["task"] == task] if len(results.details) else results.details
@@ -216,7 +223,10 @@ def detail_table(results: Results, task: str) -> Table:
         header = f"{group} {metric}".strip()
         columns.append(Column(header, cell, unit="%" if unit in ("fraction", "percent") else "", level=level))
     title = f"{task}: further metrics and groups of questions"
-    return build(f"details_{task}", title, columns, list(lines.values()), folded="Further metrics")
+    notes = [note for metric, note in YES.items() if any(metric == one for _, one in shown)]
+    return build(
+        f"details_{task}", title, columns, list(lines.values()), notes=notes, folded="Further metrics"
+    )
 
 
 def token_table(averages: pd.DataFrame) -> Table:

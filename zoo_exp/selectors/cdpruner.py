@@ -31,7 +31,7 @@ class CDPruner(Selector):
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = (
-        "CDPruner (NeurIPS 2025, arXiv 2506.10967), relevance=clip as released (Theia-4869/CDPruner 9541616)"
+        "CDPruner (NeurIPS 2025, arXiv 2506.10967); with relevance=clip as released (Theia-4869/CDPruner 9541616)"
     )
     always_named: ClassVar[tuple[str, ...]] = ("relevance",)
     NEEDS: ClassVar[frozenset[str]] = frozenset({"text"})

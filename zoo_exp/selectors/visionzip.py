@@ -34,7 +34,8 @@ class VisionZip(Selector):
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = (
-        "VisionZip (CVPR 2025, arXiv 2412.04467), variant=official_code as released (dvlab-research/VisionZip 3151f6d)"
+        "VisionZip (CVPR 2025, arXiv 2412.04467); with variant=official_code "
+        "as released (dvlab-research/VisionZip 3151f6d)"
     )
     equivariant: ClassVar[bool] = False
     NEEDS: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys", "features", "projector"})

@@ -69,7 +69,7 @@ class Zoo(GreedySelector):
 
     name: ClassVar[str] = "zoo"
     paper: ClassVar[str] = (
-        "ZOO-Prune (CVPR 2026 poster), variant=official_code as released (AIM-SKKU/ZOO-Prune 159f7f9, NeXT 2d1194b)"
+        "ZOO-Prune (CVPR 2026 poster); with variant=official_code as released (AIM-SKKU/ZOO-Prune 159f7f9, NeXT 2d1194b)"
     )
     NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "projector"})
     later_options: ClassVar[tuple[str, ...]] = ("factor_seed", "response", "control")

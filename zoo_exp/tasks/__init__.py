@@ -165,6 +165,8 @@ def describe() -> list[Description]:
     lines = []
     for name in shown():
         task = get(name)
-        inside = "inside the package: " if task.source.kind == "embedded" else ""
-        lines.append(Description(name, task.main_metric, inside + task.summary))
+        shown = task.summary
+        if task.source.kind == "embedded":
+            shown = f"drawn scenes inside the package, in the form of {task.family}: {task.embedded_summary}"
+        lines.append(Description(name, task.main_metric, shown))
     return lines

@@ -116,6 +116,8 @@ class Task(ABC):
 
     family: ClassVar[str]
     summary: ClassVar[str]
+    embedded_summary: ClassVar[str] = ""
+    """What the questions about the drawn scenes inside the package ask; they share the form, not the content."""
     columns: ClassVar[tuple[str, ...]]
     """Required columns of the data."""
     scored_columns: ClassVar[tuple[str, ...]]

@@ -14,6 +14,7 @@ class GQA(Task):
 
     family = "gqa"
     summary = "compositional questions about scenes, balanced test-dev"
+    embedded_summary = "left or right, above or below, colours and shapes"
     columns = ("id", "imageId", "question", "answer", "image")
     scored_columns = ("answer",)
     kinds: ClassVar[Columns] = {"id": ID, "imageId": ID_OR_NOTHING, "question": TEXT, "answer": TEXT}

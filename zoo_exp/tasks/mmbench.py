@@ -45,6 +45,7 @@ class MMBench(Task):
 
     family = "mmbench"
     summary = "multiple choice, right only if right under every rotation of the options"
+    embedded_summary = "multiple choice, right only if right under every rotation of the options"
     columns = ("index", "question", "hint", "answer", *"ABCD", "category", "image")
     scored_columns = ("index", "answer", "A", "B")
     kinds: ClassVar[Columns] = {

@@ -40,6 +40,7 @@ class MME(Task):
 
     family = "mme"
     summary = "paired yes/no questions; perception (2000) plus cognition (800) points"
+    embedded_summary = "paired yes/no questions; perception (2000) plus cognition (800) points"
     columns = ("question_id", "question", "answer", "category", "image")
     scored_columns = ("question_id", "answer", "category")
     kinds: ClassVar[Columns] = {"question_id": ID, "question": TEXT, "answer": TEXT, "category": TEXT}

@@ -30,6 +30,7 @@ class POPE(Task):
 
     family = "pope"
     summary = "object existence, yes or no; accuracy, precision, recall, F1"
+    embedded_summary = "object existence, yes or no; accuracy, precision, recall, F1"
     columns = ("question_id", "question", "answer", "category", "image")
     scored_columns = ("answer",)
     kinds: ClassVar[Columns] = {

@@ -28,6 +28,7 @@ class ScienceQA(Task):
 
     family = "scienceqa"
     summary = "multiple-choice science questions that have an image, test split"
+    embedded_summary = "arithmetic on the digits in the image, multiple choice"
     columns = ("question", "choices", "answer", "hint", "image")
     scored_columns = ("choices", "answer")
     kinds: ClassVar[Columns] = {

@@ -33,6 +33,7 @@ class SeedBench(Task):
 
     family = "seedbench"
     summary = "multiple choice about images and videos"
+    embedded_summary = "places and numbers of objects, multiple choice"
     columns = (
         "question_id", "question", *_CHOICES, "answer", "data_type", "image",
     )  # fmt: skip

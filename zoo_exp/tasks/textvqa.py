@@ -18,6 +18,7 @@ class TextVQA(Task):
 
     family = "textvqa"
     summary = "questions about text in the image, no OCR tokens in the prompt"
+    embedded_summary = "words and digits in the image, no OCR tokens in the prompt"
     columns = ("question_id", "image_id", "question", "answers", "image")
     scored_columns = ("answers",)
     kinds: ClassVar[Columns] = {

@@ -31,6 +31,7 @@ class VQAv2(Task):
 
     family = "vqav2"
     summary = "open questions, soft accuracy over ten annotators, validation split"
+    embedded_summary = "presence, number and colour of objects; soft accuracy over ten annotators"
     columns = ("question_id", "image_id", "question", "answers", "image")
     scored_columns = ("answers",)
     kinds: ClassVar[kind.Columns] = {

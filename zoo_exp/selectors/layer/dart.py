@@ -41,7 +41,8 @@ class Dart(LayerSelector):
     name: ClassVar[str] = "dart"
     at_most: ClassVar[bool] = False  # every pivot keeps at least one token
     paper: ClassVar[str] = (
-        "DART (EMNLP 2025, arXiv 2502.11494), variant=official_code as released (ZichenWen1/DART, commit unknown)"
+        "DART (EMNLP 2025, arXiv 2502.11494); with variant=official_code "
+        "as released (ZichenWen1/DART, commit not recorded)"
     )
 
     k: int = 2
