@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from zoo_exp.embedded import benchmarks, facts
 from zoo_exp.embedded.assets import SPLITS, load_assets
@@ -178,3 +179,16 @@ def test_the_tokenizer_splits_as_training_does(tokenizer):
 def test_the_vocabulary_has_no_word_twice():
     assert len(set(TOKENS)) == len(TOKENS)
     assert set(SHAPES) | set(COLOR_NAMES) <= set(TOKENS)
+
+
+def test_the_image_of_one_scene_is_saved_in_its_own_size(tmp_path, capsys):
+    from zoo_exp.cli import main
+
+    photo = tmp_path / "photo.png"
+    assert main(["embedded", "samples", "--view", "world2", "--scene", "1", "--out", str(photo)]) == 0
+    with Image.open(photo) as image:
+        assert (image.size, image.mode) == ((96, 96), "RGB")
+    assert capsys.readouterr().out.startswith(f"{photo}: Is there ")
+    assert main(["embedded", "samples", "--scene", "-1", "--out", str(photo)]) == 2
+    assert main(["embedded", "samples", "--scene", "0", "--out", str(tmp_path / "photo.txt")]) == 2
+    assert "give 0 to " in capsys.readouterr().err

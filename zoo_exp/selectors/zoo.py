@@ -58,8 +58,7 @@ class Zoo(GreedySelector):
         factor_seed: seed of the random factors of `low_rank_as_released`; use several seeds.
         layer: None for the sensitivity of the projector; the number of an encoder layer, from 1 to the layer before
             the projector, for the response to changes of all features after that layer (supplement D.3).
-        response: where the response to changes in `layer` is measured: at the output of the `projector`, or at its
-            input, the `features`. The supplement does not specify it.
+        response: where it is measured: output of the `projector`, or its input, `features`; unspecified in D.3.
         control: control experiments: `shuffled` permutes the sensitivities randomly, `inverted` uses 1 - S instead
             of S (scaled to 0..1); `none` is the method itself.
         dtype: dtype of the finite differences; None for float32, or float16 with `official_code`.
@@ -69,7 +68,8 @@ class Zoo(GreedySelector):
 
     name: ClassVar[str] = "zoo"
     paper: ClassVar[str] = (
-        "ZOO-Prune (CVPR 2026 poster); with variant=official_code as released (AIM-SKKU/ZOO-Prune 159f7f9, NeXT 2d1194b)"
+        "ZOO-Prune (CVPR 2026 poster); with variant=official_code "
+        "as released (AIM-SKKU/ZOO-Prune 159f7f9, NeXT 2d1194b)"
     )
     NEEDS: ClassVar[frozenset[str]] = frozenset({"features", "projector"})
     later_options: ClassVar[tuple[str, ...]] = ("factor_seed", "response", "control")

@@ -167,6 +167,6 @@ def describe() -> list[Description]:
         task = get(name)
         shown = task.summary
         if task.source.kind == "embedded":
-            shown = f"drawn scenes inside the package, in the form of {task.family}: {task.embedded_summary}"
+            shown = f"drawn scenes, form of {task.family}: {task.embedded_summary}"
         lines.append(Description(name, task.main_metric, shown))
     return lines

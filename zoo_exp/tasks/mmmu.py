@@ -50,7 +50,7 @@ class MMMU(Task):
 
     family = "mmmu"
     summary = "college exam questions; an unreadable choice is drawn by a seed per sample"
-    embedded_summary = "counts compared and added, multiple choice; an unreadable choice is drawn by a seed"
+    embedded_summary = "numbers and counts, multiple choice; an unreadable choice is drawn by a seed"
     columns = ("id", "question", "options", "answer", "question_type", "image_1")
     scored_columns = ("id", "options", "answer", "question_type")
     kinds: ClassVar[Columns] = {
