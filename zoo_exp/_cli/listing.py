@@ -80,7 +80,9 @@ def _options(name: str) -> int:
     _say(selectors.describe(resolved)[0].summary)
     if preset:
         _say(f"Preset of {resolved}: {', '.join(f'{key}={value}' for key, value in preset.items())}")
-    _say(f"An option is set by selector.options.KEY=VALUE, such as selector.options.{'='.join(lines[-1][:2])}")
+    _say(
+        f"An option is set by selector.options.KEY=VALUE, such as selector.options.{'='.join(lines[-1][:2])}"
+    )
     print()
     _print([("option", "default", "meaning"), *lines])
     return 0

@@ -165,8 +165,8 @@ def describe() -> list[Description]:
     lines = []
     for name in shown():
         task = get(name)
-        shown = task.summary
+        summary = task.summary
         if task.source.kind == "embedded":
-            shown = f"drawn scenes, form of {task.family}: {task.embedded_summary}"
-        lines.append(Description(name, task.main_metric, shown))
+            summary = f"drawn scenes, form of {task.family}: {task.embedded_summary}"
+        lines.append(Description(name, task.main_metric, summary))
     return lines
