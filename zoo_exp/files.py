@@ -254,6 +254,31 @@ def _depth(value: object) -> int:
     return level
 
 
+def unfinished_line(path: Path) -> bool:
+    """Whether a JSONL file ends within a line, as a killed process, a full disk or a cut copy leaves it.
+
+    A last line that is only without its line break is a row.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            size = 4096
+            while True:
+                file.seek(max(0, end - size))
+                tail = file.read()
+                if not tail or tail.endswith(b"\n"):
+                    return False
+                if b"\n" in tail or size >= end:
+                    break
+                size *= 4
+        decode(tail.rpartition(b"\n")[2])
+    except DamagedRowError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_lines(
     path: Path,
     make: Callable[[Row], T] | None = None,

@@ -17,6 +17,7 @@ from zoo_exp.quiet import quieten
 from zoo_exp.runs import anew, cells, folder, lock, manifest, merge, provenance, reading
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks.submission_files import write_submissions
+from zoo_exp.wording import counted
 
 
 def run(experiment: Experiment, console: Console | None = None, tasks: Collection[str] | None = None) -> int:
@@ -145,7 +146,7 @@ def _report(
         config=experiment.as_dict(),
     )
     if answers:
-        console.print(f"{answers} answers in {seconds:.0f} s{_pace(experiment)}", markup=False)
+        console.print(f"{counted(answers, 'answer')} in {seconds:.0f} s{_pace(experiment)}", markup=False)
     if experiment.logger.name == "wandb":
         from zoo_exp.tracking.final_run import log_run
 

@@ -156,6 +156,21 @@ def split_code_file(name: str) -> tuple[Path, str]:
     return Path(found["path"]).expanduser(), found["name"] or ""
 
 
+def read_code(path: Path) -> bytes:
+    """Content of a user's own Python file.
+
+    Raises:
+        MissingFileError: the file does not exist or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        near = path.parent.glob("*.py") if path.parent.is_dir() else ()
+        close = get_close_matches(path.name, sorted(other.name for other in near), n=1, cutoff=0.5)
+        guess = f". Did you mean '{path.with_name(close[0])}'?" if close else ""
+        raise MissingFileError(f"cannot read {path}: {error.strerror or error}{guess}") from None
+
+
 def load_file(path: Path) -> ModuleType:
     """Import a user's own Python file; an edited file is imported anew.
 
@@ -166,13 +181,7 @@ def load_file(path: Path) -> ModuleType:
         MissingFileError: the file does not exist or cannot be read.
         InvalidValueError: the file does not compile, or fails while it runs; names the line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        near = path.parent.glob("*.py") if path.parent.is_dir() else ()
-        close = get_close_matches(path.name, sorted(other.name for other in near), n=1, cutoff=0.5)
-        guess = f". Did you mean '{path.with_name(close[0])}'?" if close else ""
-        raise MissingFileError(f"cannot read {path}: {error.strerror or error}{guess}") from None
+    data = read_code(path)
     stem = re.sub(r"\W", "_", path.stem)
     name = f"{stem}_{hashlib.sha256(data).hexdigest()[:12]}"
     if name in sys.modules and _FILES.get(name) == path.absolute():

@@ -106,6 +106,10 @@ def test_layer_selectors_are_counted_by_what_every_layer_sees(tmp_path):
     assert {row["layer_tokens"] for row in inside} == {(2 * 144 + 6 * 16) / 8}
     flops = {row["selector"]: row["flops_tflop"] for row in rows if row["sample_id"] == rows[0]["sample_id"]}
     assert flops["fastv"] < flops["full"]
+    # Its work is part of the prefill: the time of selection is unknown, not 0.
+    timed = [json.loads(line) for line in (path.parent / "timings.jsonl").read_text().splitlines()]
+    assert {row["select_ms"] for row in timed if row["arm"] == "fastv @16"} == {None}
+    assert {row["select_ms"] is None for row in timed if row["arm"] == "full"} == {False}
 
 
 def test_a_damaged_weights_file_is_named(tmp_path, monkeypatch, capsys):

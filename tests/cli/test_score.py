@@ -91,6 +91,8 @@ def test_a_submission_file_is_written(file, tmp_path, capsys):
     assert json.loads(written.read_text()) == [{"question_id": 5, "answer": "Two dogs"}]
     out = capsys.readouterr().out
     assert f"submission file: {written}" in out
+    assert "its reference answers are not public" in out
+    assert "scale" not in out
     assert "interval" not in out
 
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from zoo_exp.config import compose, folders
+from zoo_exp.config.experiment import arms_text
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError, ZooExpError
 
 
@@ -393,3 +394,9 @@ def test_options_of_a_selector_may_be_one_mapping():
     )
     with pytest.raises(InvalidValueError, match=r"give selector.options.KEY=VALUE"):
         compose(["selector=zoo", "budget=16", "selector.options=sum"])
+
+
+def test_arms_are_counted_as_rows_of_the_table():
+    arms = compose(["selector=random", "budget=[32,16]", "selector.seeds=3"]).arms
+    assert arms_text(arms) == "2 arms with 4 more seeds"
+    assert arms_text(arms[:1]) == "1 arm"

@@ -1,5 +1,6 @@
 """A selector from a user's own file: `selector=far_from_mean.py:FarFromMean`, without packaging."""
 
+import io
 import json
 import re
 import sys
@@ -229,6 +230,18 @@ def test_check_fails_with_one_clear_sentence(folder, capsys, change, sentence):
     assert " FAILED " in out
     assert re.search(sentence, err)
     assert err.count("\n") == 1
+
+
+def test_the_cause_comes_before_the_table(folder, monkeypatch):
+    (folder / "bad.py").write_text(CODE.replace(".norm(dim=-1)", ".norm(dim=-1)[:5]"))
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    assert cli.main(["check", "selector", "bad.py"]) == 2
+    first, empty, *_ = both.getvalue().splitlines()
+    assert first.startswith("error: selector far_from_mean")
+    assert "must score every visual token once" in first
+    assert not empty
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def test_refused_answers_count(clock):
 
 
 def test_the_first_line_comes_before_torch_is_imported(tmp_path):
-    command = [sys.executable, "-m", "zoo_exp", "run", "selector=zoo", "budget=9999", f"out={tmp_path}"]
+    wrong = ["selector=zoo", "budget=16", "selector.options.fusion=unknown"]  # only its class can tell
+    command = [sys.executable, "-m", "zoo_exp", "run", *wrong, f"out={tmp_path}"]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "loading PyTorch ...\n"

@@ -37,6 +37,7 @@ FLOORS = {
     "zoo_exp.config": 1,
     "zoo_exp.testing": 1,
     "zoo_exp.core": 0,
+    "zoo_exp.wording": 0,
     "zoo_exp.files": 0,
     "zoo_exp.errors": 0,
     "zoo_exp.addresses": 0,
@@ -264,3 +265,21 @@ def test_the_architecture_page_names_every_room_on_its_floor():
         if name not in front_door:
             rooms[f"{short}.py" if (PACKAGE / f"{short}.py").is_file() else f"{short}/"] = number
     assert rooms.items() <= written.items()
+
+
+WRONG = (
+    ["run", "selector=full", "limit=-3"],
+    ["run", "selector=zoo", "budget=0"],
+    ["run", "selector=full", "task=word2_gqa"],
+    ["run", "selector=zo", "budget=3"],
+    ["compare", "nowhere"],
+    ["report", "nowhere"],
+    ["check", "selector", "nowhere.py"],
+    ["masks", "nowhere", "--samples", "x"],
+)
+
+
+def test_wrong_arguments_are_refused_before_torch_is_imported():
+    code = "import sys\nfrom zoo_exp import cli\nfor words in {}:\n    assert cli.main(words) == 2, words\n"
+    code += "    assert not {{'torch', 'pandas'}} & set(sys.modules), words\n"
+    subprocess.run([sys.executable, "-c", code.format(WRONG)], check=True, capture_output=True)

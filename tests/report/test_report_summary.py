@@ -8,6 +8,7 @@ import sys
 from made_up_run import TASKS, arms, known
 from rich.console import Console
 
+from zoo_exp import __version__
 from zoo_exp.report import summary
 from zoo_exp.runs import provenance
 from zoo_exp.statistics.arm_rows import group
@@ -64,6 +65,7 @@ def test_without_masks_there_are_tables_only(make_run):
 def test_provenance_names_versions_and_no_folder():
     facts = provenance.versions()
     assert facts["numpy"].split(".")[0].isdigit()
+    assert facts["zoo-exp"] == __version__
     assert "/" not in json.dumps(facts)
 
 

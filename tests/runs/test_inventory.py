@@ -1,6 +1,7 @@
 """`list runs` and `clean`: what is counted, and what is never deleted."""
 
 import json
+import re
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_what_is_no_run_folder_is_refused(run, tmp_path, capsys):
     link.symlink_to(run, target_is_directory=True)
     with pytest.raises(InvalidValueError, match="is a link"):
         inventory.check_removable(link)
-    with pytest.raises(InvalidValueError, match="it holds 1 runs, such as"):
+    with pytest.raises(InvalidValueError, match="it holds 1 run, such as"):
         inventory.check_removable(run.parent)
     with pytest.raises(MissingFileError, match="no folder"):
         inventory.check_removable(tmp_path / "none")
@@ -112,3 +113,13 @@ def test_an_interrupted_deletion_can_be_finished(run, monkeypatch):
     assert folder.experiment(run).is_file()
     inventory.remove(run)
     assert not run.exists()
+
+
+def test_output_of_bench_is_listed_without_a_run(tmp_path, capsys):
+    folder = tmp_path / "mine" / "0123" / "bench" / "2026-01-01_00-00-00"
+    folder.mkdir(parents=True)
+    (folder / "bench.csv").write_text("x")
+    assert main(["list", "runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"bench +1 B +mine +\S+/mine/0123/bench", out)
+    assert "no runs" not in out

@@ -9,8 +9,9 @@ import pytest
 from zoo_exp import pipeline
 from zoo_exp.config import compose
 from zoo_exp.errors import InvalidValueError, MissingFileError
-from zoo_exp.files import encode
+from zoo_exp.files import encode, unfinished_line
 from zoo_exp.runs import reading
+from zoo_exp.runs.load import load_run
 from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.runs.records import Record
 
@@ -268,3 +269,21 @@ def test_timings_without_times_give_no_pace_of_a_run(tmp_path):
     timed = [row | {"vision_ms": 1.0, "spent_ms": 3.0} for row in rows]
     write(experiment.run_dir, *timed, name="timings.jsonl")
     assert "1.8x the time for 2x the answers" in pipeline._pace(experiment)
+
+
+@pytest.mark.parametrize(
+    ("end", "unfinished"), [(b"", False), (b'{"a": 1}', False), (b'{"a": "' + b"x" * 9000, True)]
+)
+def test_a_file_that_ends_within_a_line_is_told_apart(tmp_path, end, unfinished):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"a": 0}\n' + end)
+    assert unfinished_line(path) is unfinished
+    assert not unfinished_line(tmp_path / "missing.jsonl")
+
+
+def test_a_cut_record_is_reported_when_a_run_is_loaded(make_whole_run, caplog):
+    run = make_whole_run()
+    path = run / "records.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    load_run(run)
+    assert f"1 record of {path} is unfinished" in caplog.text

@@ -75,6 +75,7 @@ def test_a_preview_selects_the_same_tokens_without_a_response(embedded, scene):
     whole = questioner.ask(looked, three, new_tokens=2)
     assert [panel.cells for panel in preview] == [panel.cells for panel in whole[:2]]
     assert {panel.response for panel in preview} == {None}
+    assert [panel.select_ms is None for panel in whole] == [False, False, True]
 
 
 def test_words_that_the_tokenizer_does_not_know_are_named(scene_file, no_loading, capsys):

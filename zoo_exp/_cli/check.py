@@ -10,10 +10,11 @@ Examples:
 """
 
 import argparse
+import sys
 from typing import Any
 
 from zoo_exp.console import aligned, columns, wrapped
-from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.errors import InvalidValueError, UnknownNameError, ending
 
 KINDS = ("selector",)
 
@@ -30,16 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Run the contract suite, print every result, and fail with the first error."""
+    """Run the contract suite; print the first error, which may have caused the others, then every result."""
     if args.kind not in KINDS:
         raise UnknownNameError("kind of object", args.kind, KINDS)
     options = _options(args.options)
     from zoo_exp import selectors
+
+    selector = selectors.get(args.name, **options)  # a missing file is refused before slow imports
     from zoo_exp.testing import outcomes
 
-    selector = selectors.get(args.name, **options)
     found = list(outcomes(selector))
     failed = [outcome for outcome in found if outcome.error is not None]
+    if failed and failed[0].error is not None:
+        if args.debug:
+            raise failed[0].error
+        print(ending(failed[0].error)[0], file=sys.stderr, flush=True)
+        print()
     rows = [(one.name, "passed" if one.error is None else "FAILED", one.summary) for one in found]
     print("\n".join(aligned([("check", "result", "what it checks"), *rows], columns(120))))
     for sentence in dict.fromkeys(str(outcome.error) for outcome in failed[1:]):
@@ -47,9 +54,7 @@ def check(args: argparse.Namespace) -> int:
             print("\n".join(wrapped(f"also: {sentence}", columns())))
     passed = f"{len(found) - len(failed)} of {len(found)} checks passed"
     print("\n" + "\n".join(wrapped(f"{passed}: selector {selector.name} ({selector})", columns())))
-    if failed and failed[0].error is not None:
-        raise failed[0].error
-    return 0
+    return 2 if failed else 0
 
 
 def _options(texts: list[str]) -> dict[str, Any]:

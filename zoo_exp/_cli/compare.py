@@ -63,6 +63,9 @@ def compare(args: argparse.Namespace) -> int:
     """Print the comparison."""
     if args.changed is not None and not 0 <= args.changed <= LARGEST:
         raise InvalidValueError(f"--changed {args.changed}: give a number of questions from 0 to {LARGEST}")
+    from zoo_exp.runs.load import find_runs
+
+    find_runs(args.runs)  # a missing folder is refused before slow imports
     from zoo_exp.console import plain_console
     from zoo_exp.report.renderers import markdown, print_table
     from zoo_exp.report.run_document import csv_of

@@ -2,7 +2,8 @@
 
 A terminal wraps the descriptions; in a pipe each has one line (an exp has one for its question and one per command).
 `list selectors NAME` shows the options of one selector (selector.options.KEY=VALUE) and their defaults.
-`list runs [DIR]` shows the run folders below DIR (default: runs), newest first: recorded and expected answers, size.
+`list runs [DIR]` shows the run folders below DIR (default: runs), newest first: recorded and expected answers, size;
+then the folders that `bench` has written.
 
 Examples:
   python -m zoo_exp list selectors
@@ -98,10 +99,16 @@ def _list_runs(above: Path) -> int:
         expected = "?" if one.expected is None else str(one.expected)
         date, size = one.when.strftime("%Y-%m-%d %H:%M"), inventory.bytes_text(one.size)
         rows.append((date, f"{one.answers}/{expected}", size, one.model, one.name, str(one.path)))
+    benches = inventory.benches(above)
+    for path, when, size in benches:
+        name = path.parent.parent.name
+        rows.append(
+            (when.strftime("%Y-%m-%d %H:%M"), "bench", inventory.bytes_text(size), "", name, str(path))
+        )
     _print(rows)
     for note in notes:
         print(note, file=sys.stderr)
-    if not found:
+    if not found and not benches:
         print(f"no runs in {above}: create one with python -m zoo_exp run")
     return 0
 

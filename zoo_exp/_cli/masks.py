@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.wording import counted
 
 MOST = 200
 """Questions that one command draws."""
@@ -51,17 +52,19 @@ def masks(args: argparse.Namespace) -> int:
         )
     if args.out is not None and args.out.suffix.lower() != ".png":
         raise InvalidValueError(f"--out {args.out}: give the name of a PNG file, such as masks.png")
-    from zoo_exp.evaluation.mask_drawing import Drawing, find
-    from zoo_exp.report.mask_figures import draw_questions
     from zoo_exp.runs import folder
+    from zoo_exp.runs.asked import find
     from zoo_exp.runs.load import find_runs
 
     runs = find_runs([args.run])
     if len(runs) > 1:
         raise InvalidValueError(f"{args.run} holds runs of {len(runs)} experiments: give one of them")
     wanted = find(runs[0], samples, args.task)
+    from zoo_exp.evaluation.mask_drawing import Drawing  # imports torch
+    from zoo_exp.report.mask_figures import draw_questions
+
     Drawing(runs[0]).draw(wanted)
     path = args.out or folder.gallery(runs[0], "samples")
     shown = draw_questions(runs[0], wanted, args.arms, path)
-    print(f"masks of {shown} question{'s' if shown != 1 else ''}: {path}")
+    print(f"masks of {counted(shown, 'question')}: {path}")
     return 0

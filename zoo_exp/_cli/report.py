@@ -66,12 +66,13 @@ def report(args: argparse.Namespace) -> int:
         )
     if args.readme:
         return _readmes(args.readme)
+    from zoo_exp.runs.load import find_runs, passed_over
+
+    folders = find_runs(args.runs, every=args.all)  # a missing folder is refused before slow imports
     from zoo_exp.console import plain_console
     from zoo_exp.report.build import build
     from zoo_exp.report.drawing import spare_processes
-    from zoo_exp.runs.load import find_runs, passed_over
 
-    folders = find_runs(args.runs, every=args.all)
     for line in [] if args.all else passed_over(folders, args.runs):
         print(line)
     processes = spare_processes(len(folders))

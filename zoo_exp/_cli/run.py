@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.evaluation import stop
+from zoo_exp.wording import counted
 
 if TYPE_CHECKING:
     from zoo_exp.config.experiment import Experiment
@@ -194,7 +195,7 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
         if stop.requested():
             print(f"stopped after {number} of {len(points)} points; rerun the same command to resume")
             return stop.EXIT_CODE
-    print(f"\n{len(points)} points, {sum(code != 0 for code, _ in codes)} failed")
+    print(f"\n{counted(len(points), 'point')}, {sum(code != 0 for code, _ in codes)} failed")
     for overrides, (code, seconds) in zip(points, codes, strict=True):
         print(f"  {'ok' if code == 0 else f'exit code {code}':<14}{seconds:8.1f} s  {' '.join(overrides)}")
     return next((code for code, _ in codes if code), 0)

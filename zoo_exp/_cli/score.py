@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +63,12 @@ def score(args: argparse.Namespace) -> int:
         return 0
     from zoo_exp.statistics.tallies import metric_intervals
 
+    if task.submission_only:
+        written = "" if args.submission else f": --submission DIR writes the file for {task.name}'s server"
+        print(
+            f"{task.name}: {counted(len(scored.rows), 'response')}; its reference answers are not public{written}"
+        )
+        return 0
     print("\n".join(report(scored, str(task.scale), metric_intervals(task, scored.rows))))
     return 0
 
@@ -72,7 +79,7 @@ def report(scored: "ScoredFile", scale: str, intervals: "Mapping[str, Interval]"
 
     spread = {name: f"{_text(one.low)} to {_text(one.high)}" for name, one in intervals.items()}
     head = ("metric", "value", "95 % interval" if spread else "")
-    lines = [f"{scored.task}: {len(scored.rows)} responses, scale {scale}"]
+    lines = [f"{scored.task}: {counted(len(scored.rows), 'response')}, scale {scale}"]
     width = columns(120)
     lines += aligned(
         [head, *((name, _text(value), spread.get(name, "")) for name, value in scored.metrics.items())], width

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from zoo_exp._cli.run import add_config_dir, check_writable, note, sweep_table
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.wording import counted
 
 if TYPE_CHECKING:
     from zoo_exp.cluster.resources import Resources
@@ -135,7 +136,7 @@ def _submit(experiment: "Experiment", wanted: "Resources", args: argparse.Namesp
     tools.check_partition(wanted.partition)
     job = submission.submit(prepared, experiment, args.config_dir)
     tasks = ", ".join(experiment.tasks[index] for index in indices)
-    print(f"job {job}: {len(indices)} of {len(found)} cells ({tasks})")
+    print(f"job {job}: {len(indices)} of {counted(len(found), 'cell')} ({tasks})")
     print(f"logs: {submission.folder_of(experiment) / submission.LOGS}/{job}_*.out")
     print(f"watch: squeue --job={job}, or python -m zoo_exp slurm {shlex.join(args.overrides)} --status")
 

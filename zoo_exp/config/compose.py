@@ -25,6 +25,7 @@ from zoo_exp.config.arms import (
     resolve_claims,
     tasks_of_split,
 )
+from zoo_exp.config.early import early_problems
 from zoo_exp.config.engines import check_engine, with_version
 from zoo_exp.config.experiment import Arm, Experiment
 from zoo_exp.config.schema import ArmConfig, ClaimConfig, RunConfig, violations
@@ -56,17 +57,18 @@ def compose(texts: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -
     if any(text.lstrip("+").startswith("selector.") for text in texts):  # the arms are those of selector=
         wrong = list(dict.fromkeys(_OF_ARM.sub("selector.", text) for text in wrong))
     problems: list[ZooExpError] = [InvalidValueError(text) for text in wrong]
-    wrong_arms = any(text.startswith(("arms[", "selector.")) for text in wrong)
     config.tasks, unread = open_tasks(config.tasks)
     if config.split is not None:
         config.tasks = tasks_of_split(config.tasks, config.split, problems)
     problems += check_family(config.model.family) + unread + ([] if unread else check_tasks(config.tasks))
+    mine = [arm for arm in config.arms if config.model.family not in arm.without]
+    problems += early_problems(mine, config.budgets, config.model.n_visual)
+    overrides.raise_all(problems)
     arms: tuple[Arm, ...] = ()
     try:
         if config.model.protocol == "llava":
             check_protocol("llava", config.model.family, config.model.name)
-        mine = [arm for arm in config.arms if config.model.family not in arm.without]
-        arms = () if wrong_arms else expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
+        arms = expand(mine, config.budgets, config.model.n_visual, config.model.zoo)
         config.claims = resolve_claims(config.claims, config.arms, arms, config.model.zoo)
     except ZooExpError as error:
         problems.append(error)
@@ -247,6 +249,8 @@ def _give_options(arms: Sequence[dict[str, Any]], request: overrides.Request) ->
     """
     from zoo_exp import selectors
 
+    if not request.selector_options:  # importing selectors takes seconds
+        return
     of = {name: selectors.options_of(name) for name in (str(arm.get("selector")) for arm in arms)}
     for option, value in request.selector_options.items():
         having = [arm for arm in arms if option in of[str(arm.get("selector"))]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from zoo_exp.config.schema import (
     TrainerConfig,
 )
 from zoo_exp.core.budget import Budget
+from zoo_exp.wording import counted
 
 if TYPE_CHECKING:
     from zoo_exp.selectors.base import Selector
@@ -82,6 +83,12 @@ class Cell:
     arms: tuple[Arm, ...]
     seed: int
     id: str
+
+
+def arms_text(arms: Sequence[Arm]) -> str:
+    """How many arms there are, an arm being one row of a table; repetitions with other seeds are named apart."""
+    rows = len({arm.row for arm in arms})
+    return counted(rows, "arm") + (f" with {len(arms) - rows} more seeds" if len(arms) > rows else "")
 
 
 @dataclass(frozen=True)

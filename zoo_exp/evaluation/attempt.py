@@ -9,7 +9,7 @@ import lightning
 from rich.console import Console
 
 from zoo_exp import selectors
-from zoo_exp.config.experiment import Experiment
+from zoo_exp.config.experiment import Experiment, arms_text
 from zoo_exp.embedded.shipped import is_shipped
 from zoo_exp.errors import UnknownNameError, ZooExpError, as_ours
 from zoo_exp.evaluation import launch, ranks, stop
@@ -27,6 +27,7 @@ from zoo_exp.runs import cells, manifest, resume
 from zoo_exp.selectors.layer.base import LayerSelector
 from zoo_exp.serving.opening import open_generator
 from zoo_exp.threads import use_threads
+from zoo_exp.wording import counted
 
 
 class Attempt:
@@ -166,8 +167,8 @@ class Attempt:
         progress = RunProgress(self.console, module, self.trainer.world_size)
         if self.trainer.is_global_zero:
             self.console.print(
-                f"{experiment.name}: {self.missing} answers ({len(self.work)} tasks, {len(experiment.arms)} "
-                f"arms) on {loaded.name}; records in {self.folder}",
+                f"{experiment.name}: {counted(self.missing, 'answer')} ({counted(len(self.work), 'task')}, "
+                f"{arms_text(experiment.arms)}) on {loaded.name}; records in {self.folder}",
                 soft_wrap=True,
                 markup=False,
             )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from zoo_exp.config.schema import ModelConfig
-from zoo_exp.errors import MissingFileError, UnknownNameError, ZooExpError
+from zoo_exp.errors import MissingFileError, ZooExpError
 from zoo_exp.evaluation.mask_rows import write_image
 from zoo_exp.evaluation.sample_batches import Collate, Sample
 from zoo_exp.evaluation.sources import load_processor
@@ -137,28 +137,6 @@ class Drawing:
         inputs = collate([sample]).inputs
         tokens = [Layout.parse(image) for image in layout.split()]
         return seen_all(tokens, images[0], inputs, self.processor) if inputs else None
-
-
-def find(run: Path, samples: Sequence[str], task: str | None = None) -> dict[str, list[str]]:
-    """Task -> those of some questions that it has.
-
-    Raises:
-        UnknownNameError: a question, or a task, that the run has no record of.
-    """
-    ids: dict[str, set[str]] = {}
-    for row in reading.records(run, damaged=[]):
-        ids.setdefault(row["task"], set()).add(row["sample_id"])
-    if task is not None and task not in ids:
-        raise UnknownNameError("task of this run", task, ids)
-    chosen = {name: own for name, own in ids.items() if task in (None, name)}
-    for sample in samples:
-        if not any(sample in own for own in chosen.values()):
-            close = sorted(
-                set().union(*chosen.values()), key=lambda known: (abs(len(known) - len(sample)), known)
-            )
-            raise UnknownNameError("question", sample, [], f"Ids look like {', '.join(close[:3])}.")
-    found = {name: [sample for sample in samples if sample in own] for name, own in chosen.items()}
-    return {name: own for name, own in found.items() if own}
 
 
 def differing(run: Path, seed: int, most: int = DIFFERING) -> dict[str, list[str]]:

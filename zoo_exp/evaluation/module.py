@@ -287,7 +287,8 @@ class PrunedVLM(lightning.LightningModule):
             sample_ids=tuple(sample.id for sample in part.samples),
             batch_size=len(part.samples),
             vision_ms=round(vision_ms, 3),
-            select_ms=round(generated.selected.milliseconds, 3),
+            # The work of a layer selector is inside the prefill.
+            select_ms=round(generated.selected.milliseconds, 3) if generated.layers is None else None,
             # With continuous batching there is no such stage; requests per second follow from `spent_ms`.
             prefill_decode_ms=round(generated.generate_ms, 3) if self.generator.stages else None,
             # The time of this call alone: scores that an earlier arm computed are not in it.

@@ -18,6 +18,7 @@ from zoo_exp.models.families import known_architectures
 from zoo_exp.models.weight_files import check_processor_files, check_snapshot, check_weight_files
 from zoo_exp.tasks import data, hub
 from zoo_exp.tasks.own_files import OwnFile
+from zoo_exp.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,7 @@ def describe_model(model: ModelConfig) -> str:
         return f"{model.name} ({model.path}, from the hub or its cache)"
     files = list(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
-    return f"{model.name} ({size / 2**30:.1f} GiB in {len(files)} file{'s' if len(files) != 1 else ''})"
+    return f"{model.name} ({size / 2**30:.1f} GiB in {counted(len(files), 'file')})"
 
 
 def load_processor(model: ModelConfig) -> Any:

@@ -11,6 +11,8 @@ from zoo_exp.measure.timing import NOISE, Spread
 
 HEADLINE = ("selector", "prefill", "ttft", "end_to_end")
 """Times for which a row is marked as noisy if their spread is too large."""
+SHOWN = {"ttft": "first token", "end_to_end": "end to end"}
+"""What tables call them."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Row:
         if self.status or not self.noisy:
             return self.status
         worst = max(self.times(name).relative for name in self.noisy)
-        return f"noisy: {', '.join(self.noisy)} spread up to {100 * worst:.0f} % (bound {100 * NOISE:.0f} %)"
+        names = ", ".join(SHOWN.get(name, name) for name in self.noisy)
+        return f"noisy: {names} spread up to {100 * worst:.0f} % (bound {100 * NOISE:.0f} %)"
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain values, see `from_dict`."""

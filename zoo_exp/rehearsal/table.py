@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from zoo_exp.rehearsal.rehearsing import Outcome
 from zoo_exp.rehearsal.watch import CHECKS
+from zoo_exp.wording import counted
 
 WAYS = ("killed", "ranks", "array")
 HEADER = ("experiment", "answers", "n/a", *CHECKS, *WAYS, "s")
@@ -37,7 +38,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
                 break_on_hyphens=False,
             )
     failed = sum(not one.passed for one in outcomes)
-    lines.append(f"{len(outcomes)} experiments, {failed} failed")
+    lines.append(f"{counted(len(outcomes), 'experiment')}, {failed} failed")
     return lines
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zoo_exp.errors import InvalidValueError, MissingFileError
 from zoo_exp.runs import folder, lock, manifest
+from zoo_exp.wording import counted
 
 DEPTH = 3
 """Folders below the one that is searched: runs/NAME/ID is two levels below its parent."""
@@ -84,6 +85,19 @@ def entry(run: Path) -> Entry:
     )
 
 
+def benches(above: Path) -> list[tuple[Path, datetime, int]]:
+    """Output folders of `bench`, newest first: path, time of its newest folder, and size.
+
+    They lie in the folder that a run of the same command has, which need not have been run.
+    """
+    found = []
+    for path in above.glob("*/*/bench"):
+        if path.is_dir() and not path.is_symlink():
+            inside = [one.stat().st_mtime for one in path.iterdir()] or [path.stat().st_mtime]
+            found.append((path, datetime.fromtimestamp(max(inside)), size_of(path)))
+    return sorted(found, key=lambda one: one[1], reverse=True)
+
+
 def size_of(run: Path) -> int:
     """Bytes of all files in a folder; a link counts as itself, not as what it leads to."""
     total = 0
@@ -109,7 +123,7 @@ def check_removable(run: Path) -> None:
         raise MissingFileError(f"no folder {run}: list the runs with python -m zoo_exp list runs")
     if not folder.experiment(run).is_file():
         inside = list(_run_folders(run, DEPTH))
-        hint = f"; it holds {len(inside)} runs, such as {inside[0]}" if inside else ""
+        hint = f"; it holds {counted(len(inside), 'run')}, such as {inside[0]}" if inside else ""
         raise InvalidValueError(f"{run} is not a run folder: it has no {folder.EXPERIMENT}{hint}")
     manifest.read(run)
     for path in sorted((run / folder.LOCKS).glob("*.lock")):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from zoo_exp import __version__
 from zoo_exp.config.identity import LATER_FIELDS, MODEL_FIELDS
 from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.files import log, unfinished_line
 from zoo_exp.runs import anew, cells, folder, manifest
-from zoo_exp.runs.reading import read_records
+from zoo_exp.runs.reading import read_records, record_files
 from zoo_exp.runs.run_answers import Answers, read_answers
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ def load_run(path: Path, arms: Collection[str] = (), texts: bool = False) -> Run
             f"{path} was written by zoo_exp {written}, this is {__version__}: "
             "newer runs may contain data that this version cannot read; install the newer version"
         )
+    for file in record_files(path):
+        if unfinished_line(file):
+            log.warning(
+                f"1 record of {file} is unfinished (the file ends within its line) and is left out: rerun the same "
+                "command to answer that question again"
+            )
     answers = read_answers(path, set(arms) or {arm["arm_id"] for arm in experiment["arms"]}, texts=texts)
     ids = {name: own for name, task in answers.tasks.items() if (own := task.cell_ids)}
     notes = tuple(cells.unfinished(path, answers, ids))

@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from zoo_exp import __version__
+
 PACKAGES = (
-    "zoo-exp",
     "torch",
     "transformers",
     "lightning",
@@ -34,6 +35,7 @@ def versions(root: Path | None = None) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
     }
+    facts["zoo-exp"] = __version__  # installed metadata may be those of an earlier checkout
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
     # Only if torch is already imported: a report does not import it for this.
     torch = sys.modules.get("torch")

@@ -21,6 +21,7 @@ from zoo_exp.runs.journal import Journal
 from zoo_exp.runs.kept import Kept, KeptRow
 from zoo_exp.runs.kept import read as read_kept
 from zoo_exp.runs.records import MaskRow, Record
+from zoo_exp.wording import counted
 
 
 def adopt(
@@ -172,4 +173,6 @@ def describe_changed(changed: Mapping[str, str]) -> str:
 
 def describe(taken: dict[str, int]) -> str:
     """One line about reused records."""
-    return "reused from earlier runs: " + ", ".join(f"{n} records of {name}" for name, n in taken.items())
+    return "reused from earlier runs: " + ", ".join(
+        f"{counted(n, 'record')} of {name}" for name, n in taken.items()
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.registry import Registry, is_code_file, load_file, outline, split_code_file
+from zoo_exp.registry import Registry, is_code_file, load_file, outline, read_code, split_code_file
 
 if TYPE_CHECKING:
     from zoo_exp.selectors.base import Selector
@@ -225,10 +225,11 @@ def from_file(name: str) -> str:
         InvalidValueError: the file cannot be imported, has no selector class or several, or the class is no selector
             or has the name of another one.
     """
+    path, wanted = split_code_file(name)
+    read_code(path)  # a missing file is refused before torch is imported
     from zoo_exp.selectors.base import Selector
     from zoo_exp.selectors.layer.base import LayerSelector
 
-    path, wanted = split_code_file(name)
     module = load_file(path)
     how = "derive a class from zoo_exp.selectors.base.ScoreSelector (docs/adding_a_selector.md)"
     items = vars(module)

@@ -37,7 +37,7 @@ class Panel:
         kept: visual tokens that entered the language model.
         layer_tokens: mean over the decoder layers, for layer selectors.
         cells: cells of the kept tokens in the view's grid (layer selectors: at the last layer), or None.
-        select_ms: duration of scoring and selection.
+        select_ms: duration of scoring and selection; None for layer selectors, whose work is part of the prefill.
         generate_ms: duration of prefill and decoding.
         problem: why the arm does not apply; empty where it does.
     """
@@ -200,7 +200,7 @@ class Questioner:
             answer.kept_tokens,
             None if counts is None else fmean(counts),
             None if looked.view is None else tuple(looked.view.marked(kept)),
-            generated.selected.milliseconds,
+            generated.selected.milliseconds if counts is None else None,
             generated.generate_ms,
         )
 

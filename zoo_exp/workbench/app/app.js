@@ -66,7 +66,7 @@ function draw(answer, whole) {
     else if (said) make('p', box, said.textContent, 'response old');
     const layers = panel.layers === null ? '' : ` (layer mean ${panel.layers})`;
     make('p', box, `${panel.kept} of ${answer.n_visual} tokens${layers}`, 'soft');
-    const times = [`selector ${panel.select_ms} ms`];
+    const times = panel.select_ms === null ? [] : [`selector ${panel.select_ms} ms`];
     if (panel.generate_ms !== null) times.push(`prefill + decode ${panel.generate_ms} ms`);
     make('p', box, times.join(', '), 'soft');
     return box;
