@@ -85,7 +85,7 @@ def test_refused_answers_count(clock):
         recorded=0,
         recorded_in_cell=0,
         after_arm=lambda arm, answers: counted.append((arm.id, answers)),
-        _not_applicable=lambda arm, sample, reason, n: SimpleNamespace(arm_id=arm.id),
+        maker=SimpleNamespace(not_applicable=lambda arm, sample, reason, n: SimpleNamespace(arm_id=arm.id)),
     )
     PrunedVLM._refuse(module, Batch([], {}, refused))
     assert counted == [("b", 2)]

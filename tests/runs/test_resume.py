@@ -100,7 +100,7 @@ def test_another_limit_and_another_arm_reuse_existing_records(whole, tmp_path):
 
 
 def test_a_signal_stops_between_two_arms_and_the_next_run_resumes(whole, tmp_path, monkeypatch):
-    answer, calls = attempt.PrunedVLM._answer, []
+    answer, calls = attempt.PrunedVLM._generate, []
 
     def interrupted(self, *args):
         calls.append(1)
@@ -108,7 +108,7 @@ def test_a_signal_stops_between_two_arms_and_the_next_run_resumes(whole, tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         return answer(self, *args)
 
-    monkeypatch.setattr(attempt.PrunedVLM, "_answer", interrupted)
+    monkeypatch.setattr(attempt.PrunedVLM, "_generate", interrupted)
     code, run_dir = run(tmp_path)
     assert code == stop.EXIT_CODE
     assert len(calls) == 5  # the arm in hand was the last one
