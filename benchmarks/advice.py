@@ -7,6 +7,7 @@ Run it after experiments/embedded_nine, ablation_fusion or sanity was answered a
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,9 @@ def table(results: Path = RESULTS) -> str:
         )
     for above, _, name, cells, milliseconds in sorted(rows):
         mark = " (keeps more)" if above else ""
-        lines.append(f"| {name}{mark} | {' | '.join(cells)} | {milliseconds:.2f} |")
+        # A layer selector's time is part of the prefill.
+        shown = "-" if math.isnan(milliseconds) else f"{milliseconds:.2f}"
+        lines.append(f"| {name}{mark} | {' | '.join(cells)} | {shown} |")
     return "\n".join(lines)
 
 

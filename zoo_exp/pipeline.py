@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from zoo_exp.config.experiment import Experiment
+from zoo_exp.config.experiment import Experiment, arms_text
 from zoo_exp.console import plain_console
 from zoo_exp.errors import ZooExpError
 from zoo_exp.evaluation import launch, stop
@@ -189,9 +189,10 @@ def _pace(experiment: Experiment) -> str:
     if full is None or full not in spent:
         return ""
     alone, together = spent[full] + vision[full], sum(spent.values()) + max(vision.values())
+    arms = [arm for arm in experiment.arms if arm.label in spent]
     if not alone:  # timings of version 1 may lack these columns
         return ""
     return (
-        f"; in the model {together / 1e3:.1f} s for {len(spent)} arms, {alone / 1e3:.1f} s for the full-token "
+        f"; in the model {together / 1e3:.1f} s for {arms_text(arms)}, {alone / 1e3:.1f} s for the full-token "
         f"arm alone: {together / alone:.1f}x the time for {len(spent)}x the answers"
     )

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from zoo_exp.errors import InvalidValueError
+from zoo_exp.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def clean(args: argparse.Namespace) -> int:
     for run, size in sizes.items():
         print(f"{inventory.bytes_text(size):>9}  {run}")
     total = inventory.bytes_text(sum(sizes.values()))
-    what = f"{len(runs)} run{'s' * (len(runs) > 1)}, {total}"
+    what = f"{counted(len(runs), 'run')}, {total}"
     if not args.yes:
         if not sys.stdin.isatty():
             raise InvalidValueError(f"nothing deleted ({what}): add --yes to delete without being asked")

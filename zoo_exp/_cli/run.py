@@ -193,7 +193,9 @@ def sweep(points: Sequence[Sequence[str]], flags: Sequence[str]) -> int:
         if code == 130:
             raise KeyboardInterrupt
         if stop.requested():
-            print(f"stopped after {number} of {len(points)} points; rerun the same command to resume")
+            print(
+                f"stopped after {number} of {counted(len(points), 'point')}; rerun the same command to resume"
+            )
             return stop.EXIT_CODE
     print(f"\n{counted(len(points), 'point')}, {sum(code != 0 for code, _ in codes)} failed")
     for overrides, (code, seconds) in zip(points, codes, strict=True):

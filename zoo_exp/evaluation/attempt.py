@@ -256,7 +256,9 @@ class Attempt:
         recorded = self.module.recorded if self.module else 0
         then = stop.requeue(recorded)
         self.console.print(
-            f"stopped by {name} with {recorded} new answers on disk; {then}", soft_wrap=True, markup=False
+            f"stopped by {name} with {counted(recorded, 'new answer')} on disk; {then}",
+            soft_wrap=True,
+            markup=False,
         )
         return stop.EXIT_CODE
 

@@ -21,6 +21,7 @@ from zoo_exp.report.figure_style import (
 )
 from zoo_exp.report.mask_items import MaskItem
 from zoo_exp.report.token_rows import averages
+from zoo_exp.wording import counted
 
 MAX_PANELS = 4
 MAX_ARMS = 12
@@ -64,7 +65,7 @@ def correlations(
                 # All correlations of a selector may be equal: their mean is then all there is to show.
                 alone = {} if spread else {"label": label, "linestyle": style["linestyle"]}
                 axes.axvline(values.mean(), color=style["color"], linewidth=0.8, alpha=0.6, **alone)
-            axes.set_title(f"{task}, {mine['sample_id'].nunique()} questions")
+            axes.set_title(f"{task}, {counted(mine['sample_id'].nunique(), 'question')}")
             axes.set_xlabel("Spearman correlation with the reference")
             axes.set_xlim(-1, 1.02)
             # A selector that agrees almost perfectly must not flatten all others; its mean line shows where it is.

@@ -36,6 +36,7 @@ from zoo_exp.statistics.frame import AVERAGE
 from zoo_exp.statistics.results import Results
 from zoo_exp.tasks import get as get_task
 from zoo_exp.tasks import is_own_file
+from zoo_exp.wording import counted
 
 SHORT_NAMES = {
     "gqa": "GQA",
@@ -134,7 +135,7 @@ def task_table(results: Results, task: str) -> Table:
         Column("requests", value("requests_per_s", 1), unit="1/s", needs="requests_per_s"),
         flops_column(lines, "flops_tflop"),
     ]
-    title = f"{task}: {first['metric']}, n = {first['n']} questions, {first['images']} images"
+    title = f"{task}: {first['metric']}, n = {counted(first['n'], 'question')}, {counted(first['images'], 'image')}"
     return build(f"task_{task}", title, columns, lines, group="budget", folded="Results for each task")
 
 
