@@ -145,6 +145,8 @@ def test_an_option_applies_to_the_selectors_that_have_it():
         assert point.experiment.notes == (
             "selector.options.fusion applies to zoo; full, divprune have no option fusion",
         )
-    with pytest.raises(UnknownNameError, match="unknown option of these selectors 'fusio'.*full has newline"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown option of these selectors 'fusio'.*full has newline"
+    ):
         points(["selector=[full,divprune]", "budget=16", "selector.options.fusio=sum"])
     assert points(["selector=zoo", "budget=16", "selector.options.fusion=sum"])[0].experiment.notes == ()

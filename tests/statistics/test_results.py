@@ -9,6 +9,7 @@ from made_up_run import TASKS, arms, known
 
 from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError, MissingFileError
+from zoo_exp.report.run_document import latex_document
 from zoo_exp.report.tables import kept_count, legend
 from zoo_exp.runs.reading import read_records, read_timings
 from zoo_exp.statistics.results import compute
@@ -337,6 +338,7 @@ def test_an_average_that_is_undefined_because_full_scores_0_is_explained(make_ru
     (note,) = [note for note in results.notes if "full scores 0" in note]
     assert f"full scores 0 in {TASKS[0]}," in note
     assert f"task=[{TASKS[1]},{TASKS[2]}]" in note
+    assert "full scores 0 in embedded" in latex_document(results).split("\\begin{table")[0]
 
 
 @pytest.mark.parametrize(("limit", "more"), [(None, False), (8, True), (50, False)])

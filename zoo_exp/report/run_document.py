@@ -42,7 +42,7 @@ def markdown_document(results: Results, masks: str | None = None, level: int = 1
 
 
 def latex_document(results: Results, model: str = "") -> str:
-    """Every table of a run as a floating LaTeX table.
+    """Every table of a run as a floating LaTeX table; the run's notes stand above them as comments.
 
     Args:
         results: of one run.
@@ -51,7 +51,9 @@ def latex_document(results: Results, model: str = "") -> str:
     context = f"{results.experiment}{f' on {model}' if model else ''}: "
     wanted = [table for table in run_tables(results) if len(table.up_to(USUALLY).columns) > 1]
     tables = [latex(table, f"{results.experiment}-{table.name}", context) for table in wanted]
-    return "\n".join([f"% {escape_latex(results.experiment)}: needs \\usepackage{{booktabs}}\n", *tables])
+    head = [f"% {escape_latex(results.experiment)}: needs \\usepackage{{booktabs}}"]
+    head += [f"% Note: {escape_latex(' '.join(note.split()))}." for note in results.notes]
+    return "\n".join([*head, "", *tables])
 
 
 def show(results: Results, console: Console) -> None:
