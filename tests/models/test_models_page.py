@@ -40,3 +40,10 @@ def test_every_type_is_on_the_page():
     listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     assert sorted(listed) == sorted([*TYPES, *CANNOT_BE_BUILT, *REFUSED])
     assert "DIFFERS" not in text
+
+
+def test_the_head_says_which_families_vllm_takes():
+    lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    tested = {c[0].split("`")[1] for c in lines if len(c) == 8 and c[7].strip() == "tested"}
+    page = (PAGE.parent / "vllm.md").read_text().split("## Families")[1].split("\n## ")[0]
+    assert tested == {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
