@@ -33,7 +33,7 @@ def test_an_experiment_of_each_family_on_a_slim_checkpoint(name, capsys):
     header, row, last = lines_of(capsys)
     assert row.split()[:-1] == [name, "3/3", "0", *OK]
     assert max(len(header), len(row)) <= 80
-    assert last == "1 experiments, 0 failed"
+    assert last == "1 experiment, 0 failed"
     assert module.generate.__module__ == "zoo_exp.models.answering"
 
 
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_found(wrong, capsys, monkeypatch):
     lines = lines_of(capsys)
     assert any(line.startswith(f"    {wrong}: ") for line in lines)
     assert max(map(len, lines)) <= WIDTH == 80
-    assert lines[-1] == "1 experiments, 1 failed"
+    assert lines[-1] == "1 experiment, 1 failed"
 
 
 def test_own_data_with_a_missing_task(tmp_path, capsys):
