@@ -7,6 +7,9 @@ import sys
 # Before torch is imported: tests, and the processes that they start, must not spin where other processes run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# pytest-xdist tells its workers the width of its terminal: no test depends on one that it does not set.
+os.environ.pop("COLUMNS", None)
+
 import pytest
 from made_up_run import make_run, make_whole_run
 
