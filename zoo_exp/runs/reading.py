@@ -137,6 +137,20 @@ def _optional(
             damaged.append(f"{error}: it is skipped")
 
 
+def recorded_path(run: Path) -> Path:
+    """The merged records of a run; they may still be in journals.
+
+    Raises:
+        MissingFileError: the run has recorded nothing.
+    """
+    path = folder.merged(run, folder.RECORDS)
+    if not folder.recorded(run):
+        raise MissingFileError(
+            f"cannot read {path}: no records yet; rerun the same command to resume the run"
+        )
+    return path
+
+
 def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None) -> "pd.DataFrame":
     """Read all records of a run, one row each with `COLUMNS`, unique by (task, arm_id, sample_id).
 
@@ -151,11 +165,7 @@ def read_records(run: Path, arms: Collection[str] = (), cell: str | None = None)
     """
     import pandas as pd  # takes 0.4 s, which runs do not spend before their first answer
 
-    path = folder.merged(run, folder.RECORDS)
-    if not folder.recorded(run):
-        raise MissingFileError(
-            f"cannot read {path}: no records yet; rerun the same command to resume the run"
-        )
+    path = recorded_path(run)
     # Columns of shared values instead of mappings: several times less memory, for runs of millions of answers.
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     appends = [(name, columns[name].append) for name in COLUMNS]

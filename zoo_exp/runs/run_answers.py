@@ -17,10 +17,9 @@ import numpy as np
 
 from zoo_exp.errors import MissingFileError
 from zoo_exp.files import Row, decode
-from zoo_exp.runs import folder
 from zoo_exp.runs.lines import Lines
 from zoo_exp.runs.packed import BLOCK, Column, Numbers
-from zoo_exp.runs.reading import ARM_COLUMNS, placed, record_files, without_collector
+from zoo_exp.runs.reading import ARM_COLUMNS, placed, record_files, recorded_path, without_collector
 from zoo_exp.runs.records import NOT_APPLICABLE, record_row
 
 if TYPE_CHECKING:
@@ -215,11 +214,7 @@ def read_answers(
         MissingFileError: there are no records, or a file cannot be read.
         InvalidValueError: a row was written by a newer version of the package.
     """
-    path = folder.merged(run, folder.RECORDS)
-    if not folder.recorded(run):
-        raise MissingFileError(
-            f"cannot read {path}: no records yet; rerun the same command to resume the run"
-        )
+    path = recorded_path(run)
     files = Lines(record_files(run, cell if cell is None else [cell]))
     rows = (
         (place, row)
