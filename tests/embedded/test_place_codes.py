@@ -71,6 +71,11 @@ def test_a_model_behind_the_decoder_of_embedded_is_taught_places(name, monkeypat
     assert learner.model.model.language_model.layers[0].self_attn.o_proj.weight.grad.abs().max() > 0
 
 
+def test_layers_in_front_of_the_model_whose_decoder_is_copied_are_refused():
+    with pytest.raises(InvalidValueError, match="front_layers: for embedded_next and embedded_qwen"):
+        make_learner(plan_for("embedded", front_layers=1))
+
+
 @torch.no_grad()
 def test_a_layer_in_front_changes_nothing_at_first():
     model = make_llava(0).eval()

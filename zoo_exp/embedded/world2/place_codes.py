@@ -25,7 +25,13 @@ class PlaceCodes(nn.Module):
 
     Args:
         means: mean state at each place [rows, cols, D].
-        rank: directions kept.
+        rank: directions kept, R.
+
+    Attributes:
+        middle: mean over the places [D].
+        basis: orthonormal directions [R, D].
+        codes: coordinates of the places in them [R, rows, cols].
+        scale: mean squared length of the codes.
     """
 
     def __init__(self, means: Tensor, rank: int = RANK) -> None:
@@ -39,7 +45,7 @@ class PlaceCodes(nn.Module):
         self.register_buffer("scale", codes.square().sum(0).mean())
 
     def forward(self, states: Tensor, places: Tensor) -> Tensor:
-        """Squared distance to the codes of the places, relative to the codes' own size; zero decays to it.
+        """Mean squared distance to the codes of the places, relative to the codes' own: 1 for states at their middle.
 
         Args:
             states: hidden states of visual tokens [B, N, D].

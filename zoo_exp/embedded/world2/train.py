@@ -49,8 +49,12 @@ def make_learner(plan: Plan, start: str | None = None, decoder: str | None = Non
     """
     if decoder is not None and plan.model != "embedded_qwen":
         raise InvalidValueError(f"decoder={decoder}: {plan.model} takes it from start=; leave decoder= out")
+    if plan.front_layers and plan.model == "embedded":
+        raise InvalidValueError(
+            "front_layers: for embedded_next and embedded_qwen, behind the decoder of embedded"
+        )
     learner = _learner(plan, start, decoder)
-    if plan.front_layers and plan.model != "embedded" and start not in (START_WORLD_1, "scratch"):
+    if plan.front_layers and start not in (START_WORLD_1, "scratch"):
         teacher = load_start(decoder or start or str(shipped_folder("embedded")), plan.model)
         if teacher.config.model_type == "llava":  # otherwise the model has its layers in front already
             learner.codes = place_codes(teacher)
