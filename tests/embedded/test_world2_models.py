@@ -27,8 +27,8 @@ NAMES = ("embedded", "embedded_next", "embedded_qwen")
 SIZE = {"embedded": (96, 96), "embedded_next": (192, 192), "embedded_qwen": (64, 128)}
 
 
-def make(name):
-    plan = plan_for(name)
+def make(name, **changes):
+    plan = plan_for(name, **changes)
     if name == "embedded":
         return LlavaLearner(plan)
     if name == "embedded_next":
@@ -149,3 +149,17 @@ def test_the_feature_layer_is_the_stock_one():
         rtol=1e-4,
     )
     assert learner.model.get_input_embeddings().weight.shape[0] >= len(TOKEN_ID_2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_visual_tokens_is_learnt(name):
+    """`blind_share`: the same answers as the loss of text alone, whatever the images show."""
+    small = {"dense_steps": 0, "joint_steps": 2, "images": 2, "text_length": 64, "questions": 8}
+    learner = make(name, drop_share=1.0, blind_share=1.0, align_weight=0.0, side_weight=0.0, **small)
+    losses = learner.losses(0)
+    assert losses["thinned"] == 1
+    losses["answer"].backward()
+    inner = learner.model.model
+    projector = inner.visual.merger if name == "embedded_qwen" else inner.multi_modal_projector
+    assert all(p.grad is None or not p.grad.any() for p in projector.parameters())
+    assert inner.language_model.layers[0].mlp.down_proj.weight.grad.any()

@@ -101,8 +101,17 @@ class Learner(nn.Module):
                 self._seen[slot] = features
         return features.float()
 
+    def few(self, rng: random.Random, total: int) -> int | None:
+        """How many of `total` visual tokens a step keeps; None: all."""
+        if rng.random() >= self.plan.drop_share:
+            return None
+        count = rng.randint(min(self.plan.drop_min, total), total)
+        if self.plan.blind_share and rng.random() < self.plan.blind_share:
+            return 0
+        return count
+
     def thin(self, visual: Tensor, step: int) -> tuple[Tensor, Tensor | None, int]:
-        """Half of the steps keep k ~ U(min, N) random tokens, some of them with original positions.
+        """A share of the steps keeps k ~ U(min, N) random tokens, some of them with original positions.
 
         Args:
             visual: projected tokens [B, N, D].
@@ -113,9 +122,9 @@ class Learner(nn.Module):
             keeps the text where it was.
         """
         rng, total = random.Random(f"thin/{self.plan.seed}/{step}"), visual.shape[1]
-        if rng.random() >= self.plan.drop_share:
+        few = self.few(rng, total)
+        if few is None:
             return visual, None, 0
-        few = rng.randint(min(self.plan.drop_min, total), total)
         order = torch.rand(visual.shape[:2]).argsort(1)[:, :few].sort(1).values.to(visual.device)
         kept = visual.gather(1, order[..., None].expand(-1, -1, visual.shape[2]))
         if rng.random() < self.plan.original_share:

@@ -29,6 +29,8 @@ class Plan:
         probe_layer: decoder layer behind which the states of visual tokens must tell their places.
         drop_share: share of the batches that keep a random few of the visual tokens.
         drop_min: fewest tokens that stay then.
+        blind_share: share of those batches that keep no visual token at all, for a model that would answer without
+            sense then; 0 draws nothing for it.
         original_share: share of those batches whose tokens keep their original positions.
         max_shift: largest random gap between prefix and question.
         pool: joint scenes that are asked about again and again, with new questions each time; a vision encoder that
@@ -60,6 +62,7 @@ class Plan:
     probe_layer: int = 2
     drop_share: float = 0.5
     drop_min: int = 4
+    blind_share: float = 0.0
     original_share: float = 0.5
     max_shift: int = 32
     pool: int = 2400
@@ -71,7 +74,7 @@ class Plan:
             value = getattr(self, field.name)
             if field.name not in ("model", "deepen_at") and value < 0:
                 raise InvalidValueError(f"{field.name} is {value}: it cannot be negative")
-        for name in ("drop_share", "original_share", "decay_share", "average"):
+        for name in ("drop_share", "blind_share", "original_share", "decay_share", "average"):
             if getattr(self, name) > 1:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 

@@ -153,11 +153,11 @@ class QwenLearner(Learner):
         return result
 
     def _thinned(self, projected: Tensor, step: int) -> Tensor | None:
-        """Numbers of the tokens that stay in half of the steps [B, K]; they keep their positions, as when pruned."""
+        """Numbers of the tokens that stay in a share of the steps [B, K]; they keep their positions, as when pruned."""
         rng, total = random.Random(f"thin/{self.plan.seed}/{step}"), projected.shape[1]
-        if rng.random() >= self.plan.drop_share:
+        few = self.few(rng, total)
+        if few is None:
             return None
-        few = rng.randint(min(self.plan.drop_min, total), total)
         return torch.rand(projected.shape[:2]).argsort(1)[:, :few].sort(1).values.to(projected.device)
 
     def _images(self, scenes: list[Scene2]) -> tuple[Tensor, Tensor, Tensor]:

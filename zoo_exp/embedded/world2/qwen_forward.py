@@ -164,7 +164,7 @@ def qwen_text_forward(
     if not blind:
         end = table(torch.tensor([[TOKEN_ID_2[VISION_END]]], device=ids.device)).expand(batch, -1, -1)
         prefix = torch.cat([start, visual, end], 1)
-    if kept is not None:
+    if kept is not None and not blind:
         n = len(QWEN_PREFIX)
         image = places[:, 0, n:-1][:, kept]  # [3, B, K]
         edges = places.expand(-1, batch, -1)
