@@ -9,8 +9,11 @@ from safetensors import safe_open
 
 from zoo_exp.embedded.shipped import PROMPTS_FLAG, WORLD_FLAG
 from zoo_exp.embedded.world2 import commands, trainer
+from zoo_exp.embedded.world2.asking import FAMILIES_2
+from zoo_exp.embedded.world2.layout import make_scene_2
 from zoo_exp.embedded.world2.learners import LlavaLearner, answer_rows
 from zoo_exp.embedded.world2.plan import plan_for
+from zoo_exp.embedded.world2.question_packs import pack_questions
 from zoo_exp.embedded.world2.train import load_start, make_learner, save_model
 from zoo_exp.embedded.world2.trainer import CHECKPOINT, PREVIOUS, Training
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
@@ -160,7 +163,6 @@ def test_a_header_without_a_plan_is_refused(tmp_path):
 
 def test_answers_are_learnt_where_questions_end():
     learner = LlavaLearner(plan_for("embedded", **SMALL))
-    from zoo_exp.embedded.world2.question_packs import pack_questions
 
     scenes, seeds = learner.scenes(0, 2, 96, 96)
     text = pack_questions(scenes, seeds, 64, 8)
@@ -239,3 +241,17 @@ def test_the_command_trains_saves_reports_and_resumes(tmp_path, capsys):
     assert "weights of step 2 of 2" in " ".join(capsys.readouterr().out.split())
     first, second = (tmp_path / name / "model.safetensors" for name in ("weights", "packed"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_easy_questions_are_asked_less():
+    """`easy_share`: of easy questions a share stays, of hard ones all; 1 draws nothing for it."""
+    scenes = [make_scene_2("train", index, 96, 96) for index in range(8)]
+    seeds = [f"easy/{index}" for index in range(8)]
+    usual = pack_questions(scenes, seeds, 2048, 60)
+    same = pack_questions(scenes, seeds, 2048, 60, easy_share=1.0)
+    assert torch.equal(usual.ids, same.ids)
+    hard = pack_questions(scenes, seeds, 2048, 60, easy_share=0.0)
+    names = list(FAMILIES_2)
+    asked = {names[number] for number in hard.family[hard.family >= 0]}
+    assert asked <= {"gqa", "vqav2", "seedbench", "mme", "mmmu"}
+    assert 0 < (hard.family >= 0).sum() < (usual.family >= 0).sum()

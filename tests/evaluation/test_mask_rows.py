@@ -34,7 +34,7 @@ def test_masks_of_layer_selectors_show_the_tokens_at_the_last_layer(rows):
     for label, arm in arms.items():
         name = label.split(" @")[0]
         if name in ("fastv", "dart"):
-            planned = arm.build().schedule(arm.budget, 144, 4)
+            planned = arm.build().schedule(arm.budget, 144, 8)
             last = planned[max(planned)]
             # DART gives every pivot the same number of neighbours and drops the remainder of the division.
             assert all(0.7 * last <= len(each) <= last < 144 for each in left[name]), name

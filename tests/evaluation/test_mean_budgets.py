@@ -11,7 +11,7 @@ from zoo_exp.evaluation import attempt
 
 @pytest.mark.parametrize(("budget", "fits"), [("32 mean", False), ("72 mean", True), ("32", True)])
 def test_refused_when_the_model_is_known(budget, fits, monkeypatch):
-    """Two full layers of the embedded model's four are 72 of its 144 tokens in the mean."""
+    """Two full layers of four are 72 of 144 tokens in the mean."""
     loaded = SimpleNamespace(n_visual=144, adapter=SimpleNamespace(layers=[None] * 4))
     monkeypatch.setattr(attempt, "load_configured", lambda model, decoder: loaded)
     experiment = compose(["selector=fastv", f"budget={budget}"])

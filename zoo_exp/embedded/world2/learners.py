@@ -19,7 +19,7 @@ from zoo_exp.embedded.world2.place_codes import PlaceCodes
 from zoo_exp.embedded.world2.plan import Plan
 from zoo_exp.embedded.world2.question_packs import TextBatch, contents, dense_batch, pack_questions
 
-# The decoder's layers in training: the same steps in 0.6 of the time (see experiments/embedded).
+# The decoder's layers in training: the same steps in 0.6 of the time.
 COMPUTE = torch.bfloat16
 END_WEIGHT = 0.05  # the end mark after a one-word answer is known soon
 
@@ -177,7 +177,9 @@ class LlavaLearner(Learner):
         """Answers; the dense loss where the encoder learns; alignment of projected features while it lasts."""
         plan, inner = self.plan, self.model.model
         scenes, seeds = self.scenes(step, plan.images, BASE_SIDE, BASE_SIDE)
-        text = self.on_device(pack_questions(scenes, seeds, plan.text_length, plan.questions))
+        text = self.on_device(
+            pack_questions(scenes, seeds, plan.text_length, plan.questions, easy_share=plan.easy_share)
+        )
         pixels, patches, there = self.image_batch(scenes)
         result: dict[str, Tensor] = {}
         if plan.encoder_pace > 0:

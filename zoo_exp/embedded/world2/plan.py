@@ -15,6 +15,8 @@ class Plan:
         model: embedded, embedded_next or embedded_qwen.
         dense_steps: the vision encoder alone, on dense labels.
         joint_steps: questions.
+        easy_share: share of the tried questions that are asked although their topic is not among the hard ones
+            (counting, and where things are).
         deepen_at: joint step at which every decoder layer is followed by a copy that starts as the identity
             (0: before the first; -1: never).
         heads_first: dense steps at the start in which only the heads learn, behind an encoder that can see already.
@@ -47,6 +49,7 @@ class Plan:
     images: int = 16
     text_length: int = 256
     questions: int = 45
+    easy_share: float = 1.0
     dense_muon_lr: float = 2e-3
     muon_lr: float = 4e-3
     adamw_lr: float = 1.5e-3
@@ -74,7 +77,7 @@ class Plan:
             value = getattr(self, field.name)
             if field.name not in ("model", "deepen_at") and value < 0:
                 raise InvalidValueError(f"{field.name} is {value}: it cannot be negative")
-        for name in ("drop_share", "blind_share", "original_share", "decay_share", "average"):
+        for name in ("drop_share", "blind_share", "easy_share", "original_share", "decay_share", "average"):
             if getattr(self, name) > 1:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 

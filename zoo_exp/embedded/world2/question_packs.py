@@ -21,6 +21,11 @@ FAMILY_WEIGHTS_2: Mapping[str, float] = {
     **{"seedbench": 3.4, "scienceqa": 0.7, "mme": 2.0, "mmmu": 1.6},
 }
 
+HARD_TOPICS = frozenset(
+    {"number", "count", "instances_counting", "Statistics", "relation", "two-hop", "instance_location"}
+)
+"""Topics that are learnt last: how many there are, and where things are."""
+
 PLACED = ("seedbench", "mme")  # families that ask for halves of the image
 
 
@@ -62,6 +67,7 @@ def pack_questions(
     length: int,
     questions: int,
     weights: Mapping[str, float] = FAMILY_WEIGHTS_2,
+    easy_share: float = 1.0,
 ) -> TextBatch:
     """Up to `questions` questions about each scene, in `length` tokens each.
 
@@ -71,16 +77,22 @@ def pack_questions(
         length: text tokens per scene.
         questions: questions tried per scene.
         weights: how often each family is asked.
+        easy_share: share of the questions that stay whose topic is not hard.
     """
     text = np.zeros((5, len(scenes), length), np.int64)
     text[1], text[3], text[4] = -1, NO_TARGET, -1
     for row, (scene, seed) in enumerate(zip(scenes, seeds, strict=True)):
-        _pack_row(text[:, row], scene, random.Random(seed), questions, weights)
+        _pack_row(text[:, row], scene, random.Random(seed), questions, weights, easy_share)
     return TextBatch(*(torch.from_numpy(part) for part in text))
 
 
 def _pack_row(
-    text: NDArray[np.int64], scene: Scene2, rng: random.Random, questions: int, weights: Mapping[str, float]
+    text: NDArray[np.int64],
+    scene: Scene2,
+    rng: random.Random,
+    questions: int,
+    weights: Mapping[str, float],
+    easy_share: float,
 ) -> None:
     """Fill one scene's five lines with questions until the tokens are used up."""
     names = list(FAMILIES_2)
@@ -90,6 +102,8 @@ def _pack_row(
     for family in rng.choices(names, [weights[name] for name in names], k=questions):
         question = ask_2(family, scene, rng)
         if question is None or question.prompt in asked:
+            continue
+        if easy_share < 1 and question.topic not in HARD_TOPICS and rng.random() >= easy_share:
             continue
         asked.add(question.prompt)
         tokens = [*token_ids_2(question.prompt), ANSWER_MARK, TOKEN_ID_2[question.answer]]

@@ -113,7 +113,7 @@ class QwenLearner(Learner):
         images = max(2, round(plan.images * BASE_SIDE**2 / (height * width)))
         scenes, seeds = self.scenes(step, images, height, width)
         weights = families_at((height, width) == (BASE_SIDE, BASE_SIDE))
-        text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights)
+        text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights, plan.easy_share)
         text = type(text)(*(part.to(self.device) for part in text))
         pixels, patches, _ = self._images(scenes)
         result: dict[str, Tensor] = {}

@@ -110,7 +110,7 @@ class NextLearner(Learner):
         plan, inner, shape = self.plan, self.model.model, self.shape(step)
         scenes, seeds = self.scenes(step, plan.images, shape[0] * BASE_SIDE, shape[1] * BASE_SIDE)
         weights = families_at(shape == SHAPES_OF_IMAGES[0])
-        text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights)
+        text = pack_questions(scenes, seeds, plan.text_length, plan.questions, weights, plan.easy_share)
         text = type(text)(*(part.to(self.device) for part in text))
         features = self.seen(
             step, lambda: normalise(np.concatenate([views(scene.pixels) for scene in scenes]))

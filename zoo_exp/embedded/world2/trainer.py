@@ -56,7 +56,7 @@ def make_optimisers_2(learner: Learner) -> list[torch.optim.Optimizer]:
 class Training:
     """A learner with its optimisers at some step, and the moving average of its weights, which is what is saved.
 
-    The average lets a run end at any step: at a constant rate it is about as good as a decay of the rates.
+    The average lets a run end at any step.
 
     Args:
         learner: what learns.
