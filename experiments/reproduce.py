@@ -193,6 +193,7 @@ def _spent(run_dir: Path, seconds: float) -> float:
 
 def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
     """The results of an experiment as files beside its README."""
+    from zoo_exp.embedded.shipped import is_shipped, weights_digest
     from zoo_exp.report.token_rows import averages, read_tokens
     from zoo_exp.runs import folder as run_folder
     from zoo_exp.runs.provenance import git_commit
@@ -220,10 +221,12 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
     if len(tokens):
         averages(tokens).to_csv(folder / "tokens.csv", index=False, float_format="%.6g", lineterminator="\n")
     _figures(name, folder, runs["test"].run_dir, tokens)
+    model = runs["test"].model
     facts = {
         "date": date.today().isoformat(),
         "commit": (git_commit(ROOT) or "unknown")[:7],
-        "model": runs["test"].model.name,
+        "model": model.name,
+        **({"weights": weights_digest(model.path)} if is_shipped(model.path) else {}),
         "command": command(name),
         "tasks": len(documents["test"]["tasks"]),
         **{

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo_exp.cli import main
+from zoo_exp.embedded.shipped import weights_digest
 from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.report.readme import fill, outside
 
@@ -119,6 +120,10 @@ def test_other_files(folder):
         "Answered 2026-01-02 on commit abc, model `m`: `c`. 1,000 questions over 2 tasks, 2,000 answers. Claims again "
         "on 500 questions about the scenes of split `confirm`. Processor time: test 61 s, confirm 10.0 min."
     ]
+    for weights, earlier in ((weights_digest("embedded"), False), ("0" * 12, True)):
+        facts = json.loads((folder / "run.json").read_text()) | {"model": "embedded", "weights": weights}
+        (folder / "run.json").write_text(json.dumps(facts))
+        assert ("**Earlier weights:**" in filled(folder, "run.json")[0]) == earlier
     (folder / "equal_flops.csv").write_text("arm,against\n")
     assert filled(folder, "equal_flops.csv") == ["None in this run."]
     assert filled(folder, "nothing.csv") == [

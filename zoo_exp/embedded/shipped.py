@@ -2,6 +2,7 @@
 
 import json
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from zoo_exp.errors import MissingFileError, UnknownNameError
@@ -50,6 +51,16 @@ def shipped_folder(name: str) -> Path:
             f"them: python -m zoo_exp embedded train model={name}"
         )
     return folder
+
+
+def weights_digest(name: str) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a shipped model's weights.
+
+    Raises:
+        UnknownNameError: no shipped model of that name.
+        MissingFileError: the package came without its weights.
+    """
+    return sha256((shipped_folder(name) / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def prompts_of(path: str) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from zoo_exp.embedded.shipped import is_shipped, weights_digest
 from zoo_exp.report.renderers import escape_markdown
 from zoo_exp.report.tabular import Column, Table, build, known, p_text, signed, text
 from zoo_exp.statistics.claims import HOLDS, OPEN, REVERSED
@@ -77,7 +78,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def origin(run: Mapping[str, Any]) -> str:
-    """Date, commit, command, model, and size of a run, from its run.json."""
+    """Date, commit, command, model, and size of a run, from its run.json; whether its model ships other weights now."""
     minutes = ", ".join(f"{key} {_time(seconds)}" for key, seconds in run.get("seconds", {}).items())
     parts = [
         f"Answered {run['date']} on commit {run['commit']}, model `{run['model']}`: `{run['command']}`.",
@@ -89,6 +90,9 @@ def origin(run: Mapping[str, Any]) -> str:
         )
     if minutes:
         parts.append(f"Processor time: {minutes}.")
+    model, weights = run["model"], run.get("weights")
+    if weights and is_shipped(model) and weights != (now := weights_digest(model)):
+        parts.append(f"**Earlier weights:** `{weights}`; the package ships `{now}` of `{model}` since.")
     return " ".join(parts)
 
 
