@@ -7,6 +7,7 @@ lazy: they refer to "module:attribute", which is imported on first use, so that 
 
 import ast
 import hashlib
+import inspect
 import re
 import sys
 import traceback
@@ -263,3 +264,18 @@ def _origin(item: object) -> str:
 def _value(point: EntryPoint | None) -> str | None:
     """The target of an entry point without its extras."""
     return None if point is None else f"{point.module}:{point.attr}"
+
+
+_SECTION = re.compile(r"^(?:Attributes|Args):\n((?:(?: .*)?\n?)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^    (\w+)(?: \(.*?\))?: (.*(?:\n     .*)*)", re.MULTILINE)
+"""Name and description in such a section of a docstring."""
+
+
+def meanings_of(kind: type) -> dict[str, str]:
+    """Attribute -> meaning, from the docstring's section `Attributes:` (or `Args:`) of a class and its base classes."""
+    meanings: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        section = _SECTION.search(inspect.cleandoc(vars(each).get("__doc__") or ""))
+        entries = _ENTRY.findall(section[1]) if section else []
+        meanings |= {name: " ".join(text.split()) for name, text in entries}
+    return meanings

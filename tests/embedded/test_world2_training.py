@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from zoo_exp.embedded.world2 import commands, trainer
 from zoo_exp.embedded.world2.asking import FAMILIES_2
 from zoo_exp.embedded.world2.layout import make_scene_2
 from zoo_exp.embedded.world2.learners import LlavaLearner, answer_rows
-from zoo_exp.embedded.world2.plan import plan_for
+from zoo_exp.embedded.world2.plan import Plan, plan_for, plan_lines
 from zoo_exp.embedded.world2.question_packs import pack_questions
 from zoo_exp.embedded.world2.train import load_start, make_learner, save_model
 from zoo_exp.embedded.world2.trainer import CHECKPOINT, PREVIOUS, Training
@@ -255,3 +256,11 @@ def test_easy_questions_are_asked_less():
     asked = {names[number] for number in hard.family[hard.family >= 0]}
     assert asked <= {"gqa", "vqav2", "seedbench", "mme", "mmmu"}
     assert 0 < (hard.family >= 0).sum() < (usual.family >= 0).sum()
+
+
+def test_every_number_of_a_plan_has_its_meaning_in_the_help():
+    lines = plan_lines().splitlines()
+    assert [line.split("=")[0].strip() for line in lines] == [
+        field.name for field in fields(Plan) if field.name != "model"
+    ]
+    assert all(len(line.split("  ", 2)[2].strip()) > 10 for line in lines)

@@ -13,22 +13,28 @@ from zoo_exp._cli.help_text import HelpFormatter
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of `embedded`."""
     from zoo_exp.embedded import cli
+    from zoo_exp.embedded.world2.plan import plan_lines
 
     commands = parser.add_subparsers(dest="embedded_command", metavar="train|samples", required=True)
     train = commands.add_parser(
         "train",
         help="train an embedded model, or resume a training run",
         description="Train an embedded model, or resume a training run.",
-        epilog="Examples:\n  python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next",
+        epilog="Numbers of a plan (three values: of embedded, embedded_next and embedded_qwen):\n"
+        f"{plan_lines()}\n\n"
+        "Examples:\n"
+        "  python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next\n"
+        "  python -m zoo_exp embedded train model=embedded out=runs/more start=runs/embedded/weights dense_steps=0",
         formatter_class=HelpFormatter,
     )
     train.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="model=embedded|embedded_next|embedded_qwen trains on world 2; out=, start=, device=, threads=, rows=, "
-        "export=FOLDER (save the last checkpoint's weights and stop), seed= and every number of the training plan. "
-        "Without any, world 1's model by the options below",
+        help="model=embedded|embedded_next|embedded_qwen trains on world 2; out=FOLDER; start=FOLDER (of weights), "
+        "world1 or scratch; decoder=FOLDER (of a LLaVA, for embedded_qwen); device=cpu|cuda; threads=N; "
+        "rows=N (questions per family at the end); export=FOLDER (save the last checkpoint's weights and stop); and "
+        "the numbers of the plan. Without any, world 1's model, by the options below",
     )
     cli.add_train_arguments(train)
     train.set_defaults(handler=_train)

@@ -15,16 +15,17 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `embedded train`: one for each field of the recipe, and where and how to run."""
     from zoo_exp.embedded.recipe import Recipe
 
-    parser.add_argument(
+    group = parser.add_argument_group("world 1's model")
+    group.add_argument(
         "--out", type=Path, default=Path("runs/embedded"), help="folder for checkpoints, log, weights"
     )
-    parser.add_argument(
+    group.add_argument(
         "--devices", type=int, default=2, help="processes, one thread each on a CPU (default 2)"
     )
-    parser.add_argument("--accelerator", default="cpu", help="cpu, gpu or auto (default cpu)")
+    group.add_argument("--accelerator", default="cpu", help="cpu, gpu or auto (default cpu)")
     for field in fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(
+        group.add_argument(
             flag, type=type(field.default), default=field.default, help=f"default {field.default}"
         )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,7 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_exp import presets
 from zoo_exp.errors import InvalidValueError, UnknownNameError
-from zoo_exp.registry import Registry, is_code_file, load_file, outline, read_code, split_code_file
+from zoo_exp.registry import (
+    Registry,
+    is_code_file,
+    load_file,
+    meanings_of,
+    outline,
+    read_code,
+    split_code_file,
+)
 
 if TYPE_CHECKING:
     from zoo_exp.selectors.base import Selector
@@ -62,9 +68,6 @@ REGISTRY: Registry[Any] = Registry(
 )
 
 
-_SECTION = re.compile(r"^(?:Attributes|Args):\n((?:(?: .*)?\n?)+)", re.MULTILINE)
-_ENTRY = re.compile(r"^    (\w+)(?: \(.*?\))?: (.*(?:\n     .*)*)", re.MULTILINE)
-"""Name and description in such a section of a docstring."""
 MOST_SELECTORS = 4
 """Selectors whose options one message names."""
 
@@ -134,12 +137,7 @@ def option_lines(name: str) -> list[tuple[str, str, str]]:
     The meanings are those of the docstring's section `Attributes:` (or `Args:`), of the class or of a base class.
     """
     resolved, preset = resolve(name)
-    selector = REGISTRY.load(resolved)
-    meanings: dict[str, str] = {}
-    for kind in reversed(selector.__mro__):
-        section = _SECTION.search(inspect.cleandoc(vars(kind).get("__doc__") or ""))
-        entries = _ENTRY.findall(section[1]) if section else []
-        meanings |= {option: " ".join(text.split()) for option, text in entries}
+    meanings = meanings_of(REGISTRY.load(resolved))
     built = get(name)
     return [
         (option, str(preset.get(option, getattr(built, option))), meanings.get(option, ""))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from zoo_exp.errors import InvalidValueError, UnknownNameError
+from zoo_exp.registry import meanings_of
 
 WORLD = 2
 
@@ -13,15 +14,24 @@ class Plan:
 
     Attributes:
         model: embedded, embedded_next or embedded_qwen.
-        dense_steps: the vision encoder alone, on dense labels.
-        joint_steps: questions.
-        easy_share: share of the tried questions that are asked although their topic is not among the hard ones
-            (counting, and where things are).
+        seed: of new weights, scenes, questions and thinning.
+        dense_steps: steps of the vision encoder alone, on dense labels.
+        joint_steps: steps on questions, behind those.
         deepen_at: joint step at which every decoder layer is followed by a copy that starts as the identity
             (0: before the first; -1: never).
+        dense_images: images of a dense step.
+        images: images of a joint step.
+        text_length: tokens of questions about an image.
+        questions: questions tried about an image; those that fit into its tokens are asked.
+        easy_share: share of the tried questions that stay although their topic is not among the hard ones (counting,
+            and where things are).
+        dense_muon_lr: the vision encoder's learning rate of Muon in the dense stage.
+        muon_lr: learning rate of Muon, for matrices.
+        adamw_lr: learning rate of AdamW, for the rest.
         heads_first: dense steps at the start in which only the heads learn, behind an encoder that can see already.
         encoder_pace: the vision encoder's rates in the joint stage, relative to the others' (0: it stands still).
-        decay_share: last part of the joint stage over which the rates fall to zero.
+        warmup: steps over which the rates rise at the start of a stage.
+        decay_share: last part of a stage over which the rates fall to zero.
         dense_weight: weight of the dense loss in the joint stage, where the encoder learns.
         align_weight: weight of the word alignment of projected features at the start of the joint stage; zero
             from its middle on.
@@ -37,7 +47,7 @@ class Plan:
         max_shift: largest random gap between prefix and question.
         pool: joint scenes that are asked about again and again, with new questions each time; a vision encoder that
             stands still sees each of them once. 0: every scene is new.
-        average: share of the averaged weights that a step keeps: what is saved is that average.
+        average: share of the averaged weights that a step keeps; what is saved is that average.
     """
 
     model: str
@@ -150,6 +160,18 @@ PLANS: dict[str, Plan] = {
         probe_layer=1,
     ),
 }
+
+
+def plan_lines() -> str:
+    """Numbers of a training plan, their meanings, and their values in the plans, a line each for a help text."""
+    meanings, lines = meanings_of(Plan), []
+    for field in fields(Plan):
+        if field.name == "model":
+            continue
+        values = [getattr(plan, field.name) for plan in PLANS.values()]
+        shown = str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
+        lines.append(f"  {field.name}={shown}  {meanings.get(field.name, '')}")
+    return "\n".join(lines)
 
 
 def plan_for(model: str, **changes: int | float) -> Plan:
