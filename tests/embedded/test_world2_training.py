@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 from dataclasses import fields
 
 import pytest
@@ -264,3 +265,15 @@ def test_every_number_of_a_plan_has_its_meaning_in_the_help():
         field.name for field in fields(Plan) if field.name != "model"
     ]
     assert all(len(line.split("  ", 2)[2].strip()) > 10 for line in lines)
+
+
+def test_few_tokens_are_drawn_more_often_by_a_higher_power():
+    """Half of the draws lie below 0.5 ** power of the tokens; the ends stay where they are."""
+    for power in (1.0, 3.0):
+        plan = plan_for("embedded", **SMALL, drop_share=1.0, few_power=power)
+        learner = LlavaLearner(plan)
+        counts = [learner.few(random.Random(f"few/{step}"), 144) for step in range(400)]
+        assert min(counts) >= 4
+        assert max(counts) <= 144
+        below = sum(count < 4 + 140 * 0.5**power for count in counts)
+        assert 160 < below < 240

@@ -105,7 +105,11 @@ class Learner(nn.Module):
         """How many of `total` visual tokens a step keeps; None: all."""
         if rng.random() >= self.plan.drop_share:
             return None
-        count = rng.randint(min(self.plan.drop_min, total), total)
+        least = min(self.plan.drop_min, total)
+        if self.plan.few_power == 1:
+            count = rng.randint(least, total)
+        else:
+            count = least + round((total - least) * rng.random() ** self.plan.few_power)
         if self.plan.blind_share and rng.random() < self.plan.blind_share:
             return 0
         return count

@@ -41,6 +41,7 @@ class Plan:
         probe_layer: decoder layer behind which the states of visual tokens must tell their places.
         drop_share: share of the batches that keep a random few of the visual tokens.
         drop_min: fewest tokens that stay then.
+        few_power: power of the uniform draw that says how many stay: 1 draws evenly, 3 draws few of them often.
         blind_share: share of those batches that keep no visual token at all, for a model that would answer without
             sense then; 0 draws nothing for it.
         original_share: share of those batches whose tokens keep their original positions.
@@ -75,6 +76,7 @@ class Plan:
     probe_layer: int = 2
     drop_share: float = 0.5
     drop_min: int = 4
+    few_power: float = 1.0
     blind_share: float = 0.0
     original_share: float = 0.5
     max_shift: int = 32
