@@ -3,7 +3,7 @@
 import contextlib
 import json
 import random
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -277,3 +277,15 @@ def test_few_tokens_are_drawn_more_often_by_a_higher_power():
         assert max(counts) <= 144
         below = sum(count < 4 + 140 * 0.5**power for count in counts)
         assert 160 < below < 240
+
+
+def test_a_checkpoint_from_before_a_number_existed_is_resumed(tmp_path):
+    """A missing number stands at its default; another value than that is another plan."""
+    plan = plan_for("embedded", **SMALL)
+    old = {key: value for key, value in asdict(plan).items() if key not in ("easy_share", "few_power")}
+    header = {"world": "2", "step": "1", "plan": json.dumps(old)}
+    trainer.check_header(tmp_path, header, plan)
+    with pytest.raises(InvalidValueError, match=r"easy_share: 1\.0 there, 0\.5 asked for"):
+        trainer.check_header(tmp_path, header, replace(plan, easy_share=0.5))
+    with pytest.raises(InvalidValueError, match="no plan or step"):
+        trainer.check_header(tmp_path, header | {"plan": "3"}, plan)

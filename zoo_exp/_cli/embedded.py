@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{plan_lines()}\n\n"
         "Examples:\n"
         "  python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next\n"
-        "  python -m zoo_exp embedded train model=embedded out=runs/more start=runs/embedded/weights dense_steps=0",
+        "  python -m zoo_exp embedded train model=embedded out=runs/more start=runs/embedded/weights dense_steps=0 "
+        "deepen_at=-1",
         formatter_class=HelpFormatter,
     )
     train.add_argument(

@@ -106,7 +106,7 @@ class Learner(nn.Module):
         if rng.random() >= self.plan.drop_share:
             return None
         least = min(self.plan.drop_min, total)
-        if self.plan.few_power == 1:
+        if self.plan.few_power == 1:  # by the draw of earlier runs, which resume with the same batches
             count = rng.randint(least, total)
         else:
             count = least + round((total - least) * rng.random() ** self.plan.few_power)
@@ -115,7 +115,7 @@ class Learner(nn.Module):
         return count
 
     def thin(self, visual: Tensor, step: int) -> tuple[Tensor, Tensor | None, int]:
-        """A share of the steps keeps k ~ U(min, N) random tokens, some of them with original positions.
+        """A share of the steps keeps a random few tokens (`few`), some of them with original positions.
 
         Args:
             visual: projected tokens [B, N, D].

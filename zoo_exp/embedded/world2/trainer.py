@@ -286,8 +286,9 @@ def check_header(out: Path, header: dict[str, str], plan: Plan) -> None:
             "give another out="
         )
     try:
-        found, step = json.loads(header["plan"]), int(header["step"])
-    except (KeyError, ValueError) as error:
+        # Numbers that plans did not have yet stand at their defaults, which do what was done before.
+        found, step = asdict(Plan(plan.model)) | json.loads(header["plan"]), int(header["step"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InvalidValueError(f"{out}: the checkpoint's header has no plan or step: {error}") from error
     wanted = asdict(plan)
     changed = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
