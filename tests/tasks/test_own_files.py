@@ -104,6 +104,14 @@ def test_metrics(row, metric, scores):
     }
 
 
+def test_a_response_that_names_no_option_is_marked():
+    task = given(OPTIONS)
+    (doc,) = data.load(task)
+    responses = ("B", "A", "blue", "Red.", "B. red", "", "zzz", "Z", "7")
+    marked = {text for text in responses if task.score(doc, text).get("unreadable")}
+    assert marked == {"", "zzz", "Z", "7"}
+
+
 def test_a_run_asks_it_and_the_report_needs_no_file(folder, capsys):
     write("my.jsonl", *({**ROW, "group": "g"} for _ in range(3)), {**ROW, "answer": "blue"})
     assert cli.main(["run", "task=my.jsonl", "selector=[full,blind]", "logger=none", "out=runs"]) == 0

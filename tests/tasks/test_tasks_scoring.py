@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo_exp import tasks
 from zoo_exp.errors import InvalidValueError
-from zoo_exp.tasks import mmbench, mmmu
+from zoo_exp.tasks import data, mmbench, mmmu
 from zoo_exp.tasks.scoring import evalai, text
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 from zoo_exp.tasks.scoring.yes_no import UnpairedError, mme_images
@@ -154,3 +155,52 @@ def test_a_number_with_several_commas_is_a_number():
     """The reference's pattern takes a run of commas between digits, wherever in the text it is."""
     assert evalai.remove_punctuation("a;b 1,,2") == "ab 12"
     assert evalai.remove_punctuation("a;b 1,,c") == "a b 1  c"
+
+
+CLOSED = [f"embedded_{name}" for name in ("pope", "mme", "scienceqa", "mmbench", "mmmu", "seedbench")]
+
+
+def first_row(name):
+    return next(iter(data.load(tasks.get(name), limit=1)))
+
+
+def test_every_task_with_closed_answers_says_what_it_asks_for():
+    scored = [task for task in map(tasks.get, tasks.available()) if not task.submission_only]
+    forms = {task.family: task.answer_form for task in scored}
+    choice = dict.fromkeys(("scienceqa", "mmbench", "mmmu", "seedbench"), "the letter of an option")
+    yes_no = dict.fromkeys(("pope", "mme"), "yes or no")
+    assert {family: form for family, form in forms.items() if form} == {**choice, **yes_no}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("response", ["", "zzz", "?", "42 zzz", "Ünö", " . ", "zzz yesterday"])
+def test_a_response_without_an_answer_is_marked(name, response):
+    assert tasks.get(name).score(first_row(name), response)["unreadable"] is True
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_right_answers_are_not_marked(name):
+    task, row = tasks.get(name), first_row(name)
+    right = task.reference(row).split(".")[0]
+    parts = task.score(row, f" {right}\n")
+    assert parts["score"] == 1
+    assert "unreadable" not in parts
+
+
+@few
+@given(
+    st.sampled_from(CLOSED), RESPONSES | st.sampled_from(["yes", "no", "Yes.", "no way", "A", "b.", "C) it"])
+)
+def test_what_scores_is_readable(name, response):
+    """But for what the references do: SEED-Bench reads one character of a word, MMMU draws unreadable choices."""
+    task = tasks.get(name)
+    parts = task.score(first_row(name), response)
+    if parts["score"] == 1 and task.family == "seedbench":
+        assert not parts.get("unreadable") or response.strip()[1:2].isalpha()
+    elif parts["score"] == 1:
+        assert not parts.get("unreadable") or parts.get("drawn_from")
+
+
+@pytest.mark.parametrize("name", ["embedded_gqa", "embedded_vqav2", "embedded_textvqa"])
+def test_any_text_answers_an_open_question(name):
+    assert "unreadable" not in tasks.get(name).score(first_row(name), "")

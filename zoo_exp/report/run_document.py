@@ -98,6 +98,7 @@ def write_json(results: Results, path: Path) -> None:
         "contribution": plain_rows(results.contribution),
         "difficulty": plain_rows(results.difficulty),
         "details": plain_rows(results.details),
+        "unreadable": plain_rows(results.unreadable),
         "published": plain_rows(results.published),
         "notes": results.notes,
         "provenance": results.provenance,

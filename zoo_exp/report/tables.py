@@ -62,6 +62,13 @@ EQUAL_FLOPS = (
     "(within 15 %; of the budgets of an input selector the nearest one). At equal budgets a layer selector costs more, "
     "because its first layers see every visual token. Differences with paired 95 % intervals."
 )
+UNREADABLE = (
+    "Share of responses without the kind of answer that the prompt asks for: yes/no questions answered with neither, "
+    "options without a letter. They score as wrong or guessed. A selector's number says little where the model does "
+    "not answer the question; open questions are not counted."
+)
+SOME_UNREADABLE = 0.01
+"""Largest share from which on the table of unreadable responses is shown."""
 SMALL_MODEL = 1.0
 """TFLOPs per answer below which a table shows GFLOPs."""
 
@@ -77,6 +84,7 @@ def run_tables(results: Results) -> list[Table]:
         published_table(results),
         difficulty_table(results),
         contribution_table(results),
+        unreadable_table(results),
         *(task_table(results, task) for task in results.tasks),
         *(detail_table(results, task) for task in results.tasks),
     ]
@@ -160,6 +168,22 @@ def build_equal_flops(lines: list[dict[str, Any]]) -> Table:
     ]
     title = "Equal FLOPs"
     return build("equal_flops", title, columns, lines, caption=EQUAL_FLOPS, folded=title)
+
+
+def unreadable_table(results: Results) -> Table:
+    """Share of unreadable responses by arm and task; no rows if no share reaches `SOME_UNREADABLE`."""
+    lines: dict[str, dict[str, Any]] = {}
+    tasks: list[str] = []
+    for line in results.unreadable.to_dict("records"):
+        lines.setdefault(str(line["arm"]), {"arm": line["arm"]})[str(line["task"])] = line["share"]
+        tasks += [line["task"]] if line["task"] not in tasks else []
+    some = any(line[task] >= SOME_UNREADABLE for line in lines.values() for task in tasks if task in line)
+    headers = unique_short_names(tasks)
+    columns = [Column("Arm", text("arm"), left=True)]
+    columns += [Column(headers[task], value(task, scale=100.0), unit="%") for task in tasks]
+    title = "Unreadable responses"
+    chosen = list(lines.values()) if some else []
+    return build("unreadable", title, columns, chosen, caption=UNREADABLE, folded=title)
 
 
 def flops_column(lines: list[dict[str, Any]], key: str, name: str = "", level: int = ALWAYS) -> Column:

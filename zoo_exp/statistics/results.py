@@ -30,8 +30,11 @@ from zoo_exp.statistics.equal_flops import match
 from zoo_exp.statistics.estimates import TaskEstimate, estimate
 from zoo_exp.statistics.focus import Judges, focus_rows, outcomes
 from zoo_exp.statistics.frame import AVERAGE, Table, build_frame
+from zoo_exp.statistics.unreadable import notes as unreadable_notes
+from zoo_exp.statistics.unreadable import unreadable
 from zoo_exp.tasks import get as get_task
-from zoo_exp.tasks.base import FRACTION, Scale, Task
+from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.scale import FRACTION, Scale
 
 REFERENCE = "full"
 SUBMISSION = "submission"  # main metric of tasks whose reference answers are not public
@@ -76,6 +79,7 @@ class Results:
         contribution: image contribution by task (see `contribution.contributions`).
         difficulty: retained score on easy and on difficult questions (see `difficulty.split`).
         details: secondary metrics, and metrics of groups of questions (see `details.details`).
+        unreadable: share of responses without the kind of answer that the prompt asks for (see `unreadable`).
         published: rows with a published counterpart, shown in separate tables (see `published.join`).
         not_applicable: (task, arm) of the table cells without a number, as questions do not apply to the arm.
         units: task -> unit and range of its metric; other tasks are looked up in the registry.
@@ -99,6 +103,7 @@ class Results:
     contribution: pd.DataFrame = field(default_factory=pd.DataFrame)
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unreadable: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     claims: pd.DataFrame = field(default_factory=pd.DataFrame)
     equal_flops: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -194,6 +199,7 @@ def compute(
     above = above_budget(rows, samples_of)
     table = Table(rows, computed, reference, above)
     frame, contest = build_frame(table, timings), table.contest
+    unread = unreadable(rows, computed)
     return Results(
         experiment=experiment,
         tasks=[task.task.name for task in computed],
@@ -205,6 +211,7 @@ def compute(
             *notes,
             *_untimed(rows, timings),
             *_few_units(computed, limit),
+            *unreadable_notes(unread),
             *_zero_reference(table),
             *_without_interval(table),
         ],
@@ -213,6 +220,7 @@ def compute(
         contribution=contributions(rows, computed),
         difficulty=split(rows, samples_of, reference, above, draws, seed),
         details=details(rows, computed),
+        unreadable=unread,
         units={task.task.name: task.task.scale for task in computed},
         not_applicable=frozenset(
             (task, row.label) for task, arm in usable.left_out for row in rows if arm in row.members

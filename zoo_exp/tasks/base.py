@@ -4,19 +4,22 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum, inf
+from math import fsum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from zoo_exp.errors import InvalidValueError, ZooExpError
 from zoo_exp.tasks.columns import Columns, check_columns
 from zoo_exp.tasks.images import decode_image
+from zoo_exp.tasks.scale import FRACTION, Scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Doc = Mapping[str, Any]
 Parts = dict[str, Any]
+UNREADABLE = "unreadable"
+"""Score part of a response without the kind of answer that the prompt asks for; other responses do not have it."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +61,6 @@ class GenerationSettings:
 
     max_new_tokens: int | None
     until: tuple[str, ...] = ("\n\n",)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Unit and range of a task's metrics, which determine how its numbers are displayed.
-
-    Attributes:
-        unit: `fraction` (0 to 1, displayed in percent), `percent`, `points`, or `answers` (a count, no score).
-        maximum: the best possible value, infinite for a count.
-    """
-
-    unit: Literal["fraction", "percent", "points", "answers"]
-    maximum: float
-
-    @property
-    def factor(self) -> float:
-        """Display factor: fractions are shown in percent."""
-        return 100.0 if self.unit == "fraction" else 1.0
-
-    def __str__(self) -> str:
-        """The range as text: `0-1`, `0-100`, `points of 2800`, `answers`."""
-        words = {"points": f"points of {self.maximum:g}", "answers": "answers"}
-        return words.get(self.unit, f"0-{self.maximum:g}")
-
-
-FRACTION = Scale("fraction", 1.0)
-PERCENT = Scale("percent", 100.0)
-ANSWERS = Scale("answers", inf)
 
 
 class Tally(NamedTuple):
@@ -134,6 +109,8 @@ class Task(ABC):
     """Whether reference answers are hidden: `score` then returns the answer for the submission file, and score None."""
     row_filter: ClassVar[tuple[str, str] | None] = None
     """(column, value) that selects the rows of the task, None for all."""
+    answer_form: ClassVar[str] = ""
+    """What a response must contain so that the scorer can read it, for messages; empty if any text is an answer."""
     unit_column: ClassVar[str | None] = None
     """Column that identifies rows that are scored together (see `unit`); a limit never separates them."""
     separable: ClassVar[bool] = True
@@ -164,6 +141,18 @@ class Task(ABC):
     @abstractmethod
     def _score(self, doc: Doc, response: str) -> Parts:
         """Score parts of one stripped response."""
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether a stripped response contains an answer of the task's `answer_form`.
+
+        It does not change the score. A model that answers yes/no questions with something else does not just prefer
+        wrong answers: its numbers say little about what it sees.
+
+        Args:
+            doc: a row of the data.
+            response: what the model generated.
+        """
+        return True
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Contributions of each independent unit to the sums that `metrics` reads.
@@ -231,7 +220,8 @@ class Task(ABC):
             response: what the model generated.
 
         Returns:
-            JSON-serialisable score parts for `aggregate`, including `score` in [0, 1].
+            JSON-serialisable score parts for `aggregate`, including `score` in [0, 1], and `unreadable` (True) for a
+            response without an answer of the task's `answer_form`.
 
         Raises:
             InvalidValueError: the response is not a string, or the row lacks a field.
@@ -245,7 +235,10 @@ class Task(ABC):
             raise InvalidValueError(f"{self.name}: the row has no reference answer")
         check_columns(self.kinds, doc, self.name)
         try:
-            return self._score(doc, response.strip())
+            parts = self._score(doc, response.strip())
+            if self.answer_form and not self.readable(doc, response.strip()):
+                parts[UNREADABLE] = True
+            return parts
         except ZooExpError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError) as error:
@@ -335,6 +328,8 @@ def mean(values: Iterable[float]) -> float:
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 LETTER_ANSWER = "\nAnswer with the option's letter from the given choices directly."
+YES_NO = "yes or no"
+OPTION_LETTER = "the letter of an option"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 

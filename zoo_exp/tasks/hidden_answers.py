@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from zoo_exp.tasks.base import ANSWERS, Doc, Scale, Tally
+from zoo_exp.tasks.base import Doc, Tally
+from zoo_exp.tasks.scale import ANSWERS, Scale
 
 
 class Submission:

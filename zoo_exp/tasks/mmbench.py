@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
     LETTER_ANSWER,
-    PERCENT,
+    OPTION_LETTER,
     DataSource,
     Doc,
     GenerationSettings,
@@ -22,6 +22,7 @@ from zoo_exp.tasks.base import (
 )
 from zoo_exp.tasks.columns import NUMBER, SCALAR_OR_NOTHING, TEXT, TEXT_OR_NOTHING, Columns
 from zoo_exp.tasks.hidden_answers import Submission
+from zoo_exp.tasks.scale import PERCENT
 
 CYCLE = 1_000_000
 _LETTERS = "ABCDE"
@@ -55,6 +56,7 @@ class MMBench(Task):
     }
     generation = GenerationSettings(1024, ("ASSISTANT:",))
     main_metric = "gpt_eval_score"
+    answer_form = OPTION_LETTER
     scale = PERCENT
     unit_column = "index"
     rows_per_unit: ClassVar[int] = 4
@@ -97,10 +99,7 @@ class MMBench(Task):
             raise InvalidValueError(f"{self.name}: index {doc['index']!r} is not a whole number") from None
 
     def _score(self, doc: Doc, response: str) -> Parts:
-        # Only null means no option; the text "nan" is an option, as in the reference.
-        options = {letter: _text(doc.get(letter, "nan")) for letter in "ABCD"}
-        early = prefetch(response, options)
-        late = extract_letter(response, [letter for letter in options if options[letter] is not None])
+        early, late = _letters(doc, response)
         return {
             "score": float((early or late) == doc["answer"]),
             "index": self._index(doc),
@@ -110,6 +109,10 @@ class MMBench(Task):
             "category": str(doc.get("category", "")),
             "l2_category": str(doc.get("L2-category", "")),
         }
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether one of the reference's rules finds a letter."""
+        return any(_letters(doc, response))
 
     def _hits(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         extracted = {row["index"]: row["extracted"] for row in rows}
@@ -150,11 +153,20 @@ class MMBenchTest(Submission, MMBench):
     columns = ("index", "question", "hint", *"ABCD", "category", "image")
     kinds: ClassVar[Columns] = {**MMBench.kinds, "answer": TEXT_OR_NOTHING}
     scored_columns = ("index", "question", "A", "B")
+    answer_form = ""
 
     def _score(self, doc: Doc, response: str) -> Parts:
         copied = ("question", "hint", *"ABCD", "category", "source", "L2-category", "split")
         texts = {key: None if doc.get(key) is None else str(doc[key]) for key in copied}
         return {"score": None, "index": self._index(doc), "prediction": response, **texts}
+
+
+def _letters(doc: Doc, response: str) -> tuple[str | None, str | None]:
+    """The letter of a response without and with the fallback."""
+    # Only null means no option; the text "nan" is an option, as in the reference.
+    options = {letter: _text(doc.get(letter, "nan")) for letter in "ABCD"}
+    present = [letter for letter in options if options[letter] is not None]
+    return prefetch(response, options), extract_letter(response, present)
 
 
 def _text(value: object) -> str | None:

@@ -7,13 +7,12 @@ from hashlib import sha256
 from typing import Any, ClassVar
 
 from zoo_exp.tasks.base import (
-    PERCENT,
     SHORT_ANSWER,
+    YES_NO,
     DataSource,
     Doc,
     GenerationSettings,
     Parts,
-    Scale,
     Tally,
     Task,
     embedded,
@@ -21,6 +20,7 @@ from zoo_exp.tasks.base import (
     ratio,
 )
 from zoo_exp.tasks.columns import ID, TEXT, Columns
+from zoo_exp.tasks.scale import PERCENT, Scale
 from zoo_exp.tasks.scoring.text import yes_no_prefix
 from zoo_exp.tasks.scoring.yes_no import PERCEPTION, MMEImage, gold_yes_no, mme_images
 
@@ -46,6 +46,7 @@ class MME(Task):
     kinds: ClassVar[Columns] = {"question_id": ID, "question": TEXT, "answer": TEXT, "category": TEXT}
     generation = GenerationSettings(16)
     main_metric = "mme_total_score"
+    answer_form = YES_NO
     scale = Scale("points", 2800.0)
     mean_of_units: ClassVar[bool] = False
     unit_column = "question_id"
@@ -84,6 +85,10 @@ class MME(Task):
             "category": str(doc["category"]),
             "image": str(doc["question_id"]),
         }
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether its start is yes or no."""
+        return yes_no_prefix(response) != "other"
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Points of every image, by category."""

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
-    ANSWERS,
-    FRACTION,
     LETTER_ANSWER,
     LETTERS,
+    OPTION_LETTER,
     SHORT_ANSWER,
     DataSource,
     Doc,
     GenerationSettings,
     Parts,
-    Scale,
     Tally,
     Task,
     embedded,
@@ -28,6 +26,7 @@ from zoo_exp.tasks.base import (
 from zoo_exp.tasks.columns import MOST_OPTIONS, OPTIONS, TEXT, TEXT_OR_TEXTS, Columns, OneOf
 from zoo_exp.tasks.group_accuracy import accuracy_by
 from zoo_exp.tasks.images import decode_image
+from zoo_exp.tasks.scale import ANSWERS, FRACTION, Scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,6 +58,7 @@ class MMMU(Task):
     }
     generation = GenerationSettings(128)
     main_metric = "mmmu_acc"
+    answer_form = OPTION_LETTER
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question and options with their image markers, and an answer instruction."""
@@ -146,6 +146,11 @@ class MMMU(Task):
             "score": float(letter == doc["answer"]),
             "drawn_from": len(options) if drawn else 0,
         }
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether a choice can be parsed; open questions accept any text."""
+        choice = doc["question_type"] == "multiple-choice"
+        return not choice or parse_choice(response, self.letters(doc)) is not None
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Accuracy, rounded to five digits as in the reference."""

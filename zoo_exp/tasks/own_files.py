@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zoo_exp.errors import InvalidValueError, MissingFileError, UnknownNameError
 from zoo_exp.tasks import columns as kind
 from zoo_exp.tasks.base import (
-    ANSWERS,
-    FRACTION,
     LETTER_ANSWER,
     LETTERS,
     SHORT_ANSWER,
@@ -25,13 +23,13 @@ from zoo_exp.tasks.base import (
     Doc,
     GenerationSettings,
     Parts,
-    Scale,
     Task,
     option_lines,
 )
 from zoo_exp.tasks.group_accuracy import accuracy_by
 from zoo_exp.tasks.images import decode_image
 from zoo_exp.tasks.own_rows import METRICS, OwnRows, right_option
+from zoo_exp.tasks.scale import ANSWERS, FRACTION, Scale
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.text import exact_match
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
@@ -149,6 +147,7 @@ class OwnChoice(OwnFile):
     scored_columns = ("options", "answer")
     kinds: ClassVar[kind.Columns] = {"question": kind.TEXT, "answer": kind.TEXT, "options": kind.CHOICES}
     ending = LETTER_ANSWER
+    answer_form = "an option or its letter"
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question, options with their letters, and an answer instruction."""
@@ -163,13 +162,22 @@ class OwnChoice(OwnFile):
 
     def score_of(self, doc: Doc, response: str) -> float:
         """1 for a response that is the option's text (ignoring case and punctuation), or begins with its letter."""
-        options = [option.strip() for option in doc["options"]]
         right = right_option(doc["options"], doc["answer"], self.name)
-        named = [place for place, option in enumerate(options) if exact_match(response, option)]
-        if named:
-            return float(right in named)
-        letter = _LETTER.fullmatch(response)
-        return float(letter is not None and (letter[1] or letter[2]).upper() == LETTERS[right])
+        return float(right in _named(doc["options"], response))
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether it is an option's text, or begins with the letter of one."""
+        return bool(_named(doc["options"], response))
+
+
+def _named(options: Sequence[str], response: str) -> list[int]:
+    """Places of the options that a response names: by their text, else by a letter."""
+    by_text = [place for place, option in enumerate(options) if exact_match(response, option.strip())]
+    letter = _LETTER.fullmatch(response)
+    if by_text or letter is None:
+        return by_text
+    place = LETTERS.index((letter[1] or letter[2]).upper())
+    return [place] if place < len(options) else []
 
 
 _KINDS = {"exact_match": OwnFile, "vqa_accuracy": OwnAnnotated, "multiple_choice": OwnChoice}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from zoo_exp.tasks.base import (
     SHORT_ANSWER,
+    YES_NO,
     DataSource,
     Doc,
     GenerationSettings,
@@ -39,6 +40,7 @@ class POPE(Task):
     }
     generation = GenerationSettings(128)
     main_metric = "pope_f1_score"
+    answer_form = YES_NO
     mean_of_units: ClassVar[bool] = False
 
     def prompt(self, doc: Doc, model_family: str) -> str:
@@ -69,6 +71,10 @@ class POPE(Task):
             "ground_truth": gold,
             "category": str(doc.get("category", "")),
         }
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether the whole response is yes or no."""
+        return yes_no_word(response) in ("yes", "no")
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Correct answers, and confusion counts of `yes`, for every row."""

@@ -10,6 +10,7 @@ from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
     LETTER_ANSWER,
     LETTERS,
+    OPTION_LETTER,
     DataSource,
     Doc,
     GenerationSettings,
@@ -38,6 +39,7 @@ class ScienceQA(Task):
         "hint": TEXT_OR_NOTHING,
     }
     generation = GenerationSettings(16)
+    answer_form = OPTION_LETTER
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Context, question, options, and an answer instruction."""
@@ -77,6 +79,11 @@ class ScienceQA(Task):
 
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": option_letter(response, self._gold(doc))}
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether it is the letter of a choice, alone or, as a capital letter, followed by a period."""
+        letters = LETTERS[: len(doc["choices"])]
+        return any(option_letter(response, letter) for letter in letters)
 
 
 TASKS = (

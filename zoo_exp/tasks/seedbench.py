@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zoo_exp.errors import InvalidValueError
 from zoo_exp.tasks.base import (
     LETTER_ANSWER,
+    OPTION_LETTER,
     DataSource,
     Doc,
     GenerationSettings,
@@ -44,6 +45,7 @@ class SeedBench(Task):
     }
     generation = GenerationSettings(None, ("ASSISTANT:",))
     main_metric = "seed_all"
+    answer_form = OPTION_LETTER
 
     def prompt(self, doc: Doc, model_family: str) -> str:
         """Question, four options, and how to answer."""
@@ -72,6 +74,10 @@ class SeedBench(Task):
 
     def _score(self, doc: Doc, response: str) -> Parts:
         return {"score": first_letter(response, doc["answer"]), "data_type": str(doc["data_type"])}
+
+    def readable(self, doc: Doc, response: str) -> bool:
+        """Whether it starts with a letter from A to D that is not part of a word; the score ignores what follows."""
+        return response[:1].upper() in tuple("ABCD") and not response[1:2].isalpha()
 
     def tallies(self, rows: Sequence[Mapping[str, Any]]) -> list[Tally]:
         """Score and count, for all rows and by kind."""

@@ -6,21 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from zoo_exp.tasks import columns as kind
-from zoo_exp.tasks.base import (
-    ANSWERS,
-    FRACTION,
-    SHORT_ANSWER,
-    DataSource,
-    Doc,
-    GenerationSettings,
-    Parts,
-    Scale,
-    Task,
-    embedded,
-    mean,
-)
+from zoo_exp.tasks.base import SHORT_ANSWER, DataSource, Doc, GenerationSettings, Parts, Task, embedded, mean
 from zoo_exp.tasks.hidden_answers import Submission
 from zoo_exp.tasks.images import coco_key
+from zoo_exp.tasks.scale import ANSWERS, FRACTION, Scale
 from zoo_exp.tasks.scoring.evalai import normalize_vqa
 from zoo_exp.tasks.scoring.vqa import answer_texts, soft_accuracy
 
