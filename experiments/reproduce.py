@@ -234,9 +234,17 @@ def _write(name: str, folder: Path, runs: dict[str, Any]) -> None:
             for place, key in enumerate(("questions", "units", "answers"))
         },
         "confirm_questions": _size(documents[CONFIRM])[0] if CONFIRM in documents else None,
+        "unreadable": _most_unreadable(documents["test"]["unreadable"]),
         "seconds": {key: json.loads((run.run_dir / COST).read_text()) for key, run in runs.items()},
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _most_unreadable(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The arm with visual tokens that has the largest share of unreadable responses to a task."""
+    seeing = [row for row in rows if row["arm"] != "blind"]
+    worst = max(seeing, key=lambda row: row["share"], default=None)
+    return worst and {key: worst[key] for key in ("arm", "task", "share")}
 
 
 def _estimators(run_dir: Path) -> list[dict[str, Any]]:

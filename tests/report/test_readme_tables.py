@@ -120,6 +120,14 @@ def test_other_files(folder):
         "Answered 2026-01-02 on commit abc, model `m`: `c`. 1,000 questions over 2 tasks, 2,000 answers. Claims again "
         "on 500 questions about the scenes of split `confirm`. Processor time: test 61 s, confirm 10.0 min."
     ]
+    most = {"arm": "zoo multiply @8", "task": "world2_pope", "share": 0.0625}
+    for share, said in (
+        (most, "Unreadable responses: at most 6.2 % of the responses of `zoo multiply @8` to `world2_pope`."),
+        (most | {"share": 0.0}, "No unreadable responses to questions with closed answers."),
+    ):
+        facts = json.loads((folder / "run.json").read_text()) | {"unreadable": share}
+        (folder / "run.json").write_text(json.dumps(facts))
+        assert said in filled(folder, "run.json")[0]
     for weights, earlier in ((weights_digest("embedded"), False), ("0" * 12, True)):
         facts = json.loads((folder / "run.json").read_text()) | {"model": "embedded", "weights": weights}
         (folder / "run.json").write_text(json.dumps(facts))

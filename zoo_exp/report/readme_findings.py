@@ -88,6 +88,12 @@ def origin(run: Mapping[str, Any]) -> str:
         parts.append(
             f"Claims again on {run['confirm_questions']:,} questions about the scenes of split `confirm`."
         )
+    most = run.get("unreadable")
+    if most and most["share"]:
+        share = f"{100 * most['share']:.1f} % of the responses of `{most['arm']}` to `{most['task']}`"
+        parts.append(f"Unreadable responses: at most {share}.")
+    elif most:
+        parts.append("No unreadable responses to questions with closed answers.")
     if minutes:
         parts.append(f"Processor time: {minutes}.")
     model, weights = run["model"], run.get("weights")
