@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import zoo_exp
+from zoo_exp import tasks
 from zoo_exp.config.schema import ModelConfig
 from zoo_exp.embedded.shipped import PROMPTS_FLAG, WORLD_FLAG, is_shipped, prompts_of, shipped_folder
 from zoo_exp.embedded.world2.layout import make_scene_2
@@ -18,7 +19,14 @@ from zoo_exp.embedded.world2.tiles import NextLearner
 from zoo_exp.errors import MissingFileError, UnknownNameError
 from zoo_exp.models.chat import chat_inputs, user_turn
 from zoo_exp.models.loading import load_model
+from zoo_exp.tasks import data
 
+FEW = {
+    "embedded": ("world2", "4"),
+    "embedded_next": ("world2_tiles", "2/tile"),
+    "embedded_qwen": ("world2_sizes", "10%"),
+}
+"""View and smallest budget of a model's studies."""
 LEARNERS = {"embedded": LlavaLearner, "embedded_next": NextLearner, "embedded_qwen": QwenLearner}
 
 
@@ -34,6 +42,23 @@ def test_it_answers_held_out_questions_and_not_blindly(name):
     result = measure(learner, {"full": keep_all, "blind": keep_none}, "confirm", rows=12)
     assert result["full"].average() > 0.8
     assert 0.2 < result["blind"].average() < 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("selector", ["divprune", "zoo_diagonal", "random"])
+@pytest.mark.parametrize("name", FEW)
+def test_few_tokens_give_wrong_answers_but_no_other_words(name, selector):
+    """A model that was not trained on few tokens answers with any word, more often the more diverse they are."""
+    view, budget = FEW[name]
+    task, loaded = tasks.get(f"{view}_pope"), load_model(name, dtype="float32")
+    rows = list(data.load(task, limit=20))
+    inputs = chat_inputs(loaded.processor, [user_turn(task.content(row, "embedded")) for row in rows])
+    with zoo_exp.pruned(loaded.model, selector, budget=budget):
+        out = loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    words = loaded.processor.tokenizer.batch_decode(out[:, -1:])
+    parts = [task.score(row, word) for row, word in zip(rows, words, strict=True)]
+    assert sum(part.get("unreadable", False) for part in parts) <= 1
+    assert len({part["prediction"] for part in parts}) > 1
 
 
 @torch.no_grad()
