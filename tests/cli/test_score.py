@@ -74,6 +74,12 @@ def test_score_prints_values_intervals_and_groups(file, capsys):
     assert any(line.startswith("random") for line in lines)  # the category
 
 
+def test_score_counts_responses_without_an_answer(file, capsys):
+    """`yes, it is` scores as wrong in POPE, as in the reference: the first line says why the accuracy is low."""
+    assert main(["score", "pope", write(file, [pope(1), pope(2, "yes, it is"), pope(3, "")])]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "pope: 3 responses (2 without yes or no), scale 0-1"
+
+
 def test_scores_per_sample_are_written_beside_what_is_printed(file, tmp_path, capsys):
     out = tmp_path / "deep" / "scores.jsonl"
     command = ["score", "pope", write(file, [pope(1), pope(2, "no")]), "--json", "--per-sample", str(out)]

@@ -79,7 +79,8 @@ def report(scored: "ScoredFile", scale: str, intervals: "Mapping[str, Interval]"
 
     spread = {name: f"{_text(one.low)} to {_text(one.high)}" for name, one in intervals.items()}
     head = ("metric", "value", "95 % interval" if spread else "")
-    lines = [f"{scored.task}: {counted(len(scored.rows), 'response')}, scale {scale}"]
+    lacking = f" ({scored.unreadable} without {scored.answer_form})" if scored.unreadable else ""
+    lines = [f"{scored.task}: {counted(len(scored.rows), 'response')}{lacking}, scale {scale}"]
     width = columns(120)
     lines += aligned(
         [head, *((name, _text(value), spread.get(name, "")) for name, value in scored.metrics.items())], width

@@ -236,9 +236,8 @@ class Task(ABC):
         check_columns(self.kinds, doc, self.name)
         try:
             parts = self._score(doc, response.strip())
-            if self.answer_form and not self.readable(doc, response.strip()):
-                parts[UNREADABLE] = True
-            return parts
+            marked = self.answer_form and not self.readable(doc, response.strip())
+            return {**parts, UNREADABLE: True} if marked else parts
         except ZooExpError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError) as error:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from zoo_exp.errors import InvalidValueError, MissingFileError, ZooExpError
 from zoo_exp.files import DamagedRowError, check_writable, write_text
-from zoo_exp.tasks.base import Task
+from zoo_exp.tasks.base import UNREADABLE, Task
 from zoo_exp.tasks.scoring.yes_no import UnpairedError
 
 T = TypeVar("T")
@@ -32,12 +32,19 @@ class ScoredFile:
         metrics: metric -> value over all rows.
         breakdown: group -> metric -> value (categories, subjects).
         rows: `sample_id`, `image_id` and score parts of each row, in the order of the file.
+        answer_form: of the task; unreadable responses lack it.
     """
 
     task: str
     metrics: dict[str, float]
     breakdown: dict[str, dict[str, float]]
     rows: list[dict[str, Any]]
+    answer_form: str = ""
+
+    @property
+    def unreadable(self) -> int:
+        """Number of responses without an answer of the task's form."""
+        return sum(bool(row.get(UNREADABLE)) for row in self.rows)
 
     def to_json(self) -> str:
         """One line `{"task": ..., "n": ..., "metrics": {...}}`."""
@@ -126,7 +133,7 @@ def score_file(task: Task, path: Path | str) -> ScoredFile:
             if (row["category"], row["image"]) == (error.category, error.image)
         ]
         raise InvalidValueError(f"{path}, line {', '.join(alone)}: {error}") from error
-    return ScoredFile(task.name, metrics, task.breakdown(rows), rows)
+    return ScoredFile(task.name, metrics, task.breakdown(rows), rows, task.answer_form)
 
 
 def write_per_sample(path: Path | str, scored: ScoredFile) -> None:
