@@ -18,6 +18,7 @@ from zoo_exp.embedded.world2.layout import BASE_SIDE, Scene2, make_scene_2
 from zoo_exp.embedded.world2.place_codes import PlaceCodes
 from zoo_exp.embedded.world2.plan import Plan
 from zoo_exp.embedded.world2.question_packs import TextBatch, contents, dense_batch, pack_questions
+from zoo_exp.embedded.world2.subsets import subset
 
 # The decoder's layers in training: the same steps in 0.6 of the time.
 COMPUTE = torch.bfloat16
@@ -129,7 +130,7 @@ class Learner(nn.Module):
         few = self.few(rng, total)
         if few is None:
             return visual, None, 0
-        order = torch.rand(visual.shape[:2]).argsort(1)[:, :few].sort(1).values.to(visual.device)
+        order = subset(visual, few, rng, self.plan.uneven_share)
         kept = visual.gather(1, order[..., None].expand(-1, -1, visual.shape[2]))
         if rng.random() < self.plan.original_share:
             return kept, order, total - few

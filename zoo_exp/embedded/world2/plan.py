@@ -42,6 +42,8 @@ class Plan:
         drop_share: share of the batches that keep a random few of the visual tokens.
         drop_min: fewest tokens that stay then.
         few_power: power of the uniform draw that says how many stay: 1 draws evenly, 3 draws few of them often.
+        uneven_share: share of those batches whose tokens are no even draw: they lean towards a random direction of
+            their features, or are spread out (see `subsets`).
         blind_share: share of those batches that keep no visual token at all, for a model that would answer without
             sense then; 0 draws nothing for it.
         original_share: share of those batches whose tokens keep their original positions.
@@ -77,6 +79,7 @@ class Plan:
     drop_share: float = 0.5
     drop_min: int = 4
     few_power: float = 1.0
+    uneven_share: float = 0.0
     blind_share: float = 0.0
     original_share: float = 0.5
     max_shift: int = 32
@@ -89,7 +92,16 @@ class Plan:
             value = getattr(self, field.name)
             if field.name not in ("model", "deepen_at") and value < 0:
                 raise InvalidValueError(f"{field.name} is {value}: it cannot be negative")
-        for name in ("drop_share", "blind_share", "easy_share", "original_share", "decay_share", "average"):
+        shares = (
+            "drop_share",
+            "uneven_share",
+            "blind_share",
+            "easy_share",
+            "original_share",
+            "decay_share",
+            "average",
+        )
+        for name in shares:
             if getattr(self, name) > 1:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 

@@ -37,6 +37,7 @@ from zoo_exp.embedded.world2.qwen_model import (
     VISION_WIDTH,
     make_qwen,
 )
+from zoo_exp.embedded.world2.subsets import subset
 
 
 class QwenLearner(Learner):
@@ -158,7 +159,7 @@ class QwenLearner(Learner):
         few = self.few(rng, total)
         if few is None:
             return None
-        return torch.rand(projected.shape[:2]).argsort(1)[:, :few].sort(1).values.to(projected.device)
+        return subset(projected, few, rng, self.plan.uneven_share)
 
     def _images(self, scenes: list[Scene2]) -> tuple[Tensor, Tensor, Tensor]:
         labels = [scene.patch_labels() for scene in scenes]
