@@ -26,8 +26,8 @@ def unreadable(rows: Sequence[ArmRow], tasks: Sequence[TaskEstimate]) -> pd.Data
 
     Returns:
         Rows with `COLUMNS`, for tasks with an `answer_form`, which is `form`; `share` is 0 to 1, over the questions of
-        all seeds of an arm. Rows with missing seeds are excluded, and so are runs whose records do not say it (those
-        of earlier versions): all of their shares are 0.
+        all seeds of an arm. Rows with missing seeds are excluded. Records of earlier versions are not marked, so that
+        their shares are 0.
     """
     lines = []
     for task in tasks:
