@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Train an embedded model, or resume a training run.",
         epilog="Numbers of a plan (three values: of embedded, embedded_next and embedded_qwen):\n"
         f"{plan_lines()}\n\n"
-        "These are of a first run. The models that ship took two or three, each from the weights of the one before: "
+        "These are of a first run. The models that ship took two to seven, each from the weights of the one before: "
         "their commands are in experiments/embedded/README.md.\n\n"
         "Examples:\n"
         "  python -m zoo_exp embedded train model=embedded_next out=runs/embedded_next\n"
