@@ -2,7 +2,7 @@
 
 A model that is trained on even draws alone knows no prompt whose tokens have much in common, or nothing: selectors make
 such prompts. The subsets here lean towards a random direction of the features, or are spread out, with weights along a
-random direction. No selector's score is used, so that none is favoured.
+random direction. Those are chosen as DivPrune chooses; no sensitivity and no attention decides a subset.
 """
 
 import random
