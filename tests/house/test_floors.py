@@ -228,6 +228,12 @@ def test_no_name_is_used_for_two_files():
     assert {name: paths for name, paths in files.items() if len(paths) > 1} == {}
 
 
+def test_no_test_imports_a_conftest():
+    """The name means the conftest.py that pytest read last: such a test would depend on the files beside it."""
+    pattern = re.compile(r"^\s*(from|import) conftest\b", re.MULTILINE)
+    assert [str(path) for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text())] == []
+
+
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():
     private = re.compile("|".join(rf"(?<![\w.]){folder}/" for folder in ("/work", "/root", "/home")))
     skipped = {

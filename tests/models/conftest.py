@@ -7,31 +7,15 @@ from typing import ClassVar
 import pytest
 import torch
 import transformers
+from own_families import layouts
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from zoo_exp.core.tokens import Selection
 from zoo_exp.models.tiny import tiny_inputs, tiny_model
 from zoo_exp.selectors.base import Selector
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 REPEATS_PIXELS = "mm_encoder_outputs" not in inspect.signature(LlavaModel.forward).parameters
 """Whether this version of transformers repeats pixels for beams (5.17), and so mixes up the images of a prompt."""
-SHAPES = {
-    "llava": ((56, 56), (56, 56)),
-    "llava_next": ((100, 60), (56, 150)),
-    "qwen2_5_vl": ((56, 84), (84, 56)),
-}
-"""Two image shapes of each family; LLaVA-1.5 knows one."""
-
-
-def layouts(family):
-    """Batches: one image, two images in one row, and rows of different lengths, one of them without an image."""
-    first, second = SHAPES[family]
-    return {
-        "one": [[first]],
-        "two images": [[first, second]],
-        "ragged": [[second], [first, second], [], [first]],
-    }
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from own_families import FAMILIES
 
 import zoo_exp
 from zoo_exp.models.families import adapter_for
 from zoo_exp.models.prompt import generate_pruned, prune_prompt
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 STEPS = 8
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_families import FAMILIES
 
 import zoo_exp
 from zoo_exp.errors import InvalidValueError
@@ -11,7 +12,6 @@ from zoo_exp.models.image_tap import ImageTap
 from zoo_exp.selectors import get
 from zoo_exp.selectors.layer.fastv import FastV
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 MODES = {
     "dynamic": {},
     "static": {"cache_implementation": "static"},

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from own_families import FAMILIES
 from test_dense_reference import full_positions, image_features
 
 import zoo_exp
@@ -16,7 +17,6 @@ from zoo_exp.selectors.layer.density_peaks import merge_by_density
 from zoo_exp.selectors.layer.fastv import FastV
 from zoo_exp.selectors.layer.sparsevlm import SparseVLM
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 STEPS = 8
 
 

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from own_families import FAMILIES
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import zoo_exp
@@ -14,7 +15,6 @@ from zoo_exp.models.families import adapter_for
 from zoo_exp.models.loading import LoadedModel
 from zoo_exp.models.tiny import tiny_model
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 SELECTORS = [("zoo", 3), ("fastv", 3)]
 HOOKS_RUN_AGAIN = "__call__" in GradientCheckpointingLayer.__dict__
 """Whether this version of transformers recomputes a layer together with its hooks (5.17)."""

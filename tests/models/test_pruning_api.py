@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from own_families import FAMILIES
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 import zoo_exp
@@ -14,7 +15,6 @@ from zoo_exp.errors import InvalidValueError, UnknownNameError
 from zoo_exp.models.families import adapter_for
 from zoo_exp.selectors import get
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, layouts
+from own_families import FAMILIES, layouts
 from tiny_families import tiny_family, tiny_prompt
 
 import zoo_exp
