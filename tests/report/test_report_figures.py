@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,15 @@ def test_series_join_the_budgets_of_one_selector(two_budgets):
     assert base_label("a @ b @16", "16") == "a @ b"
 
 
+def test_series_keep_arms_apart_that_differ_beside_their_options(two_budgets):
+    """Positions and the scope of a budget are no options of the selector, and still another method."""
+    others = ["zoo multiply original positions", "zoo per image"]
+    more = [average(f"{name} @{k}", budget_of=str(k)) for name in others for k in (48, 16)]
+    found = series(pd.concat([two_budgets, pd.DataFrame(more)]))
+    assert [line.label for line in found] == ["zoo multiply", "random", *others]
+    assert all(line.rows["measured_tokens"].tolist() == [16.0, 48.0] for line in found)
+
+
 def test_a_curve_of_a_layer_selector_is_drawn_over_the_mean_of_its_layers(two_budgets):
     mine = two_budgets.assign(layer_tokens=two_budgets["kept_tokens"] / 2, kept_tokens=144.0)
     assert series(mine)[0].rows["measured_tokens"].tolist() == [8.0, 24.0]
@@ -81,6 +91,28 @@ def test_a_curve_needs_a_retained_average(two_budgets, tmp_path, draw):
     assert not path.parent.exists()
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 400
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        (16, 48),
+        (576, 577, 578),
+        (10, 20, 34, 40, 43, 63, 173, 181, 196),
+        (4, 8, 16, 48, 55, 60, 64, 576, 577),
+        (1, 9, 10, 11, 99, 100, 101, 999, 1000, 1001, 2880),
+    ],
+)
+def test_labels_of_the_budget_axis_never_overlap(narrow, tmp_path, monkeypatch, budgets):
+    drawn = []
+    monkeypatch.setattr(figures_results, "add_legend", lambda axes, narrow: drawn.append(axes))
+    frame = pd.DataFrame([average(f"zoo @{k}", budget_of=str(k)) for k in budgets])
+    assert budget_curve(frame, tmp_path / "figure", narrow=narrow)
+    labels = [label for label in drawn[0].get_xticklabels() if label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert labels
 
 
 def width_of(svg):
@@ -137,9 +169,9 @@ def test_the_layer_curve_keeps_two_readings_of_a_layer_apart(tmp_path, monkeypat
     assert layer_curve(pd.DataFrame(rows), tmp_path / "x")
     assert drawn == [
         ("16 tokens", 4),  # with the projector's own
-        ("16 tokens, at the projector's input", 3),
+        ("16 tokens, projector's input", 3),
         ("32 tokens", 3),
-        ("32 tokens, at the projector's input", 2),
+        ("32 tokens, projector's input", 2),
     ]
 
 

@@ -189,12 +189,18 @@ class Series:
 
 
 def series(frame: pd.DataFrame) -> list[Series]:
-    """One for each selector and options that have a budget, in the order of the table."""
+    """One for each method that has a budget, in the order of the table.
+
+    The label belongs to the method beside selector and options: it tells positions and the budget's scope.
+    """
     averages = frame[(frame["task"] == AVERAGE) & frame["budget"].notna()]
-    averages = averages.assign(measured_tokens=measured_tokens(averages))
+    labels = [
+        base_label(row, budget) for row, budget in zip(averages["row"], averages["budget"], strict=True)
+    ]
+    averages = averages.assign(measured_tokens=measured_tokens(averages), base_label=labels)
     return [
-        Series(base_label(rows["row"].iloc[0], rows["budget"].iloc[0]), rows.sort_values("measured_tokens"))
-        for _, rows in averages.groupby(["selector", "options"], sort=False)
+        Series(str(label), rows.sort_values("measured_tokens"))
+        for (_, _, label), rows in averages.groupby(["selector", "options", "base_label"], sort=False)
     ]
 
 

@@ -1,6 +1,9 @@
 """Figures of a run's results: retained average by budget, by cost, by step size and by encoder layer."""
 
 import json
+import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +49,9 @@ def budget_curve(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
                 place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
                 axes.annotate(selector, (1, level), color=GREY, fontsize=8, **place)
         axes.set_xscale("log", base=2)
-        ticks = sorted(
-            {round(float(v)) for line in lines for v in line.rows["measured_tokens"] if v == v and v > 0}
-        )
-        axes.set_xticks(ticks, apart(ticks, 1.25 if narrow else 1.09))
+        points = [round(float(v)) for line in lines for v in line.rows["measured_tokens"] if v == v and v > 0]
+        ticks = dict(sorted(Counter(points).items()))
+        axes.set_xticks(list(ticks), apart(ticks, 0.034 if narrow else 0.024))
         axes.minorticks_off()
         axes.set_xlabel(
             "visual tokens kept, measured" + ("" if narrow else " (layer selectors: mean over layers)")
@@ -59,19 +61,23 @@ def budget_curve(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
     return True
 
 
-def apart(ticks: list[int], ratio: float = 1.09) -> list[str]:
-    """Labels of ascending ticks on a logarithmic axis; those too close to the label before stay empty.
+def apart(ticks: Mapping[int, int], digit: float = 0.024) -> list[str]:
+    """Labels of ascending ticks on a logarithmic axis; of two that would touch, the tick with more points has one.
 
-    >>> apart([16, 32, 76, 80, 88])
-    ['16', '32', '76', '', '88']
+    Args:
+        ticks: place -> number of points there, from the first to the last place on the axis.
+        digit: width of a digit, as a share of the distance between first and last.
+
+    >>> apart({16: 3, 32: 3, 76: 1, 80: 3, 88: 1})
+    ['16', '32', '', '80', '']
     """
-    labels: list[str] = []
-    last = 0.0
-    for tick in ticks:
-        near = tick < last * ratio
-        labels.append("" if near else str(tick))
-        last = last if near else tick
-    return labels
+    span = math.log(max(ticks) / min(ticks)) if ticks else 0.0
+    shown: list[int] = []
+    for tick in sorted(ticks, key=lambda place: (-ticks[place], place)):
+        widths = {other: digit * span * (len(str(other)) + len(str(tick)) + 1) / 2 for other in shown}
+        if all(abs(math.log(tick / other)) >= width for other, width in widths.items()):
+            shown.append(tick)
+    return [str(tick) if tick in shown else "" for tick in ticks]
 
 
 def cost(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
@@ -194,7 +200,7 @@ def layer_curve(frame: pd.DataFrame, path: Path, narrow: bool = False) -> bool:
             compared |= len(same) > 0
             shown = pd.concat([curve, same.head(1)])
             x = [*curve["layer"].astype(float), *([last + 1.0] * len(same.head(1)))]
-            label = f"{budget} tokens" + (", at the projector's input" if kind == "features" else "")
+            label = f"{budget} tokens" + (", projector's input" if kind == "features" else "")
             error_bars(axes, np.asarray(x) + 0.06 * (number - 1), shown, number, label)
         marks = sorted({int(layer) for layer in layers["layer"]})
         ticks = {mark: str(mark) for mark in marks} | ({last + 1: "projector"} if compared else {})
