@@ -115,6 +115,29 @@ def test_labels_of_the_budget_axis_never_overlap(narrow, tmp_path, monkeypatch, 
     assert labels
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("draw", [budget_curve, cost])
+def test_a_legend_tells_arms_apart_that_differ_at_their_ends_only(narrow, draw, tmp_path, monkeypatch):
+    drawn = []
+    real = figures_results.add_legend
+    monkeypatch.setattr(
+        figures_results, "add_legend", lambda axes, narrow: (real(axes, narrow), drawn.append(axes))
+    )
+    names = [
+        f"zoo multiply layer={n} n_directions=16{end}" for n in range(8) for end in ("", " response=features")
+    ]
+    frame = pd.DataFrame([average(f"{name} @{k}", budget_of=str(k)) for name in names for k in (16, 48)])
+    assert draw(frame, tmp_path / "figure", narrow=narrow)
+    owner = drawn[0].figure
+    legend = owner.legends[0] if narrow else drawn[0].get_legend()
+    assert [" ".join(text.get_text().split()) for text in legend.get_texts()] == names
+    box = legend.get_window_extent()
+    assert owner.bbox.x0 <= box.x0
+    assert box.x1 <= owner.bbox.x1
+    assert owner.bbox.y0 <= box.y0
+    assert box.y1 <= owner.bbox.y1
+
+
 def width_of(svg):
     return float(re.search(r'width="([\d.]+)pt"', svg)[1])
 

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,15 +144,23 @@ def _rounded(svg: str) -> str:
 
 
 def add_legend(axes: Axes, narrow: bool = False) -> None:
-    """The legend outside of the axes, where it hides nothing: at the right, or below the figure."""
+    """The legend outside of the axes, where it hides nothing: at the right, or below the figure.
+
+    Long labels take several lines, as two arms may differ at their ends only; the figure becomes higher for them.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
+    owner: Any = axes.figure
+    wrapped = [textwrap.fill(label, 26 if narrow else 34) for label in labels]
+    more = [label.count("\n") for label in wrapped]
     if narrow:
-        owner: Any = axes.figure
-        owner.legend(handles, [shorten(label, 26) for label in labels], loc="outside lower left", ncols=2)
+        middle = math.ceil(len(more) / 2)
+        owner.set_figheight(owner.get_figheight() + 0.14 * max(sum(more[:middle]), sum(more[middle:])))
+        owner.legend(handles, wrapped, loc="outside lower left", ncols=2)
     else:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+        owner.set_figheight(max(owner.get_figheight(), 0.19 * len(wrapped) + 0.14 * sum(more) + 0.2))
+        axes.legend(handles, wrapped, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
 def error_bars(axes: Axes, x: Any, rows: pd.DataFrame, number: int, label: str) -> None:
@@ -169,8 +178,8 @@ def error_bars(axes: Axes, x: Any, rows: pd.DataFrame, number: int, label: str) 
     axes.errorbar(x, y, yerr=bars, capsize=2, elinewidth=0.8, label=shorten(label), **line_style(number))
 
 
-def shorten(label: str, length: int = 34) -> str:
-    """A label that fits into a legend, on one line."""
+def shorten(label: str, length: int = 102) -> str:
+    """A label of printable characters on one line; a longer one ends in dots."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in label).split())
     return plain if len(plain) <= length else plain[: length - 1].rstrip() + "…"
 

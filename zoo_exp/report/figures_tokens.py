@@ -58,7 +58,7 @@ def correlations(
             for number, (label, part) in enumerate(mine.groupby("base", sort=False)):
                 values = part[column].to_numpy(float)
                 style = {k: v for k, v in line_style(number).items() if not k.startswith("marker")}
-                label = shorten(str(label), 40)
+                label = shorten(str(label))
                 spread = len(values) > 2 and values.std() > 1e-3
                 if spread:
                     axes.plot(x, stats.gaussian_kde(values)(x), label=label, **style)
